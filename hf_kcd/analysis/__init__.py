@@ -1,0 +1,36 @@
+"""What people look at: plots, results of runs, comparisons of masks and of results."""
+
+from .compare import chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
+from .plots import (
+    contact_sheet,
+    plot_curves,
+    plot_hamming,
+    plot_ranks,
+    plot_stages,
+    plot_values,
+    save_figure,
+    write_run_plots,
+)
+from .results import group_results, read_results, run_label, run_results, write_results
+
+__all__ = [
+    "chance_distance",
+    "compare_masks",
+    "contact_sheet",
+    "describe_mask",
+    "format_table",
+    "group_results",
+    "mask_table",
+    "plot_curves",
+    "plot_hamming",
+    "plot_ranks",
+    "plot_stages",
+    "plot_values",
+    "read_results",
+    "results_table",
+    "run_label",
+    "run_results",
+    "save_figure",
+    "write_results",
+    "write_run_plots",
+]

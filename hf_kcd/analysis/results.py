@@ -1,0 +1,267 @@
+"""What a finished run reached and what it paid, as one JSON file: accuracy, cost, seconds, and the way there."""
+
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..condensation import KnowledgeMask
+from ..files import read_json, write_json
+from ..methods import method_options
+from ..models import ModelSpec
+
+if TYPE_CHECKING:
+    from ..training import DistillationTrainer
+
+_TYPE = "hf_kcd.Results"
+_FORMAT_VERSION = 1
+_KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
+# What makes two runs one experiment with several seeds.
+_SETTINGS = (
+    "student",
+    "teacher",
+    "data",
+    "method",
+    "method_options",
+    "condensation",
+    "mask",
+    "num_epochs",
+    "optimisation",
+)
+
+Results = dict[str, Any]
+
+
+def run_results(trainer: "DistillationTrainer", *, data: str, command: str | None = None) -> Results:
+    """Collect the results of a trainer that has trained, as plain JSON values.
+
+    The cost is stated twice, each time relative to training on all points of the whole training set in every epoch:
+    `planned` is the schedule's, `paid` counts the points that were really drawn. Losses of an epoch are the means of
+    the log's lines within it (`logging_steps` apart), None for an epoch without a line.
+
+    Args:
+        trainer: The trainer, after `train()`.
+        data: Name of the data set.
+        command: What was typed to make the run.
+
+    Returns:
+        The results; accuracy in per cent, None for a run that was never evaluated; seconds of training alone.
+
+    Raises:
+        RuntimeError: When nothing has been trained yet.
+    """
+    # Imported here: comparing results that were read from files takes no Trainer.
+    from ..training import library_versions
+
+    args, schedule, account = trainer.args, trainer.schedule, trainer.account
+    trained = [epoch for epoch in range(schedule.num_epochs) if account.points[epoch]]
+    if not trained:
+        raise RuntimeError("There are no results yet: train() first.")
+    history = [_epoch_history(trainer, epoch) for epoch in trained]
+    results = {
+        "type": _TYPE,
+        "format_version": _FORMAT_VERSION,
+        "student": ModelSpec.of(trainer.student).name,
+        "teacher": None if trainer.teacher is None else ModelSpec.of(trainer.teacher).name,
+        "data": data,
+        "method": args.method,
+        "method_options": {**method_options(args.method), **args.method_options},
+        "condensation": None if trainer.kcd is None else trainer.kcd.config.to_dict(),
+        "mask": _mask_description(trainer),
+        "num_parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
+        "num_points": account.num_points,
+        "num_epochs": schedule.num_epochs,
+        "optimisation": _optimisation(args),
+        "accuracy": _accuracy(trainer.state.log_history),
+        "cost": {
+            "planned": schedule.absolute_cost / (account.num_points * account.num_epochs),
+            "paid": account.relative_cost,
+            "points": sum(account.points),
+        },
+        "seconds": {"training": sum(account.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
+        "seed": args.seed,
+        "world_size": args.world_size,
+        "versions": {"python": platform.python_version(), **library_versions()},
+        "machine": _machine(args.device),
+        "command": command,
+        "history": {name: [epoch[name] for epoch in history] for name in history[0]},
+    }
+    # Options may hold tuples: what is handed out is what a reader of the file gets.
+    return json.loads(json.dumps(results, allow_nan=False))
+
+
+def write_results(path: str | Path, results: Results) -> None:
+    """Write results as a JSON file, whole or not at all.
+
+    Args:
+        path: The file.
+        results: What `run_results` returned.
+    """
+    write_json(path, results)
+
+
+def read_results(path: str | Path) -> Results:
+    """Read the results of a run.
+
+    Args:
+        path: The file that `write_results` wrote.
+
+    Raises:
+        FileNotFoundError: When it does not exist.
+        ValueError: When it is no such file, damaged, or of a newer format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
+    results = read_json(path)
+    if not isinstance(results, dict) or results.get("type") != _TYPE:
+        raise ValueError(f"{path} holds no results of a run. Give the results.json of a run's folder.")
+    version = results.get("format_version")
+    if isinstance(version, int) and version > _FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this hf_kcd reads up to {_FORMAT_VERSION}. Upgrade hf_kcd."
+        )
+    missing = sorted(_KEYS - set(results))
+    if version != _FORMAT_VERSION or missing:
+        raise ValueError(
+            f"{path} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. Run it again."
+        )
+    return results
+
+
+def run_label(results: Results) -> str:
+    """Name a run in a few words, as the papers do: "KC-KD, resnet20 → resnet8"."""
+    condensation = results["condensation"]
+    name = results["method"].upper()
+    if condensation is not None:
+        # A ranking drawn at random condenses no knowledge: the papers call it random selection.
+        drawn = condensation["value"] == "random"
+        name = f"{name}, random selection" if drawn else f"KC-{name}"
+    if results.get("mask") is not None:
+        name += " on a mask"
+    student = results["student"].removeprefix("cifar_")
+    teacher = (results["teacher"] or "").removeprefix("cifar_")
+    return f"{name}, {teacher} → {student}" if teacher else f"{name}, {student}"
+
+
+def group_results(results: list[Results]) -> dict[str, list[Results]]:
+    """Bring runs together that differ in nothing but their seed (and the machine they ran on).
+
+    Args:
+        results: Results of any runs.
+
+    Returns:
+        Lists of results by name; names of different experiments that would read alike get a number.
+    """
+    experiments: dict[str, list[Results]] = {}
+    for result in results:
+        settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)
+        experiments.setdefault(settings, []).append(result)
+    groups: dict[str, list[Results]] = {}
+    for experiment in experiments.values():
+        label = run_label(experiment[0])
+        twins = sum(name == label or name.startswith(f"{label} #") for name in groups)
+        groups[f"{label} #{twins + 1}" if twins else label] = experiment
+    return groups
+
+
+def _epoch_history(trainer: "DistillationTrainer", epoch: int) -> dict[str, float | None]:
+    log = trainer.state.log_history
+    # The log counts epochs done: what it says at 3.0 is the end of epoch 2.
+    lines = [line for line in log if "loss" in line and epoch < line["epoch"] <= epoch + 1]
+    evaluations = [line for line in log if "eval_loss" in line and epoch < line["epoch"] <= epoch + 1]
+    last = evaluations[-1] if evaluations else {}
+    parts = sorted({name for line in log for name in line if name.startswith("loss_")})
+    return {
+        "epoch": epoch + 1,
+        "num_kept": trainer.schedule.num_kept(epoch),
+        "stage": trainer.schedule.stage(epoch),
+        "top1": _number(last.get("eval_top1")),
+        "top5": _number(last.get("eval_top5")),
+        "eval_loss": _number(last.get("eval_loss")),
+        **{name: _mean(lines, name) for name in ["loss", *parts]},
+        "learning_rate": _number(lines[-1].get("learning_rate")) if lines else None,
+    }
+
+
+def _accuracy(log: list[dict[str, float]]) -> dict[str, dict[str, float]] | None:
+    evaluations = [
+        {"top1": line["eval_top1"], "top5": line.get("eval_top5"), "epoch": line["epoch"]}
+        for line in log
+        if "eval_top1" in line
+    ]
+    if not evaluations:
+        return None
+    return {"last": evaluations[-1], "best": max(evaluations, key=lambda line: line["top1"])}
+
+
+def _seconds_per_stage(trainer: "DistillationTrainer", trained: list[int]) -> list[dict[str, float]]:
+    schedule, seconds = trainer.schedule, trainer.account.seconds
+    stages = []
+    for stage in sorted({schedule.stage(epoch) for epoch in trained}):
+        epochs = [epoch for epoch in trained if schedule.stage(epoch) == stage]
+        stages.append(
+            {
+                "stage": stage,
+                "epochs": len(epochs),
+                "num_kept": schedule.num_kept(epochs[0]),
+                "seconds": sum(seconds[epoch] for epoch in epochs),
+            }
+        )
+    return stages
+
+
+def _mask_description(trainer: "DistillationTrainer") -> dict[str, Any] | None:
+    """Describe the published mask a run was trained on; None for a run that was not."""
+    if trainer.kcd is not None:
+        return None
+    try:
+        mask: KnowledgeMask = trainer.knowledge_mask
+    except RuntimeError:
+        return None
+    return {
+        "num_kept": len(mask.kept),
+        "num_mixed": int((mask.partner >= 0).sum()),
+        "stage": mask.stage,
+        "provenance": mask.provenance,
+    }
+
+
+def _optimisation(args) -> dict[str, Any]:
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
+    names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
+    return {
+        "optimiser": str(getattr(args.optim, "value", args.optim)),
+        **{name: getattr(args, name) for name in names},
+        "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "precision": precision,
+    }
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    """Say what ran, without saying whose it is: no host name, no path."""
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"device": device.type, "accelerator": accelerator, "cpu": _cpu_name(), "cores": os.cpu_count()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _mean(lines: list[dict[str, float]], name: str) -> float | None:
+    values = [line[name] for line in lines if name in line]
+    return _number(sum(values) / len(values)) if values else None
+
+
+def _number(value: float | None) -> float | None:
+    # JSON knows no NaN and no infinity.
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""The command line `hf-kcd`: one file a command, each as thin as the library allows."""

@@ -1,0 +1,14 @@
+"""`hf-kcd distill`: train a student under a teacher, with condensation where it is asked for."""
+
+import shlex
+from collections.abc import Sequence
+
+from .recipe import read_recipe
+from .run import run, say, summary
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with the words behind its name."""
+    recipe = read_recipe("distill", arguments)
+    results = run(recipe, command=f"hf-kcd distill {shlex.join(arguments)}")
+    say(summary(results, recipe.args.output_dir))

@@ -1,0 +1,68 @@
+"""What is seen while a run trains: a bar on a terminal, and one line an epoch everywhere."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+
+class EpochLines(TrainerCallback):
+    """Print one line for each line of the log, joined with the evaluation that follows it."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._line = ""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            # None leaves the bar out where nobody looks: in files and pipes.
+            self._bar = tqdm(total=state.max_steps, unit="step", leave=False, disable=args.disable_tqdm or None)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args, state, control, logs: Mapping[str, Any], **kwargs):
+        if self._bar is None:
+            return
+        if "loss" in logs:
+            self._flush()
+            self._line = _training_line(logs, args.num_train_epochs)
+            if args.eval_strategy == args.logging_strategy:
+                return
+        elif "eval_loss" in logs:
+            self._line = self._line or _epoch(logs, args.num_train_epochs)
+            self._line += f"  top-1 {logs['eval_top1']:6.2f} %"
+        self._flush()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self._bar is not None:
+            self._flush()
+            self._bar.close()
+
+    def _flush(self) -> None:
+        if self._line:
+            tqdm.write(self._line)
+        self._line = ""
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Replace the Trainer's own way of printing its log."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(EpochLines())
+
+
+def _epoch(logs: Mapping[str, Any], num_epochs: int) -> str:
+    return f"epoch {logs['epoch']:>4.4g}/{num_epochs}"
+
+
+def _training_line(logs: Mapping[str, Any], num_epochs: int) -> str:
+    parts = " ".join(
+        f"{name.removeprefix('loss_')} {value:.3f}" for name, value in logs.items() if name.startswith("loss_")
+    )
+    return (
+        f"{_epoch(logs, num_epochs)}  loss {logs['loss']:.3f} ({parts})  lr {logs['learning_rate']:.4g}  "
+        f"kept {logs['kept']:6.1%}"
+    )

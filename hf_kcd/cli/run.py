@@ -1,0 +1,215 @@
+"""What `distill` and `train-teacher` share: data, networks and trainer from a recipe; train; write everything."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import nn
+from transformers import set_seed
+
+from ..analysis import run_results, write_results, write_run_plots
+from ..condensation import KnowledgeMask
+from ..data import ImageData, KnowledgeDataset, load_image_data
+from ..identity import find_columns
+from ..models import load_model
+from ..training import DistillationTrainer, KCDTrainerCallback
+from ..training.callback import MASK_FOLDER, STAGES_FOLDER
+from ..training.checkpoint import last_whole_checkpoint
+from .progress import show_progress
+from .recipe import RECIPE_NAME, Recipe, RunConfig
+
+RESULTS_NAME = "results.json"
+
+
+class RunFailed(Exception):
+    """A training that had begun and could not go on; the message says why."""
+
+
+def run(recipe: Recipe, command: str | None = None) -> dict[str, Any]:
+    """Train as a recipe says and write the run's folder.
+
+    Args:
+        recipe: What to train and how.
+        command: The command line, for the results.
+
+    Returns:
+        The results, as `results.json` has them.
+
+    Raises:
+        ValueError: When the recipe cannot be followed; nothing has been written yet.
+        RunFailed: When the training itself stops.
+    """
+    config, args = recipe.config, recipe.args
+    checkpoint = _find_checkpoint(recipe)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    with args.main_process_first(desc="data"):
+        data = load_run_data(config)
+    trainer = make_trainer(recipe, data)
+    show_progress(trainer)
+    folder = Path(args.output_dir)
+    if args.should_save:
+        recipe.save(folder / RECIPE_NAME)
+    say(_announcement(trainer, recipe))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model()
+        results = run_results(trainer, data=config.data, command=command)
+        if args.should_save:
+            if trainer.kcd is not None and trainer.kcd.mask is not None:
+                trainer.kcd.mask.save_pretrained(folder / MASK_FOLDER)
+            if config.plots:
+                draw_plots(folder, results, trainer.train_dataset)
+            # Last, because a folder with results is a finished run.
+            write_results(folder / RESULTS_NAME, results)
+    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
+        raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
+    if torch.distributed.is_initialized():
+        # gloo's threads must not outlive the interpreter; the trainer holds the DDP module that uses them.
+        del trainer
+        torch.distributed.destroy_process_group()
+    return results
+
+
+def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
+    """Make the networks, the data sets and the trainer of a recipe.
+
+    Args:
+        recipe: What to train and how.
+        data: What `load_run_data` loaded.
+    """
+    config, args = recipe.config, recipe.args
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
+    train = KnowledgeDataset(data.train, data.recipe, seed=args.seed, **columns)
+    evaluation = None
+    if data.eval is None:
+        args.eval_strategy = "no"
+    else:
+        evaluation = KnowledgeDataset(data.eval, data.recipe, training=False, **columns)
+    mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
+    # The student's first weights are a function of the seed alone.
+    set_seed(args.seed)
+    student = load_model(config.student, train.num_classes, config.student_checkpoint)
+    teacher = _teacher(config, train.num_classes)
+    return DistillationTrainer(
+        student,
+        teacher,
+        args,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        callbacks=None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)],
+        mask=mask,
+        mask_mixing=config.mask_mixing,
+    )
+
+
+def load_run_data(config: RunConfig) -> ImageData:
+    """Load a run's data set, cut to `train_points` where that is given."""
+    data = load_image_data(
+        config.data,
+        config.data_dir,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+    )
+    if config.train_points is None:
+        return data
+    train = first_points(data.train, config.train_points, config.label_column)
+    return ImageData(train, data.eval, data.recipe, data.name)
+
+
+def first_points(dataset: datasets.Dataset, num_points: int, label_column: str | None = None) -> datasets.Dataset:
+    """Take the first points of the order that goes through the classes in turn, in the data set's own order.
+
+    Args:
+        dataset: A data set with a label column.
+        num_points: How many to take.
+        label_column: Name of the label column, found by type without it.
+
+    Raises:
+        ValueError: When there are not as many.
+    """
+    if num_points > len(dataset):
+        raise ValueError(f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out.")
+    labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = labels == label
+        turn[members] = np.arange(members.sum())
+    return dataset.select(np.sort(np.lexsort((labels, turn))[:num_points]))
+
+
+def draw_plots(folder: Path, results: dict[str, Any], dataset: KnowledgeDataset | None) -> list[Path]:
+    """Draw the plots of a finished run into its folder."""
+    masks = [KnowledgeMask.from_pretrained(stage) for stage in sorted((folder / STAGES_FOLDER).glob("stage-*"))]
+    return write_run_plots(folder, results, masks, dataset)
+
+
+def say(text: str) -> None:
+    """Print, once however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def summary(results: dict[str, Any], folder: str | Path) -> str:
+    """Say in a few lines how a run ended."""
+    lines = [f"\n{results['student']} on {results['data']}, method {results['method']}"]
+    last, best = results["accuracy"]["last"], results["accuracy"]["best"]
+    if last is not None:
+        lines.append(
+            f"  accuracy  top-1 {last['top1']:.2f} %, top-5 {last['top5']:.2f} % after the last epoch "
+            f"(best top-1 {best['top1']:.2f} %, epoch {best['epoch']:g})"
+        )
+    cost, seconds = results["cost"], results["seconds"]["training"]
+    lines.append(f"  cost      {cost['paid']:.2%} of the points of a whole training (planned {cost['planned']:.2%})")
+    lines.append(f"  time      {seconds:.1f} s of training")
+    lines.append(f"  folder    {folder}")
+    return "\n".join(lines)
+
+
+def _teacher(config: RunConfig, num_classes: int) -> nn.Module | None:
+    if config.teacher is None:
+        return None
+    return load_model(config.teacher, num_classes, config.teacher_checkpoint)
+
+
+def _find_checkpoint(recipe: Recipe) -> str | None:
+    """Find what to continue from, and refuse to write over a run."""
+    folder = Path(recipe.args.output_dir)
+    if recipe.args.resume_from_checkpoint is not None:
+        return recipe.args.resume_from_checkpoint
+    if recipe.config.resume:
+        try:
+            checkpoint = last_whole_checkpoint(folder)
+        except FileNotFoundError:
+            say(f"{folder} has no whole checkpoint: starting from the beginning.")
+            return None
+        say(f"Continuing from {checkpoint}.")
+        return str(checkpoint)
+    if (folder / RESULTS_NAME).exists():
+        raise ValueError(f"{folder} holds a finished run: choose another output_dir, or add --resume to continue it.")
+    if any(folder.glob("checkpoint-*")):
+        raise ValueError(f"{folder} holds a run that was interrupted: add --resume to continue it, or choose another output_dir.")
+    return None
+
+
+def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
+    config, args = recipe.config, recipe.args
+    num_parameters = sum(parameter.numel() for parameter in trainer.student.parameters())
+    source = "alone" if config.teacher is None else f"from {config.teacher}"
+    lines = [
+        f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
+        f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."
+    ]
+    if recipe.kcd is not None:
+        schedule = trainer.schedule
+        lines.append(
+            f"Condensing to {recipe.kcd.final_ratio:.0%} of the points, selected every {recipe.kcd.epochs_per_stage} epochs by "
+            f"{recipe.kcd.value}: {schedule.relative_cost:.2%} of the cost of training on all."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,16 @@
+"""`hf-kcd train-teacher`: train a network alone, to be somebody's teacher."""
+
+import shlex
+from collections.abc import Sequence
+
+from .recipe import read_recipe
+from .run import run, say, summary
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with the words behind its name."""
+    recipe = read_recipe("train-teacher", arguments, method="ce")
+    if recipe.config.teacher is not None:
+        raise ValueError("A teacher is trained alone: leave teacher out, or use hf-kcd distill.")
+    results = run(recipe, command=f"hf-kcd train-teacher {shlex.join(arguments)}")
+    say(summary(results, recipe.args.output_dir))

@@ -1,0 +1,31 @@
+"""The ranking of all points by their score (Eq. 13; Algorithm 1, line 9): the most valuable first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def rank_points(scores: torch.Tensor | np.ndarray | Sequence[float]) -> torch.Tensor:
+    """Rank the points by their score.
+
+    Args:
+        scores: [N], higher for more valuable points; infinities are allowed.
+
+    Returns:
+        [N] int64, the ids from the most valuable point to the least; points of equal score by ascending id, so that
+        every process and every run ranks alike. Position r holds the point of rank r in Eq. 8.
+
+    Raises:
+        ValueError: When the scores are not [N], or one is NaN.
+    """
+    scores = torch.as_tensor(scores, dtype=torch.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"Scores have shape {list(scores.shape)}. Give [N], one number per point.")
+    undefined = scores.isnan().nonzero()[:, 0]
+    if len(undefined):
+        raise ValueError(
+            f"{len(undefined)} points have a score of NaN (ids {', '.join(map(str, undefined[:5].tolist()))}"
+            f"{', …' if len(undefined) > 5 else ''}), which has no rank. Record finite values only."
+        )
+    return torch.argsort(scores, descending=True, stable=True)

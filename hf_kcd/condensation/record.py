@@ -1,0 +1,151 @@
+"""Online Global Value Estimation (section 3.3): each point's running value, and how many epochs have recorded it."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed
+
+_NOT_SEEN = -torch.inf
+
+
+class KnowledgeRecord:
+    """Record values batch by batch, fold them in epoch by epoch, and score every point.
+
+    The values of the epoch under way wait in a buffer, where the largest one of a point wins. A repeat within an
+    epoch (samplers fill the last round with the first points) therefore counts once, and neither the order of the
+    batches nor the process that saw a point matters.
+
+    Args:
+        num_points: Number of points, N.
+        device: Where the record lives; that of the logits avoids copies.
+
+    Attributes:
+        value: [N] float64, the mean value over the recorded epochs (Eq. 12), 0 for a point never seen.
+        frequency: [N] int64, the number of epochs that recorded the point, F.
+
+    Source: KCD, section 3.3, Eq. 12 and 13; Algorithm 1, line 7.
+    """
+
+    def __init__(self, num_points: int, device: torch.device | str | None = None) -> None:
+        if num_points < 1:
+            raise ValueError(f"num_points is {num_points}. A record needs at least one point.")
+        self.num_points = num_points
+        self.value = torch.zeros(num_points, dtype=torch.float64, device=device)
+        self.frequency = torch.zeros(num_points, dtype=torch.int64, device=device)
+        self._open = torch.full((num_points,), _NOT_SEEN, dtype=torch.float64, device=device)
+        self._rejected = torch.zeros((), dtype=torch.int64, device=device)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the epoch under way has recorded anything; waits for the device."""
+        return bool((self._open > _NOT_SEEN).any())
+
+    @property
+    def num_rejected(self) -> int:
+        """Number of values that were NaN or infinite and never entered; waits for the device."""
+        return int(self._rejected)
+
+    def observe(self, indices: torch.Tensor, values: torch.Tensor) -> None:
+        """Record the values of a batch for the epoch under way, without waiting for the device.
+
+        Args:
+            indices: [B] int64, the points' ids in the whole data set.
+            values: [B], any floating dtype; NaN and infinities count as not seen.
+
+        Raises:
+            ValueError: When the two are not of one length.
+            IndexError: When an id is no point; checked on the CPU only, where looking costs no wait.
+        """
+        if indices.ndim != 1 or indices.shape != values.shape:
+            raise ValueError(
+                f"indices have shape {list(indices.shape)} and values {list(values.shape)}. "
+                f"Give one value per id, [B]."
+            )
+        if indices.device.type == "cpu":
+            outside = indices[(indices < 0) | (indices >= self.num_points)]
+            if len(outside):
+                raise IndexError(f"Point id {outside[0]} is not among the {self.num_points} points of this record.")
+        values = values.detach().to(self._open)
+        finite = values.isfinite()
+        self._rejected += (~finite).sum()
+        self._open.scatter_reduce_(
+            0, indices.to(self._open.device), torch.where(finite, values, _NOT_SEEN), reduce="amax"
+        )
+
+    def merge(self, *others: "KnowledgeRecord") -> None:
+        """Bring together what was seen elsewhere in the epoch under way; doing it twice changes nothing.
+
+        Args:
+            others: Records of the same points. Without any, all processes merge theirs by one all-reduce, which every
+                process must call; a single process does nothing.
+
+        Raises:
+            ValueError: When another record is of another number of points.
+        """
+        for other in others:
+            if other.num_points != self.num_points:
+                raise ValueError(f"A record of {other.num_points} points cannot join one of {self.num_points} points.")
+            self._open = torch.maximum(self._open, other._open.to(self._open.device))
+        distributed = torch.distributed
+        if not others and distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(self._open, op=distributed.ReduceOp.MAX)
+
+    def close_epoch(self, online: bool = True) -> None:
+        """Fold the epoch's values in: F <- F + 1 and V <- (F - 1) / F * V + v / F for every point it has seen.
+
+        Args:
+            online: Keep the running mean of Eq. 12; without it only the latest value (Table 4, "w/o OVR").
+        """
+        seen = self._open > _NOT_SEEN
+        self.frequency += seen
+        count = self.frequency.clamp_min(1)
+        folded = (count - 1) / count.double() * self.value + self._open / count if online else self._open
+        self.value = torch.where(seen, folded, self.value)
+        self._open.fill_(_NOT_SEEN)
+
+    def scores(self, cost_exponent: float = 0.03) -> torch.Tensor:
+        """Weigh each point's value with the cost it took to reach it: V * F^alpha.
+
+        Args:
+            cost_exponent: alpha of Eq. 13; 0 leaves the cost out (Table 4, "w/o CAR").
+
+        Returns:
+            [N] float64, higher for more valuable points, 0 for a point never seen.
+        """
+        return self.value * self.frequency.clamp_min(1).double() ** cost_exponent
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Copy everything a resumed run needs, the epoch under way included."""
+        return {"value": self.value.clone(), "frequency": self.frequency.clone(), "open": self._open.clone()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: When it is of another number of points, or no such state.
+        """
+        current = {"value": self.value, "frequency": self.frequency, "open": self._open}
+        if set(state) != set(current):
+            raise ValueError(f"The state of a record holds {sorted(current)}, this one {sorted(state)}.")
+        for name, tensor in current.items():
+            if state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"{name!r} has shape {list(state[name].shape)} instead of [{self.num_points}]: "
+                    f"the state belongs to another data set."
+                )
+            if state[name].dtype != tensor.dtype:
+                raise ValueError(
+                    f"{name!r} is {state[name].dtype} instead of {tensor.dtype}: the state was converted."
+                )
+        if (
+            not state["value"].isfinite().all()
+            or (state["frequency"] < 0).any()
+            or not (state["open"] < torch.inf).all()
+        ):
+            raise ValueError(
+                "The state holds NaN, infinities or negative frequencies: it is corrupt, take an older one."
+            )
+        device = self.value.device
+        self.value = state["value"].to(device, copy=True)
+        self.frequency = state["frequency"].to(device, copy=True)
+        self._open = state["open"].to(device, copy=True)

@@ -1,0 +1,220 @@
+"""How many points every epoch trains on, and what that costs: the arithmetic of Algorithm 1, known before training.
+
+Nothing here depends on a value that was measured, so the number of steps, the learning rate and the cost are known in
+advance, and a resumed run finds its place again. Only integers and plain floats: no torch, no numpy.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import math
+import numbers
+from functools import cached_property
+
+from hf_kcd.names import unknown_name
+
+SHAPES = ("exponential", "linear")
+FIRST_SELECTIONS = ("after_first_epoch", "after_first_stage")
+
+
+@dataclasses.dataclass(frozen=True)
+class CondensationSchedule:
+    """Give the number of kept points, batches and updates of every epoch.
+
+    Epochs count from 0. A selection happens between two epochs, so it is named after the epoch it precedes.
+
+    Args:
+        num_points: Points in the data set, N.
+        num_epochs: Epochs of the whole training, I.
+        epochs_per_stage: Epochs between two selections, T.
+        final_ratio: Ratio of points kept at the end, rho in (0, 1]; 1 keeps all of them.
+        shape: `"exponential"` keeps floor(N rho^(c T / I)) points after c selections (paper, section 4);
+            `"linear"` drops int(N (1 - rho) / S) points at each, S being the number of stages (released code).
+        first_selection: `"after_first_epoch"` selects after epochs 0, T, 2T, ... (Algorithm 1, line 8), the last
+            epoch included where it is one of them;
+            `"after_first_stage"` before epochs T, 2T, ... and, when T divides I, once more after the last epoch, where
+            it only shapes the mask (released code).
+        batch_size: Points in a batch of one process; needed by everything that counts batches or updates.
+        world_size: Number of processes.
+        accumulation: Batches per optimiser update.
+        drop_last: Whether an incomplete last batch, or round of batches over the processes, is left out.
+
+    Raises:
+        ValueError: For a value out of its range, a schedule that never selects, or an epoch without any batch.
+    """
+
+    num_points: int
+    num_epochs: int
+    epochs_per_stage: int
+    final_ratio: float
+    shape: str = "exponential"
+    first_selection: str = "after_first_epoch"
+    _: dataclasses.KW_ONLY
+    batch_size: int | None = None
+    world_size: int = 1
+    accumulation: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_points", "num_epochs", "epochs_per_stage", "batch_size", "world_size", "accumulation"):
+            value = getattr(self, name)
+            if name != "batch_size" or value is not None:
+                # TrainingArguments keeps its number of epochs as a float: 240.0 is as good as 240.
+                object.__setattr__(self, name, _positive_whole(name, value))
+        if not (isinstance(self.final_ratio, numbers.Real) and 0 < self.final_ratio <= 1):
+            raise ValueError(
+                f"final_ratio is {self.final_ratio!r}. "
+                f"Give the ratio of points kept at the end, above 0 and at most 1."
+            )
+        if self.shape not in SHAPES:
+            raise unknown_name("shape", self.shape, SHAPES)
+        if self.first_selection not in FIRST_SELECTIONS:
+            raise unknown_name("first_selection", self.first_selection, FIRST_SELECTIONS)
+        if self.final_ratio < 1 and self.stage(self.num_epochs - 1) == 0:
+            raise ValueError(
+                f"epochs_per_stage={self.epochs_per_stage} never selects within num_epochs={self.num_epochs} when "
+                f"first_selection={self.first_selection!r}. Train for more epochs, make the stages shorter, or set "
+                f"final_ratio=1 to keep every point."
+            )
+        if self.batch_size is not None and self.batches(self.num_epochs - 1) == 0:
+            smallest = self.num_kept(self.num_epochs - 1)
+            raise ValueError(
+                f"drop_last leaves no batch in the last epoch: {smallest} points do not fill "
+                f"batch_size={self.batch_size} on each of world_size={self.world_size} processes. "
+                f"Use smaller batches, or drop_last=False."
+            )
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages, S = ceil(I / T)."""
+        return _ceil_div(self.num_epochs, self.epochs_per_stage)
+
+    @property
+    def relative_cost(self) -> float:
+        """Points trained on, relative to training on all of them in every epoch: C of Eq. 16, as really trained."""
+        return self.absolute_cost / (self.num_points * self.num_epochs)
+
+    @cached_property
+    def absolute_cost(self) -> int:
+        """Number of points trained on, counted once per epoch: C_a of section 3.5, as really trained."""
+        return sum(self.num_kept(epoch) for epoch in range(self.num_epochs))
+
+    @property
+    def total_updates(self) -> int:
+        """Number of optimiser updates of the whole training."""
+        return self._first_updates[-1]
+
+    def stage(self, epoch: int) -> int:
+        """Give the stage an epoch belongs to, which is the number of selections before it.
+
+        Args:
+            epoch: From 0 to `num_epochs`; the latter is the state after training.
+        """
+        self._check_epoch(epoch, last=self.num_epochs)
+        if self.first_selection == "after_first_epoch":
+            return _ceil_div(epoch, self.epochs_per_stage)
+        return epoch // self.epochs_per_stage
+
+    def selects_before(self, epoch: int) -> bool:
+        """Say whether points are selected just before an epoch.
+
+        Args:
+            epoch: From 0 to `num_epochs`; the latter asks for a selection after training.
+        """
+        self._check_epoch(epoch, last=self.num_epochs)
+        return epoch > 0 and self.stage(epoch) > self.stage(epoch - 1)
+
+    def num_kept(self, epoch: int) -> int:
+        """Give the number of points an epoch trains on, never less than 1.
+
+        Args:
+            epoch: From 0 to `num_epochs`; the latter is the state after training.
+        """
+        selections = self.stage(epoch)
+        if self.shape == "exponential":
+            exponent = min(1.0, selections * self.epochs_per_stage / self.num_epochs)
+            return max(1, self._floor(self.num_points * self.final_ratio**exponent))
+        dropped = self._floor(self.num_points * (1 - self.final_ratio) / self.num_stages)
+        return max(1, self.num_points - selections * dropped)
+
+    def with_batches(
+        self, batch_size: int, world_size: int = 1, accumulation: int = 1, drop_last: bool = False
+    ) -> "CondensationSchedule":
+        """Give the same schedule with its batches known."""
+        return dataclasses.replace(
+            self, batch_size=batch_size, world_size=world_size, accumulation=accumulation, drop_last=drop_last
+        )
+
+    def batches(self, epoch: int) -> int:
+        """Give the number of batches each process sees in an epoch.
+
+        Args:
+            epoch: From 0 to `num_epochs` - 1.
+
+        Raises:
+            ValueError: When `batch_size` was not given.
+        """
+        self._check_epoch(epoch, last=self.num_epochs - 1)
+        if self.batch_size is None:
+            raise ValueError(
+                "Batches cannot be counted without batch_size: give it, or call with_batches(batch_size)."
+            )
+        num_kept = self.num_kept(epoch)
+        if self.drop_last:
+            return num_kept // self.batch_size // self.world_size
+        return _ceil_div(_ceil_div(num_kept, self.batch_size), self.world_size)
+
+    def updates(self, epoch: int) -> int:
+        """Give the number of optimiser updates in an epoch: the last one may gather fewer batches than the others."""
+        return _ceil_div(self.batches(epoch), self.accumulation)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Find where training stands after a number of optimiser updates.
+
+        Args:
+            step: Updates done, from 0 to `total_updates`.
+
+        Returns:
+            The epoch, and the batches of it that are done; the end of epoch e is (e + 1, 0).
+        """
+        epoch, updates = self._locate_update(step)
+        return epoch, updates * self.accumulation
+
+    def epoch_at(self, step: int) -> float:
+        """Give the time in epochs after a number of optimiser updates.
+
+        Args:
+            step: Updates done, from 0 to `total_updates`.
+        """
+        epoch, updates = self._locate_update(step)
+        return epoch + updates / self.updates(epoch) if updates else float(epoch)
+
+    def _locate_update(self, step: int) -> tuple[int, int]:
+        if not 0 <= step <= self.total_updates:
+            raise ValueError(f"step is {step}, but this schedule has steps 0 to {self.total_updates}.")
+        epoch = bisect.bisect_right(self._first_updates, step) - 1
+        return epoch, step - self._first_updates[epoch]
+
+    @cached_property
+    def _first_updates(self) -> list[int]:
+        """Updates done before each epoch, and in total; kept, because it is asked for at every step."""
+        return list(itertools.accumulate((self.updates(epoch) for epoch in range(self.num_epochs)), initial=0))
+
+    def _check_epoch(self, epoch: int, last: int) -> None:
+        if not 0 <= epoch <= last:
+            raise ValueError(f"epoch is {epoch}, but here it runs from 0 to {last}.")
+
+    def _floor(self, size: float) -> int:
+        # Every size is N times a ratio that floats know to 1e-16, so that 60 * (1 - 0.9) / 6 misses 1 by a hair.
+        return math.floor(size + 1e-12 * self.num_points)
+
+
+def _ceil_div(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)
+
+
+def _positive_whole(name: str, value: object) -> int:
+    if not isinstance(value, numbers.Real) or not float(value).is_integer() or value < 1:
+        hint = " Epochs under condensation are whole: each ends with a recording." if "epochs" in name else ""
+        raise ValueError(f"{name} is {value!r}. Give a positive whole number.{hint}")
+    return int(value)

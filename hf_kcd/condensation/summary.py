@@ -1,0 +1,89 @@
+"""The Value-Adaptive Knowledge Summary (section 3.4): which points stay, and which of them are mixed with what."""
+
+from dataclasses import dataclass
+
+import torch
+
+from hf_kcd.names import unknown_name
+
+AUGMENTATIONS = ("adaptive", "fixed", "none")
+PARTNERS = ("discarded", "newly_discarded")
+
+
+@dataclass(frozen=True)
+class KnowledgeSummary:
+    """The condensed knowledge: a partition of all points, and the perturbation of the borderline ones.
+
+    Args:
+        kept: [K] int64 ids in rank order, K_1: `high`, then `low`.
+        high: Ids of the most valuable points, trained on as they are, K_1H.
+        low: [L] ids of the borderline points, mixed with discarded ones, K_1L.
+        discarded: [N - K] ids in rank order, K_0.
+        partner: [K] int64 aligned with `kept`: the id mixed in, -1 for none.
+        perturbation: [K] float32 aligned with `kept`: epsilon, the share of the partner, 0 for none.
+    """
+
+    kept: torch.Tensor
+    high: torch.Tensor
+    low: torch.Tensor
+    discarded: torch.Tensor
+    partner: torch.Tensor
+    perturbation: torch.Tensor
+
+
+def summarize_knowledge(
+    order: torch.Tensor,
+    num_kept: int,
+    max_perturbation: float = 0.3,
+    augmentation: str = "adaptive",
+    partners: str = "discarded",
+    previous_num_kept: int | None = None,
+) -> KnowledgeSummary:
+    """Keep the most valuable points, and pair the least valuable of them with the best of the rest.
+
+    Args:
+        order: [N] int64, all ids from the most valuable to the least (`rank_points`).
+        num_kept: Number of points to keep, K, from 1 to N.
+        max_perturbation: The largest share of a partner in a mixed point, eps_m in [0, 1].
+        augmentation: `"adaptive"` mixes the k-th of the L borderline points with eps_m * k / L, k from 0 (Eq. 15);
+            `"fixed"` all of them with eps_m (Table 4, "w/ KA"); `"none"` does not mix.
+        partners: `"discarded"` makes as many kept points borderline as there are discarded ones, all kept ones where
+            fewer are kept than discarded (section 3.4); `"newly_discarded"` as many as left the set since the last
+            selection (released code). The k-th borderline point takes the k-th discarded one (Eq. 14).
+        previous_num_kept: Number of points kept so far, for `"newly_discarded"`.
+
+    Returns:
+        The summary, on the device of `order`.
+
+    Raises:
+        ValueError: When `order` is no permutation, or another value is out of its range.
+    """
+    num_points = order.numel()
+    ids = torch.arange(num_points, device=order.device)
+    if not num_points or order.dtype != torch.int64 or not torch.equal(order.sort().values, ids):
+        raise ValueError("order is no permutation of the ids 0 to N - 1. Give what rank_points returns.")
+    if not 1 <= num_kept <= num_points:
+        raise ValueError(f"num_kept is {num_kept}. Keep between 1 and all {num_points} points.")
+    if not 0 <= max_perturbation <= 1:
+        raise ValueError(f"max_perturbation is {max_perturbation}. Give a share of the image, from 0 to 1.")
+    if augmentation not in AUGMENTATIONS:
+        raise unknown_name("augmentation", augmentation, AUGMENTATIONS)
+    if partners not in PARTNERS:
+        raise unknown_name("partners", partners, PARTNERS)
+    if partners == "newly_discarded" and not num_kept <= (previous_num_kept or 0) <= num_points:
+        raise ValueError(
+            f"previous_num_kept is {previous_num_kept}. With partners='newly_discarded' give the number of points "
+            f"kept before this selection, from num_kept={num_kept} to {num_points}."
+        )
+
+    kept, discarded = order[:num_kept], order[num_kept:]
+    num_dropped = len(discarded) if partners == "discarded" else previous_num_kept - num_kept
+    num_low = min(num_kept, num_dropped)
+    high, low = kept.split([num_kept - num_low, num_low])
+    partner = torch.full_like(kept, -1)
+    perturbation = torch.zeros(num_kept, dtype=torch.float32, device=order.device)
+    if augmentation != "none" and num_low:
+        partner[-num_low:] = discarded[:num_low]
+        rank = torch.arange(num_low, dtype=torch.float64, device=order.device)
+        perturbation[-num_low:] = max_perturbation * (rank / num_low if augmentation == "adaptive" else 1.0)
+    return KnowledgeSummary(kept, high, low, discarded, partner, perturbation)

@@ -1,0 +1,116 @@
+"""Random numbers that depend on seed, epoch and point alone, and the image operations that use them."""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_CROP_ATTEMPTS = 10
+# Draws of one random resized crop: area, ratio, top and left of every attempt, then the flip.
+RESIZED_CROP_DRAWS = 4 * _CROP_ATTEMPTS + 1
+
+
+def uniform(seed: int, epoch: int, point_ids: np.ndarray, num_draws: int, stream: int = 0) -> np.ndarray:
+    """Draw uniform numbers for points, the same whatever the batch, the worker, the process or the restart.
+
+    Every number is the SplitMix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    2014) chained over seed, epoch, stream, point id and draw number.
+
+    Args:
+        seed: Any integer.
+        epoch: Number of the epoch, from 0.
+        point_ids: int64 [B].
+        num_draws: Numbers per point.
+        stream: Which of several independent series.
+
+    Returns:
+        float64 [B, num_draws] in [0, 1).
+    """
+    words = [np.array([number % 2**64], dtype=np.uint64) for number in (seed, epoch, stream)]
+    words += [point_ids.astype(np.uint64)[:, None], np.arange(num_draws, dtype=np.uint64)]
+    state = np.zeros(1, dtype=np.uint64)
+    for word in words:
+        state = state + (word + np.uint64(1)) * _GOLDEN
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+def crop_and_flip(
+    images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor, padding: int
+) -> torch.Tensor:
+    """Pad a batch with zeros, cut one window of the former size from each image, and mirror some of them.
+
+    Args:
+        images: [B, C, H, W], any dtype.
+        top: int64 [B], first row of the window in the padded image.
+        left: int64 [B], first column of the window in the padded image.
+        flip: bool [B], whether the window is mirrored left to right.
+        padding: Zeros on each side, in pixels.
+
+    Returns:
+        [B, C, H, W], of the dtype of `images`.
+    """
+    batch, channels, height, width = images.shape
+    padded_width = width + 2 * padding
+    padded = images.new_zeros(batch, channels, height + 2 * padding, padded_width)
+    padded[:, :, padding : padding + height, padding : padding + width] = images
+    # One gather with flat indices crops and mirrors: 0.29 ms for 64 images, where window views took 0.5.
+    column = torch.arange(width, device=images.device)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.where(flip[:, None], width - 1 - column, column)
+    index = (rows[:, :, None] * padded_width + columns[:, None, :]).view(batch, 1, height * width)
+    return padded.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
+
+
+def resized_crop(image: Image.Image, size: int, draws: np.ndarray) -> Image.Image:
+    """Cut a random part of an image, resize it and mirror it half of the time, as the Inception training does.
+
+    The part covers 8 to 100 % of the area at a ratio of 3/4 to 4/3 (Szegedy et al., 2015); the centre is taken when
+    none of ten attempts fits into the image.
+
+    Args:
+        image: An RGB image.
+        size: Height and width of the result, in pixels.
+        draws: float64 [RESIZED_CROP_DRAWS] in [0, 1).
+
+    Returns:
+        An RGB image of `size` x `size`.
+    """
+    box = _random_box(image.width, image.height, draws[:-1].reshape(_CROP_ATTEMPTS, 4))
+    part = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[-1] < 0.5 else part
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to 256/224 of `size` and cut the centre, as ImageNet is evaluated.
+
+    Args:
+        image: An RGB image.
+        size: Height and width of the result, in pixels.
+
+    Returns:
+        An RGB image of `size` x `size`.
+    """
+    shorter = round(size * 256 / 224)
+    # Truncation of the longer side and rounding of the corner are torchvision's, on which the published numbers rest.
+    width, height = (shorter * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+
+
+def _random_box(width: int, height: int, attempts: np.ndarray) -> tuple[int, int, int, int]:
+    for area, ratio, top, left in attempts.tolist():
+        area = width * height * (0.08 + area * 0.92)
+        ratio = math.exp(math.log(3 / 4) + ratio * math.log(16 / 9))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            x, y = int(left * (width - box_width + 1)), int(top * (height - box_height + 1))
+            return x, y, x + box_width, y + box_height
+    ratio = min(max(width / height, 3 / 4), 4 / 3)
+    box_width, box_height = min(width, round(height * ratio)), min(height, round(width / ratio))
+    x, y = (width - box_width) // 2, (height - box_height) // 2
+    return x, y, x + box_width, y + box_height

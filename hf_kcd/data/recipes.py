@@ -1,0 +1,81 @@
+"""What is done to an image before a network sees it: its size, its augmentation, its mean and standard deviation."""
+
+from dataclasses import dataclass, replace
+
+import datasets
+
+from hf_kcd.data.decoding import ImageReader
+from hf_kcd.names import unknown_name
+
+AUGMENTATIONS = ("crop_flip", "crop", "resized_crop_flip", "none")
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How the images of a data set are prepared.
+
+    Args:
+        mean: Mean of each of the three channels, pixels in [0, 1].
+        std: Standard deviation of each of the three channels, pixels in [0, 1].
+        size: Height and width that the network sees, in pixels.
+        augmentation: `"crop_flip"` (random crop from the zero-padded image, mirrored half of the time), `"crop"`
+            (never mirrored), `"none"`, all three for images that are `size` x `size` already; `"resized_crop_flip"`
+            (a random part of the image resized to `size`, mirrored half of the time; evaluated on the centre) for
+            images of any size.
+        padding: Black pixels added on each side before a random crop.
+
+    Raises:
+        ValueError: For an unknown augmentation or a number out of its range.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int
+    augmentation: str
+    padding: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3:
+                raise ValueError(f"{name} has {len(values)} values; give three, for red, green and blue.")
+            object.__setattr__(self, name, values)
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}; each channel needs a number above 0.")
+        if self.augmentation not in AUGMENTATIONS:
+            raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; give the height and width in pixels, 1 or more.")
+        if self.padding < 0:
+            raise ValueError(f"padding is {self.padding}; give a number of pixels, 0 or more.")
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the images may have any size, because each is resized."""
+        return self.augmentation == "resized_crop_flip"
+
+
+# The recipe behind the published CIFAR-100 tables (RepDistiller, mdistiller).
+CIFAR_RECIPE = ImageRecipe((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, "crop_flip", padding=4)
+IMAGENET_RECIPE = ImageRecipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "resized_crop_flip")
+# Mean and deviation of the training split of scikit-learn's digits. A mirrored digit is another digit: no flip.
+DIGITS_RECIPE = ImageRecipe((0.3053,) * 3, (0.3760,) * 3, 8, "crop", padding=1)
+
+
+def guess_recipe(dataset: datasets.Dataset, image_column: str) -> ImageRecipe:
+    """Choose a recipe from the sizes of up to 64 evenly spaced images.
+
+    Args:
+        dataset: A data set with an image column.
+        image_column: The name of that column.
+
+    Returns:
+        The CIFAR recipe at their size, padded by an eighth of it, when all are squares of one size; the ImageNet
+        recipe otherwise.
+    """
+    sizes = ImageReader(dataset, image_column).sample_sizes(64)
+    if len(sizes) == 1:
+        height, width = sizes.pop()
+        if height == width:
+            return replace(CIFAR_RECIPE, size=height, padding=height // 8)
+    return IMAGENET_RECIPE

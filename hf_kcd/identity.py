@@ -1,0 +1,145 @@
+"""Which data set is this: its image and label columns, and a fingerprint that another order or another set fails."""
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass
+
+import datasets
+import numpy as np
+from PIL import Image
+
+_NUM_SAMPLED_IMAGES = 256
+
+
+def find_columns(
+    dataset: datasets.Dataset, image_column: str | None = None, label_column: str | None = None
+) -> tuple[str, str]:
+    """Find the image and the label column of a data set by their feature types.
+
+    Args:
+        dataset: A map-style data set.
+        image_column: Its name, where the data set has several images.
+        label_column: Its name, where the data set has several labels; the first `ClassLabel` is taken without it.
+
+    Returns:
+        The names of the image and of the label column.
+
+    Raises:
+        TypeError: For an `IterableDataset`, or anything that is no `datasets.Dataset`.
+        ValueError: When there is none, or when a given name is no column of that type.
+    """
+    if isinstance(dataset, datasets.DatasetDict):
+        raise TypeError(f"Expected one split, got a DatasetDict with {sorted(dataset)}: pass one of them.")
+    if isinstance(dataset, datasets.IterableDataset):
+        raise TypeError(
+            "An IterableDataset has no point ids and no length, so its points cannot be valued or selected. "
+            "Load the data set without streaming=True."
+        )
+    if not isinstance(dataset, datasets.Dataset):
+        raise TypeError(
+            f"Expected a datasets.Dataset, got {type(dataset).__name__}. Build one with datasets.Dataset.from_dict."
+        )
+    return (
+        _find(dataset, "image", datasets.Image, image_column),
+        _find(dataset, "label", datasets.ClassLabel, label_column),
+    )
+
+
+def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None) -> str:
+    found = [column for column, type_ in dataset.features.items() if isinstance(type_, feature)]
+    columns = ", ".join(f"{column} ({type(type_).__name__})" for column, type_ in dataset.features.items())
+    if name is not None:
+        if name not in found:
+            raise ValueError(f"{kind} column {name!r} is not a {feature.__name__} column. Columns: {columns}.")
+        return name
+    if not found:
+        raise ValueError(
+            f"The data set has no {kind} column ({feature.__name__}). Columns: {columns}. "
+            f"Cast one with dataset.cast_column(name, datasets.{feature.__name__}(...))."
+        )
+    return found[0]
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """What two copies of a data set share when they hold the same points in the same order.
+
+    Args:
+        num_points: Number of points.
+        class_names: Names of the classes, in label order.
+        labels: SHA-256 of all labels, int64 little-endian, in order.
+        images: SHA-256 over evenly spaced images (at most 256): the pixels of lossless images, the bytes of JPEGs.
+    """
+
+    num_points: int
+    class_names: tuple[str, ...]
+    labels: str
+    images: str
+
+    @classmethod
+    def of(
+        cls, dataset: datasets.Dataset, image_column: str | None = None, label_column: str | None = None
+    ) -> "DatasetIdentity":
+        """Compute the identity of a data set.
+
+        Args:
+            dataset: A map-style data set with an image and a label column.
+            image_column: Name of the image column, found by type without it.
+            label_column: Name of the label column, found by type without it.
+        """
+        image_column, label_column = find_columns(dataset, image_column, label_column)
+        plain = dataset.with_format(None)
+        labels = plain.select_columns(label_column).with_format("numpy")[:][label_column]
+        sampled = np.linspace(0, len(dataset) - 1, min(len(dataset), _NUM_SAMPLED_IMAGES)).astype(np.int64)
+        raw = (
+            plain.select_columns(image_column).select(sampled).cast_column(image_column, datasets.Image(decode=False))
+        )
+        digest = hashlib.sha256()
+        for row in raw:
+            digest.update(_image_bytes(row[image_column]))
+        return cls(
+            num_points=len(dataset),
+            class_names=tuple(dataset.features[label_column].names),
+            labels=hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest(),
+            images=digest.hexdigest(),
+        )
+
+    def difference(self, other: "DatasetIdentity") -> str | None:
+        """Say in one clause how another data set differs, or None when it is the same."""
+        if self.num_points != other.num_points:
+            return f"it has {other.num_points} points instead of {self.num_points}"
+        if self.class_names != other.class_names:
+            return f"its classes differ ({_some(other.class_names)} instead of {_some(self.class_names)})"
+        if self.labels != other.labels:
+            return "its labels differ: another set, or the same points in another order"
+        if self.images != other.images:
+            return "its images differ: another set, or the same points in another order"
+        return None
+
+    def to_dict(self) -> dict:
+        """As plain JSON values."""
+        return {**asdict(self), "class_names": list(self.class_names)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "DatasetIdentity":
+        """From `to_dict`'s values."""
+        return cls(
+            int(values["num_points"]), tuple(values["class_names"]), str(values["labels"]), str(values["images"])
+        )
+
+
+def _image_bytes(image: dict) -> bytes:
+    content = image["bytes"]
+    if content is None:
+        with open(image["path"], "rb") as file:
+            content = file.read()
+    # JPEG decoders differ by a grey level between versions, so a JPEG is known by its file; PNG writers differ in their
+    # files but never in the pixels.
+    if content[:2] == b"\xff\xd8":
+        return content
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    return str((pixels.shape, pixels.dtype.str)).encode() + np.ascontiguousarray(pixels).tobytes()
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"

@@ -1,0 +1,91 @@
+"""What a distillation method is: what it reads, what it trains, and the named parts of its loss."""
+
+import math
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..models import ModelOutputs, ModelSpec
+
+Batch = dict[str, Tensor]
+
+
+class DistillationMethod(nn.Module):
+    """One way to distil: a module built from the specs of the two networks, under which the student is trained.
+
+    A method declares what it reads from either network; whatever modules, parameters and buffers it registers (adapters,
+    memories, peers, self-learning teachers) train with the student, are seen by DDP, and are saved and resumed with it,
+    but never exported. It knows nothing of the Trainer and nothing of condensation: any method runs with and without.
+
+    Args:
+        student: What the student hands out.
+        teacher: What the teacher hands out; None when a student is trained alone.
+        num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
+    """
+
+    student_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    """What `forward` needs of the student: of "logits", "embedding", "features", "preactivations"."""
+
+    teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    """What `forward` needs of the teacher; empty for a method without one."""
+
+    initialisation_epochs: int = 0
+    """Epochs of a first phase, before the training proper, in which `initialisation_losses` are minimised instead."""
+
+    def __init__(self, student: ModelSpec, teacher: ModelSpec | None, num_points: int) -> None:
+        super().__init__()
+        self.student_spec = student
+        self.teacher_spec = teacher
+        self.num_points = num_points
+        # Epochs trained so far, with fraction: what ramps and warm-ups are functions of. The trainer sets it.
+        self.epoch = 0.0
+
+    def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
+        """Change the batch before the networks see it: rotate, mix, choose. The default returns it as it is.
+
+        Args:
+            batch: `pixel_values` [B, C, H, W] float, `labels` [B] int64, `point_ids` [B] int64, `partner_ids` [B] int64
+                (-1: not mixed), `perturbation` [B] float32.
+            student: The student network, for methods that look at it first.
+
+        Returns:
+            A batch with the same keys, of any number of rows, and whatever `forward` wants besides.
+        """
+        return batch
+
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
+        """Compute the named parts of the loss, already weighted; what is minimised is their sum.
+
+        Args:
+            student: What `student_reads` names, with gradient.
+            teacher: What `teacher_reads` names, without gradient; None when it is empty.
+            batch: What `prepare_batch` returned.
+
+        Returns:
+            Scalars by name ("ce", "kd").
+        """
+        raise TypeError(f"{type(self).__name__} defines no forward: a method returns the parts of its loss there.")
+
+    def initialisation_losses(
+        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Compute the named loss parts of the first phase; arguments and result as in `forward`."""
+        return self.forward(student, teacher, batch)
+
+    def valued_rows(self, batch: Batch) -> Tensor | slice:
+        """Say which rows of the prepared batch stand for their points when these are valued: all of them by default."""
+        return slice(None)
+
+
+def check_weights(**options: float) -> None:
+    """Refuse weights of a loss that are NaN, infinite or negative.
+
+    Args:
+        **options: The weights by name.
+
+    Raises:
+        ValueError: Naming the weight and its value.
+    """
+    for name, value in options.items():
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{name} is {value}: give a finite number that is not negative.")

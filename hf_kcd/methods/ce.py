@@ -1,0 +1,18 @@
+"""CE: the student alone, cross-entropy with the labels: how teachers are trained, and the line that distilling must beat."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..models import ModelOutputs
+from .base import Batch, DistillationMethod
+from .registry import register_method
+
+
+@register_method("ce")
+class CE(DistillationMethod):
+    """Cross-entropy with the labels, without a teacher."""
+
+    teacher_reads = frozenset()
+
+    def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(student.logits.float(), batch["labels"])}

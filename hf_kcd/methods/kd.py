@@ -1,0 +1,49 @@
+"""KD: the student matches the teacher's softened class probabilities (Hinton et al., 2015)."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..losses import kd_loss
+from ..models import ModelOutputs, ModelSpec
+from .base import Batch, DistillationMethod, check_weights
+from .registry import register_method
+
+
+@register_method("kd")
+class KD(DistillationMethod):
+    """`ce_weight` CE + `kd_weight` T^2 KL(teacher || student), as behind the published CIFAR-100 tables.
+
+    Args:
+        student: What the student hands out.
+        teacher: What the teacher hands out.
+        num_points: Number of points of the whole training set.
+        ce_weight: Weight of the cross-entropy with the labels (the papers' gamma).
+        kd_weight: Weight of the softened divergence (the papers' alpha).
+        temperature: T, positive.
+    """
+
+    def __init__(
+        self,
+        student: ModelSpec,
+        teacher: ModelSpec,
+        num_points: int,
+        *,
+        ce_weight: float = 0.1,
+        kd_weight: float = 0.9,
+        temperature: float = 4.0,
+    ) -> None:
+        super().__init__(student, teacher, num_points)
+        check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature is {temperature}: give a positive number; the papers use 4.")
+        self.ce_weight = ce_weight
+        self.kd_weight = kd_weight
+        self.temperature = temperature
+
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+        return {
+            "ce": self.ce_weight * F.cross_entropy(student.logits.float(), batch["labels"]),
+            "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
+        }

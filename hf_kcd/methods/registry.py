@@ -1,0 +1,84 @@
+"""Methods by name: how one is registered, listed and made."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..models import ModelSpec
+from ..names import unknown_name
+from .base import DistillationMethod
+
+_METHODS: dict[str, type[DistillationMethod]] = {}
+
+
+def register_method(name: str) -> Callable[[type[DistillationMethod]], type[DistillationMethod]]:
+    """Register a `DistillationMethod` class under a name (a decorator).
+
+    Args:
+        name: The acronym of its paper, in lower case.
+
+    Raises:
+        ValueError: When the name is taken.
+        TypeError: When the class is no `DistillationMethod`.
+    """
+
+    def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
+        if name in _METHODS:
+            raise ValueError(
+                f"Method {name!r} is registered already, as {_METHODS[name].__qualname__}: choose another name."
+            )
+        if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
+            raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
+        _METHODS[name] = cls
+        return cls
+
+    return register
+
+
+def available_methods() -> list[str]:
+    """List the names that `create_method` takes."""
+    return sorted(_METHODS)
+
+
+def create_method(
+    name: str, student: ModelSpec | nn.Module, teacher: ModelSpec | nn.Module | None, num_points: int, **options: Any
+) -> DistillationMethod:
+    """Make a distillation method for a pair of networks.
+
+    Args:
+        name: One of `available_methods()`.
+        student: The student or its spec.
+        teacher: The teacher or its spec; None for methods without one.
+        num_points: Number of points of the whole training set.
+        **options: The method's own options (weights, temperature).
+
+    Returns:
+        The method, its modules freshly initialised.
+
+    Raises:
+        ValueError: For an unknown name or option, and for a method that needs a teacher and gets none.
+    """
+    if name not in _METHODS:
+        raise unknown_name("method", name, _METHODS)
+    cls = _METHODS[name]
+    if cls.teacher_reads and teacher is None:
+        raise ValueError(f"Method {name!r} needs a teacher: pass one, or train the student alone with method 'ce'.")
+    valid = method_options(name)
+    for option in options:
+        if option not in valid:
+            raise unknown_name(f"option of method {name!r}", option, valid)
+    return cls(_spec(student), None if teacher is None else _spec(teacher), num_points, **options)
+
+
+def method_options(name: str) -> dict[str, Any]:
+    """List the options of a method with their defaults."""
+    if name not in _METHODS:
+        raise unknown_name("method", name, _METHODS)
+    parameters = inspect.signature(_METHODS[name].__init__).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _spec(network: ModelSpec | nn.Module) -> ModelSpec:
+    return ModelSpec.of(network) if isinstance(network, nn.Module) else network

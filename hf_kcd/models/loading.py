@@ -1,0 +1,205 @@
+"""A network by name, folder or Hub id, and the folder that timm, transformers and `load_model` all read."""
+
+import difflib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from ..files import read_json, save_tensors, write_json
+from ..names import unknown_name
+from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, fit_state_dict, load_fitted, read_state_dict
+from .outputs import network_name
+
+_HUB_PREFIXES = ("hf_hub:", "hf-hub:")
+_FOLDER_PREFIX = "local-dir:"
+_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def load_model(
+    name_or_path: str | Path, num_classes: int | None = None, checkpoint: str | Path | None = None
+) -> nn.Module:
+    """Make a network, with the weights that its name stands for.
+
+    Args:
+        name_or_path: A timm name ("cifar_resnet20", "resnet18"), initialised at random; a timm name with a tag
+            ("resnet34.a1_in1k") or a Hub id ("hf_hub:user/name"), with the weights published under it; or a folder
+            with `config.json` and its weights, as `save_model` and timm write it.
+        num_classes: Number of classes; None takes what the weights have, or the network's own number.
+        checkpoint: A file with weights for a network named by its timm name: `.safetensors` or a `torch.save` file of
+            a state dict, alone or under "model", "state_dict" or "model_state_dict", also of RepDistiller's networks.
+
+    Returns:
+        The network, on the CPU, in training mode, as `timm.create_model` returns it.
+
+    Raises:
+        ValueError: For an unknown name, weights that do not fit the network, another number of classes than asked for,
+            and a file that is damaged or would have to be unpickled.
+        FileNotFoundError: For a folder or file that does not exist.
+
+    Example:
+        >>> student = load_model("cifar_wrn_16_2", num_classes=100)
+        >>> teacher = load_model("cifar_resnet20", checkpoint="resnet20_vanilla.pth")
+    """
+    name = str(name_or_path)
+    published = name.startswith(_HUB_PREFIXES)
+    # A network's name is one wherever it is written, also beside a folder that is called the same.
+    is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
+    if is_network and checkpoint is not None:
+        model = timm.create_model(name, num_classes=num_classes)
+        _load_weights(model, model.pretrained_cfg["architecture"], Path(checkpoint), num_classes)
+        return model
+    if is_network:
+        return _load_published(name, num_classes) if "." in name else timm.create_model(name, num_classes=num_classes)
+
+    folder = Path(name.removeprefix(_FOLDER_PREFIX))
+    if not (published or name.startswith(_FOLDER_PREFIX) or folder.is_dir()):
+        raise _no_such_network(name)
+    if checkpoint is not None:
+        raise ValueError(
+            f"{name} brings its own weights, and checkpoint={str(checkpoint)!r} was given besides. Give the name of "
+            "the network that the checkpoint was trained with, or leave the checkpoint out."
+        )
+    return _load_published(name, num_classes) if published else _load_folder(folder, num_classes)
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    label_names: Sequence[str] | None = None,
+    data_config: dict[str, Any] | None = None,
+) -> None:
+    """Write a network as `model.safetensors` and `config.json`, for `load_model`, timm and transformers.
+
+    Each file is whole or absent, the configuration being written last; other files of the folder stay.
+
+    Args:
+        model: A timm network.
+        folder: Where to write; made when it does not exist.
+        label_names: The classes' names, in the order of the logits.
+        data_config: What the network's images went through, in timm's terms: of `input_size` (C, H, W), `mean`, `std`,
+            `interpolation`, `crop_pct`, `crop_mode`; what is not given stays as the network has it.
+
+    Raises:
+        ValueError: When the network is not timm's, the names are not as many as the classes, or `data_config` has an
+            unknown key.
+        OSError: When the folder cannot be written.
+    """
+    network_name(model)
+    folder = Path(folder)
+    if label_names is not None and len(label_names) != model.num_classes:
+        raise ValueError(
+            f"{len(label_names)} label names were given for {model.num_classes} classes: give one for each."
+        )
+    for key in data_config or {}:
+        if key not in _DATA_KEYS:
+            raise unknown_name("key of data_config", key, _DATA_KEYS)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        config_path = Path(scratch) / "config.json"
+        save_config_for_hf(model, str(config_path), model_config={"label_names": list(label_names or [])})
+        config = read_json(config_path)
+    config["pretrained_cfg"].update(data_config or {})
+    # transformers passes the number of classes itself, and a second time would be an error; it stays at the root.
+    config.get("model_args", {}).pop("num_classes", None)
+
+    save_tensors(folder / WEIGHT_FILES[0], model.state_dict(), metadata={"format": "pt"})
+    write_json(folder / "config.json", config)
+
+
+def _load_published(name: str, num_classes: int | None) -> nn.Module:
+    """Load what timm finds under a Hub id or a tagged name, refusing the new head that timm would make."""
+    if name.startswith(_HUB_PREFIXES):
+        found = _read_config(_hub_config_file(name))["num_classes"]
+    else:
+        found = timm.get_pretrained_cfg_value(name, "num_classes")
+    _check_classes(name, found, num_classes)
+    return timm.create_model(name, pretrained=True)
+
+
+def _hub_config_file(name: str) -> Path:
+    repo_id, _, revision = name.partition(":")[2].partition("@")
+    try:
+        return Path(hf_hub_download(repo_id, "config.json", revision=revision or None))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} cannot be read from the Hub: {error} Check the name, the connection and, where the repository is "
+            "private, your login (hf auth login)."
+        ) from error
+
+
+def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json, which says what network it holds. Write folders with save_model, or "
+            "name the network: load_model('<timm name>', checkpoint='<file>')."
+        )
+    architecture = _read_config(folder / "config.json")["architecture"]
+    model = timm.create_model(f"{_FOLDER_PREFIX}{folder}")
+    _load_weights(model, architecture, folder, num_classes)
+    return model
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    timms_own = isinstance(config, dict) and {"architecture", "num_classes"} <= config.keys()
+    if not timms_own or config.get("model_args", {}) is None:
+        raise ValueError(
+            f"{path} describes no timm network. A model that transformers saved is loaded with "
+            "AutoModelForImageClassification; where it wraps a timm network, pass its `timm_model`."
+        )
+    if not timm.is_model(config["architecture"]):
+        raise _unknown_network(config["architecture"])
+    return config
+
+
+def _load_weights(model: nn.Module, architecture: str, path: Path, num_classes: int | None) -> None:
+    state_dict = fit_state_dict(model, architecture, read_state_dict(path))
+    classifier = model.pretrained_cfg.get("classifier")
+    weight = state_dict.get(f"{classifier}.weight")
+    if weight is not None:
+        _check_classes(path, len(weight), num_classes)
+        if len(weight) != model.num_classes:
+            model.reset_classifier(len(weight))
+    load_fitted(model, architecture, state_dict, path)
+
+
+def _check_classes(source: object, found: int, wanted: int | None) -> None:
+    if wanted is not None and found != wanted:
+        raise ValueError(
+            f"{source} has {found} classes and num_classes={wanted} was asked for. Leave num_classes out, or load "
+            "weights that were trained on your classes; for a new head call reset_classifier on the loaded network."
+        )
+
+
+def _no_such_network(name: str) -> Exception:
+    path = Path(name)
+    if path.is_file():
+        return ValueError(
+            f"{name} is a file with weights, and the network they belong to has to be named: "
+            f"load_model('<timm name>', checkpoint={name!r})."
+        )
+    if path.suffix in CHECKPOINT_SUFFIXES or name.startswith((".", "/", "~")):
+        return FileNotFoundError(f"{name} does not exist.")
+    if "/" in name:
+        return FileNotFoundError(f"There is no folder {name}. For a model on the Hub write 'hf_hub:{name}'.")
+    return _unknown_network(name)
+
+
+def _unknown_network(name: str) -> ValueError:
+    # timm knows more than a thousand networks: only the nearest are named.
+    known = timm.list_models() + timm.list_models(pretrained=True)
+    nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if timm.is_model(f"cifar_{name}"):  # the name that papers give it
+        nearest = [f"cifar_{name}"]
+    hint = f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
+    return ValueError(
+        f"Unknown network {name!r}. {hint}timm.list_models() lists all of them, timm.list_models('cifar_*') those of "
+        "hf_kcd; a network of your own has to be registered in timm before it is loaded."
+    )

@@ -1,0 +1,14 @@
+"""Configs, `DistillationTrainer`, `KCDTrainerCallback`, and learning rates in epochs."""
+
+from .callback import KCDTrainerCallback, apply_mask
+from .config import DistillationConfig, KCDConfig
+from .trainer import DistillationTrainer, library_versions
+
+__all__ = [
+    "DistillationConfig",
+    "DistillationTrainer",
+    "KCDConfig",
+    "KCDTrainerCallback",
+    "apply_mask",
+    "library_versions",
+]

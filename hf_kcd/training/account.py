@@ -1,0 +1,70 @@
+"""What a run has cost so far: points trained on and seconds spent training, epoch by epoch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..files import read_json, write_json
+
+ACCOUNT_NAME = "account.json"
+
+
+class Account:
+    """Counts, per epoch, the points drawn and the seconds of training (evaluating and saving excluded).
+
+    It is saved with every checkpoint, so a run that was interrupted still states what it really paid.
+
+    Args:
+        num_points: Number of points of the whole training set, N.
+        num_epochs: Number of epochs, I.
+    """
+
+    def __init__(self, num_points: int, num_epochs: int) -> None:
+        self.num_points = num_points
+        self.num_epochs = num_epochs
+        self.points = [0] * num_epochs
+        self.seconds = [0.0] * num_epochs
+        self._epoch = 0
+        self._started: float | None = None
+
+    @property
+    def relative_cost(self) -> float:
+        """C paid so far: points drawn over those that plain distillation draws in the whole training."""
+        return sum(self.points) / (self.num_points * self.num_epochs)
+
+    def begin(self, epoch: int) -> None:
+        """Start the clock for an epoch."""
+        self._epoch = epoch
+        self._started = time.perf_counter()
+
+    def draw(self, num_points: int) -> None:
+        """Count points of the current epoch, all processes together."""
+        self.points[self._epoch] += num_points
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        if self._started is not None:
+            self.seconds[self._epoch] += time.perf_counter() - self._started
+            self._started = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for the length of a block that is not training."""
+        running = self._started is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if running:
+                self._started = time.perf_counter()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the account into a checkpoint."""
+        with self.paused():
+            write_json(Path(folder) / ACCOUNT_NAME, {"points": self.points, "seconds": self.seconds})
+
+    def load(self, folder: str | Path) -> None:
+        """Read the account of a checkpoint of the same run."""
+        values = read_json(Path(folder) / ACCOUNT_NAME)
+        self.points, self.seconds = list(values["points"]), list(values["seconds"])

@@ -1,0 +1,94 @@
+"""Checkpoints that are whole and of this run: which one to resume from, and what to say of one that cannot be."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_callback import TrainerState
+
+from ..condensation import KnowledgeMask
+from ..files import load_tensors, read_json
+from ..identity import DatasetIdentity
+from .account import ACCOUNT_NAME
+from .callback import MASK_FOLDER, STATE_NAME
+
+RUN_NAME = "run.json"
+_FOLDER = re.compile(r"checkpoint-(\d+)$")
+
+
+def missing_from_checkpoint(folder: str | Path) -> list[str]:
+    """List what a checkpoint lacks to be resumed: files that are absent or cut short; empty for a whole one."""
+    folder = Path(folder)
+    missing, condensed = [], False
+    for name in ("config.json", ACCOUNT_NAME, RUN_NAME):
+        try:
+            values = read_json(folder / name)
+            condensed = condensed or (name == RUN_NAME and values["condensation"] is not None)
+        except (OSError, ValueError):
+            missing.append(name)
+    random_states = [path.name for path in folder.glob("rng_state*.pth")] or ["rng_state.pth"]
+    # torch.save writes a zip archive, whose table of contents comes last.
+    missing += [
+        name for name in ("optimizer.pt", "scheduler.pt", *random_states) if not zipfile.is_zipfile(folder / name)
+    ]
+    tensors = {"model.safetensors"} | {path.name for path in folder.glob("*.safetensors")}
+    for name in tensors | ({STATE_NAME} if condensed else set()):
+        try:
+            load_tensors(folder / name)
+        except (OSError, ValueError):
+            missing.append(name)
+    if (folder / MASK_FOLDER).is_dir():
+        try:
+            KnowledgeMask.from_pretrained(folder / MASK_FOLDER)
+        except (OSError, ValueError):
+            missing.append(MASK_FOLDER)
+    # The Trainer writes its state last, so a checkpoint that was interrupted lacks it or has a part of it.
+    try:
+        TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    except (OSError, json.JSONDecodeError, TypeError, UnicodeDecodeError):
+        missing.append("trainer_state.json")
+    return sorted(missing)
+
+
+def last_whole_checkpoint(output_dir: str | Path) -> Path:
+    """Find the latest checkpoint of a run that can be resumed; those that an interruption cut short are passed over.
+
+    Args:
+        output_dir: The run's folder.
+
+    Raises:
+        FileNotFoundError: When there is none.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _FOLDER.search(path.name)]
+    for folder in sorted(folders, key=lambda path: -int(_FOLDER.search(path.name)[1])):
+        if not missing_from_checkpoint(folder):
+            return folder
+    raise FileNotFoundError(
+        f"{output_dir} has no whole checkpoint to resume from: start anew, or check the folder's name."
+    )
+
+
+def check_run(folder: str | Path, run: dict[str, Any]) -> None:
+    """Make sure that a checkpoint belongs to the run that is to go on from it.
+
+    Args:
+        folder: The checkpoint.
+        run: What the two must share; `dataset` is the data set's identity.
+
+    Raises:
+        ValueError: When they differ, naming in what.
+    """
+    saved = read_json(Path(folder) / RUN_NAME)
+    for name, own in run.items():
+        other = saved.get(name)
+        if name == "dataset":
+            difference = DatasetIdentity.from_dict(other).difference(DatasetIdentity.from_dict(own))
+        else:
+            difference = None if other == own else f"{name} is {own} here and {other} there"
+        if difference:
+            raise ValueError(
+                f"{folder} is of another run: {difference}. Resume with the same settings, or start anew in another "
+                "output_dir."
+            )

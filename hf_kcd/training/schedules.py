@@ -1,0 +1,62 @@
+"""Learning rates as functions of epochs, so that an epoch that shrinks does not shift them."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from ..names import unknown_name
+
+SCHEDULES = ("multistep", "cosine", "constant")
+
+
+def learning_rate_factor(
+    schedule: str,
+    num_epochs: int,
+    decay_epochs: Sequence[float] = (),
+    decay_rate: float = 0.1,
+    warmup_epochs: float = 0.0,
+) -> Callable[[float], float]:
+    """Make the factor on the base learning rate as a function of the epochs trained.
+
+    Args:
+        schedule: "multistep" (times `decay_rate` after each of `decay_epochs`), "cosine" (half a cosine from the end of
+            the warm-up to 0 at `num_epochs`) or "constant".
+        num_epochs: Epochs of the whole training.
+        decay_epochs: Epochs after which a multistep schedule decays, counted from 1 as in the papers: 150 means that
+            epochs 1 to 150 still have the rate before.
+        decay_rate: Factor of each decay.
+        warmup_epochs: Epochs over which the factor rises linearly from 0 to that of the schedule.
+
+    Returns:
+        The factor for a number of epochs trained, fraction included.
+
+    Raises:
+        ValueError: For an unknown schedule, decay epochs that do not rise inside the training, or a warm-up longer than it.
+    """
+    if schedule not in SCHEDULES:
+        raise unknown_name("learning rate schedule", schedule, SCHEDULES)
+    if not 0 <= warmup_epochs < num_epochs:
+        raise ValueError(
+            f"warmup_epochs is {warmup_epochs}: give a number from 0 to below the {num_epochs} epochs of training."
+        )
+    decay_epochs = sorted(decay_epochs)
+    if schedule == "multistep" and decay_epochs and not 0 < decay_epochs[0] <= decay_epochs[-1] < num_epochs:
+        raise ValueError(
+            f"decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: "
+            "give epochs between 0 and num_train_epochs, or none to decay after 5/8, 6/8 and 7/8 of them."
+        )
+
+    def factor(epoch: float) -> float:
+        warm = min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0
+        if schedule == "multistep":
+            return warm * decay_rate ** sum(epoch >= decay for decay in decay_epochs)
+        if schedule == "cosine":
+            progress = max(0.0, epoch - warmup_epochs) / (num_epochs - warmup_epochs)
+            return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+        return warm
+
+    return factor
+
+
+def default_decay_epochs(num_epochs: int) -> list[float]:
+    """The field's decay epochs, 150, 180 and 210 of 240, for another number of epochs."""
+    return [num_epochs * eighths / 8 for eighths in (5, 6, 7)]

@@ -1,0 +1,535 @@
+"""`DistillationTrainer`: transformers' Trainer for a teacher, a student, and epochs whose length follows the selection."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..condensation import CondensationSchedule, KnowledgeMask
+from ..data import ImageRecipe, KnowledgeDataset, collate, guess_recipe
+from ..files import load_tensors, save_tensors, write_json
+from ..identity import find_columns
+from ..methods import DistillationMethod, create_method
+from ..models import ModelSpec, load_model, save_model
+from .account import Account
+from .callback import KCDTrainerCallback, apply_mask
+from .checkpoint import RUN_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
+from .config import DistillationConfig
+from .finite import FiniteCheck
+from .metrics import compute_accuracy, finite_rows, rank_classes
+from .model import DistillationModel
+
+METHOD_NAME = "method.safetensors"
+
+
+class DistillationTrainer(Trainer):
+    """Train a student under a distillation method, with condensation when a `KCDTrainerCallback` is among the callbacks.
+
+    It is `transformers.Trainer`, with what distilling a set that shrinks needs changed: the number of steps, the epoch
+    fraction and the learning rate follow the schedule; batches carry point ids; the loss has named parts; the model that
+    is saved is the student alone, as timm and transformers load it.
+
+    Args:
+        model: The student: a timm network (or its name).
+        teacher: The network it learns from (or its name); None trains the student alone, with method "ce".
+        args: How to train.
+        train_dataset: A `datasets.Dataset` with an image and a label column, or a `KnowledgeDataset`.
+        eval_dataset: The same, for evaluation.
+        callbacks: Trainer callbacks; at most one `KCDTrainerCallback`.
+        compute_metrics: Metrics from ranked classes [N, 5] and labels; top-1 and top-5 accuracy without it.
+        mask: A published mask whose points are trained on from the start instead of all (Fig. 4).
+        mask_mixing: With `mask`: mix its borderline points with their partners, or select the points only.
+        **kwargs: What `transformers.Trainer` takes besides.
+
+    Raises:
+        TypeError: For a data set without points to select.
+        ValueError: For networks and data of different class counts, and what else cannot work; nothing has been written yet.
+    """
+
+    args: DistillationConfig
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        teacher: nn.Module | str | None = None,
+        args: DistillationConfig | None = None,
+        train_dataset: datasets.Dataset | KnowledgeDataset | None = None,
+        eval_dataset: datasets.Dataset | KnowledgeDataset | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        mask: KnowledgeMask | None = None,
+        mask_mixing: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            args = DistillationConfig("distillation")
+        if not isinstance(args, DistillationConfig):
+            raise TypeError(f"args is a {type(args).__name__}: DistillationTrainer takes a DistillationConfig.")
+        if train_dataset is None:
+            raise ValueError("train_dataset is missing: a method is built for the points it is trained on.")
+        _check_launch(args)
+        self.kcd = _kcd_callback(callbacks)
+        if self.kcd is not None and mask is not None:
+            raise ValueError(
+                "A mask fixes the points of the whole training: leave out KCDTrainerCallback, or the mask."
+            )
+        train_dataset = _knowledge_dataset(train_dataset, args, training=True)
+        if eval_dataset is not None:
+            eval_dataset = _knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
+        student = load_model(model, train_dataset.num_classes) if isinstance(model, str) else model
+        teacher = load_model(teacher, train_dataset.num_classes) if isinstance(teacher, str) else teacher
+        _check_classes(student, teacher, train_dataset, eval_dataset)
+        method = create_method(args.method, student, teacher, train_dataset.num_points, **args.method_options)
+        if mask is not None:
+            apply_mask(train_dataset, mask, mask_mixing)
+
+        recipe = train_dataset.recipe
+        model = DistillationModel(student, method, teacher, recipe.mean, recipe.std)
+        if args.channels_last:
+            model.to(memory_format=torch.channels_last)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=callbacks,
+            compute_metrics=compute_metrics or compute_accuracy,
+            preprocess_logits_for_metrics=rank_classes,
+            **kwargs,
+        )
+        self.loss_is_scaled_for_ga = False
+        self._mask = mask
+        schedule = (
+            CondensationSchedule(len(train_dataset), args.num_train_epochs, args.num_train_epochs, final_ratio=1.0)
+            if self.kcd is None
+            else self.kcd.config.schedule(train_dataset.num_points, args.num_train_epochs)
+        )
+        self.schedule = schedule.with_batches(
+            args.train_batch_size, args.world_size, args.gradient_accumulation_steps, args.dataloader_drop_last
+        )
+        self.account = Account(train_dataset.num_points, args.num_train_epochs)
+        self._loss_parts: dict[str, Tensor] = {}
+        self._num_loss_parts = 0
+        if self.kcd is not None:
+            self.kcd.attach(
+                train_dataset,
+                self.schedule,
+                args.device,
+                args.seed,
+                args.output_dir if self.is_world_process_zero() else None,
+                self._provenance(),
+            )
+
+    # ---- What people ask a trainer for ----
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that is trained."""
+        return self.model.student
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The network that is learned from."""
+        return self.model.teacher
+
+    @property
+    def method(self) -> DistillationMethod:
+        """The distillation method, with what it trains besides the student."""
+        return self.model.method
+
+    @property
+    def knowledge_mask(self) -> KnowledgeMask:
+        """The knowledge mask of the latest selection, or the one that is trained on.
+
+        Raises:
+            RuntimeError: When nothing has been selected yet.
+        """
+        mask = self._mask if self.kcd is None else self.kcd.mask
+        if mask is None:
+            raise RuntimeError(
+                "No knowledge mask yet: "
+                + ("train() first." if self.kcd else "pass a KCDTrainerCallback in callbacks, then train().")
+            )
+        return mask
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """Train, from the start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's folder, or True for the latest whole one of `output_dir`.
+            **kwargs: What `transformers.Trainer.train` takes besides.
+
+        Raises:
+            FileNotFoundError: When there is no whole checkpoint.
+            ValueError: When the checkpoint is incomplete, or belongs to another run.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        elif resume_from_checkpoint:
+            missing = missing_from_checkpoint(resume_from_checkpoint)
+            if missing:
+                raise ValueError(
+                    f"{resume_from_checkpoint} is no whole checkpoint: missing or cut short are {', '.join(missing)}. "
+                    "Resume from an earlier one."
+                )
+        if resume_from_checkpoint:
+            check_run(resume_from_checkpoint, self._run_description())
+            resume_from_checkpoint = str(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    # ---- The length of an epoch: three frozen numbers replaced ----
+
+    def set_initial_training_values(self, args, dataloader):
+        _, _, num_examples, _, total_batch_size, _, _ = super().set_initial_training_values(args, dataloader)
+        schedule = self.schedule
+        total_updates = schedule.total_updates
+        return (
+            schedule.num_epochs,
+            schedule.updates(0),
+            num_examples,
+            schedule.absolute_cost,
+            total_batch_size,
+            schedule.batches(0),
+            min(args.max_steps, total_updates) if args.max_steps > 0 else total_updates,
+        )
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        position = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        self._loss_parts, self._num_loss_parts = {}, 0
+        self._finite = FiniteCheck()
+        self.account = Account(self.train_dataset.num_points, self.schedule.num_epochs)
+        if self.kcd is not None:
+            self.kcd.reset()
+        if resume_from_checkpoint is None:
+            return position
+        self.account.load(resume_from_checkpoint)
+        if self.kcd is not None:
+            self.kcd.load_state(resume_from_checkpoint)
+        return self.schedule.locate(self.state.global_step)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.method.initialisation_epochs and resume_from_checkpoint is None:
+            self._initialise_method(model, train_dataloader)
+        return model, train_dataloader
+
+    def _run_epoch(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, **kwargs):
+        schedule = self.schedule
+        if len(train_dataloader) != schedule.batches(epoch):
+            raise RuntimeError(
+                f"The loader has {len(train_dataloader)} batches where the schedule has {schedule.batches(epoch)}: leave "
+                "split_batches, dispatch_batches and even_batches of accelerator_config at their defaults."
+            )
+        self.train_dataset.set_epoch(epoch)
+        self._seed_workers(train_dataloader, epoch)
+        # A student handed over in eval mode, or put there between two epochs, would keep its batch statistics.
+        model.train()
+        self.account.begin(epoch)
+        super()._run_epoch(
+            model=model,
+            epoch=epoch,
+            train_dataloader=train_dataloader,
+            steps_in_epoch=schedule.batches(epoch),
+            num_update_steps_per_epoch=schedule.updates(epoch),
+            **kwargs,
+        )
+        self.account.stop()
+        self._finite.check()
+
+    def _seed_workers(self, train_dataloader, epoch: int) -> None:
+        """Give the loader its own generator: it draws a seed per iterator, of which persistent workers need fewer."""
+        generator = torch.Generator()
+        generator.manual_seed(self.args.seed * 2**20 + epoch)
+        train_dataloader.base_dataloader.generator = generator
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            factor, schedule = self.args.learning_rate_factor(), self.schedule
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: factor(schedule.epoch_at(min(step, schedule.total_updates)))
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- A step ----
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch=None) -> Tensor:
+        # Walking over all modules each step only to find them in train mode costs more than it says.
+        if not self.model.training:
+            model.train()
+        inputs = self._prepare_inputs(inputs)
+        loss = self.compute_loss(model, inputs)
+        loss = loss / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = super()._prepare_inputs(inputs)
+        if self.args.channels_last:
+            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+        return inputs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.method.epoch = self.schedule.epoch_at(self.state.global_step)
+        outputs = model(**inputs)
+        self._note(outputs)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _note(self, outputs: Mapping[str, Any]) -> None:
+        """Take the step's values, loss parts and cost down, on the device."""
+        student_logits, teacher_logits = outputs["student_logits"], outputs.get("teacher_logits")
+        point_ids = outputs["point_ids"]
+        finite = finite_rows(student_logits, teacher_logits) & outputs["loss"].detach().isfinite()
+        self._finite.note(finite, point_ids, self.state.global_step)
+        if self.kcd is not None:
+            self.kcd.observe(point_ids, student_logits, teacher_logits, outputs["labels"], finite)
+        for name, part in outputs["parts"].items():
+            self._loss_parts[name] = self._loss_parts[name] + part if name in self._loss_parts else part
+        self._num_loss_parts += 1
+        self.account.draw(len(point_ids) * self.args.world_size)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._num_loss_parts:
+            self._finite.check()
+            # All parts leave the device together, once per line of the log.
+            parts = torch.stack([part.float() for part in self._loss_parts.values()]) / self._num_loss_parts
+            means = self.accelerator.reduce(parts, reduction="mean").tolist()
+            logs.update({f"loss_{name}": mean for name, mean in zip(self._loss_parts, means, strict=True)})
+            self._loss_parts, self._num_loss_parts = {}, 0
+            logs["kept"] = len(self.train_dataset) / self.train_dataset.num_points
+            logs["cost"] = self.account.relative_cost
+            if self.kcd is not None and self.kcd.mask is not None:
+                logs["stage"] = self.kcd.mask.stage
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if grad_norm is None and not self.args.log_grad_norm:
+            return None
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        # The published CIFAR tables decay all weights, batch normalisation and biases included.
+        return [name for name, _ in model.named_parameters()]
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: DistillationConfig, model: nn.Module | None = None) -> tuple[Any, Any]:
+        cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if cls is torch.optim.SGD:
+            kwargs = {"momentum": args.momentum, "nesterov": args.nesterov, **kwargs}
+        return cls, kwargs
+
+    def _initialise_method(self, model: nn.Module, train_dataloader) -> None:
+        """Run a method's first phase (FitNet, FT, AB, FSP): its own losses, its own optimiser, nothing recorded."""
+        method, args = self.method, self.args
+        optimizer = torch.optim.SGD(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=args.learning_rate,
+            momentum=args.momentum,
+            nesterov=args.nesterov,
+            weight_decay=args.weight_decay,
+        )
+        optimizer = self.accelerator.prepare_optimizer(optimizer)
+        model.train()
+        self.model.initialising = True
+        for epoch in range(method.initialisation_epochs):
+            # Epochs of their own after those of the training, so that both see other crops of the images.
+            self.train_dataset.set_epoch(self.schedule.num_epochs + epoch)
+            train_dataloader.set_epoch(self.schedule.num_epochs + epoch)
+            self._seed_workers(train_dataloader, self.schedule.num_epochs + epoch)
+            for step, batch in enumerate(train_dataloader):
+                method.epoch = epoch + step / len(train_dataloader)
+                self.accelerator.backward(model(**self._prepare_inputs(batch))["loss"])
+                optimizer.step()
+                optimizer.zero_grad()
+        self.model.initialising = False
+
+    # ---- Evaluation ----
+
+    def get_eval_dataloader(self, eval_dataset: str | datasets.Dataset | KnowledgeDataset | None = None):
+        return super().get_eval_dataloader(self._evaluation_set(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: datasets.Dataset | KnowledgeDataset):
+        return super().get_test_dataloader(self._evaluation_set(test_dataset))
+
+    def _evaluation_set(self, dataset: Any) -> Any:
+        """A plain data set, handed to evaluate or predict, as the evaluation reads it."""
+        if isinstance(dataset, datasets.Dataset):
+            return _knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset)
+        return dataset
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # A loader draws a seed from the global generator: forked, so that evaluating leaves no trace in the training.
+        with self.account.paused(), torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
+
+    def prediction_step(
+        self, model, inputs, prediction_loss_only, ignore_keys=None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        with torch.no_grad():
+            logits = model(inputs["pixel_values"])
+            loss = F.cross_entropy(logits.float(), labels)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    # ---- Saving and loading ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # No training_args.bin: a pickle, and one that would carry a token.
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(
+            self.student,
+            folder,
+            label_names=self.train_dataset.class_names,
+            data_config=_data_config(self.train_dataset.recipe),
+        )
+        state = self.method.state_dict()
+        if state:
+            save_tensors(folder / METHOD_NAME, state)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._finite.check()
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self.account.paused():
+            if self.kcd is not None:
+                self.kcd.record.merge()
+            try:
+                if self.args.should_save:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_json(folder / RUN_NAME, self._run_description())
+                    self.account.save(folder)
+                    if self.kcd is not None:
+                        self.kcd.save_state(folder)
+                super()._save_checkpoint(model, trial)
+            except (OSError, RuntimeError) as error:
+                # torch.save reports a full disk as a RuntimeError. What was written so far is no checkpoint.
+                if self.args.should_save:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise OSError(
+                    f"The checkpoint {folder} could not be written and was removed: {error} Free some space or choose another "
+                    "output_dir, then resume from the checkpoint before."
+                ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        _load_strictly(self.student, folder / "model.safetensors")
+        if self.method.state_dict():
+            _load_strictly(self.method, folder / METHOD_NAME)
+
+    def _load_best_model(self) -> None:
+        _load_strictly(self.student, Path(self.state.best_model_checkpoint) / "model.safetensors")
+
+    def _run_description(self) -> dict[str, Any]:
+        """What a checkpoint and the run that takes it up must share, as plain JSON values."""
+        return {
+            "student": ModelSpec.of(self.student).name,
+            "method": self.args.method,
+            "method_options": self.args.method_options,
+            "seed": self.args.seed,
+            "schedule": repr(self.schedule),
+            "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
+            "dataset": self.train_dataset.identity.to_dict(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        """What made this run, as plain JSON values: it goes into the knowledge mask."""
+        return {
+            "student": ModelSpec.of(self.student).name,
+            "teacher": None if self.teacher is None else ModelSpec.of(self.teacher).name,
+            "method": self.args.method,
+            "method_options": self.args.method_options,
+            "seed": self.args.seed,
+            "versions": library_versions(),
+        }
+
+
+def library_versions() -> dict[str, str]:
+    """List the versions of the libraries that decide a result."""
+    return {name: version(name) for name in ("hf-kcd", "torch", "transformers", "accelerate", "datasets", "timm")}
+
+
+def _knowledge_dataset(
+    dataset: datasets.Dataset | KnowledgeDataset,
+    args: DistillationConfig,
+    training: bool,
+    like: KnowledgeDataset | None = None,
+) -> KnowledgeDataset:
+    if isinstance(dataset, KnowledgeDataset):
+        if dataset.training != training:
+            raise ValueError(
+                f"The {'training' if training else 'evaluation'} set is a KnowledgeDataset with training={dataset.training}: "
+                f"make it with training={training}, so that its images are {'' if training else 'not '}augmented."
+            )
+        return dataset
+    recipe = guess_recipe(dataset, find_columns(dataset)[0]) if like is None else like.recipe
+    return KnowledgeDataset(dataset, recipe, training=training, seed=args.seed)
+
+
+def _data_config(recipe: ImageRecipe) -> dict[str, Any]:
+    """What an image must go through before the student, in timm's terms; evaluation takes the centre of larger images."""
+    return {
+        "input_size": (3, recipe.size, recipe.size),
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "interpolation": "bilinear",
+        "crop_pct": 0.875 if recipe.any_size else 1.0,
+    }
+
+
+def _kcd_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback | None:
+    found = [callback for callback in callbacks or [] if isinstance(callback, KCDTrainerCallback)]
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} KCDTrainerCallbacks would rewrite one selection: pass one.")
+    return found[0] if found else None
+
+
+def _check_launch(args: DistillationConfig) -> None:
+    if args.deepspeed or args.fsdp:
+        raise ValueError(
+            "DeepSpeed and FSDP shard weights that a distillation step needs whole: launch with DDP (torchrun)."
+        )
+    if args.n_gpu > 1:
+        # DataParallel would split batches behind the record's back.
+        args._n_gpu = 1
+
+
+def _check_classes(
+    student: nn.Module, teacher: nn.Module | None, train: KnowledgeDataset, evaluation: KnowledgeDataset | None
+) -> None:
+    counts = {"student": student.num_classes, "training set": train.num_classes}
+    if teacher is not None:
+        counts["teacher"] = teacher.num_classes
+    if evaluation is not None:
+        counts["evaluation set"] = evaluation.num_classes
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(
+            f"Numbers of classes differ: {listed}. Create the networks with num_classes={train.num_classes}."
+        )
+
+
+def _load_strictly(module: nn.Module, path: Path) -> None:
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} was saved from another network or method: {error}") from error

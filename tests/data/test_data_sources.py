@@ -1,0 +1,125 @@
+"""Every way to name a data set loads it, and every wrong way ends in a line that says what to do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_kcd.data import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, KnowledgeDataset, load_image_data
+
+
+def _write_image_folder(folder: Path, splits: tuple[str, ...], sides: tuple[int, ...]) -> None:
+    for split in splits:
+        for kind in ("cat", "dog"):
+            (folder / split / kind).mkdir(parents=True)
+            for index, side in enumerate(sides):
+                Image.new("RGB", (side, side), (index, 20, 30)).save(folder / split / kind / f"{index}.png")
+
+
+def test_digits_need_no_network_and_are_split_by_class():
+    data = load_image_data("digits")
+    train, evaluation = (np.bincount(split["label"]) for split in (data.train, data.eval))
+    # 1,797 digits, about 180 of each: every sixth of a class is held out.
+    assert train.sum() + evaluation.sum() == 1797 and data.name == "digits"
+    assert np.array_equal(evaluation, (train + evaluation) // 6)
+    assert data.recipe == DIGITS_RECIPE
+    again = load_image_data("digits")
+    assert again.eval["label"][:] == data.eval["label"][:]
+
+
+def test_digits_keep_the_grey_levels_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    data = load_image_data("digits")
+    known = load_digits()
+    first, held_out = (np.asarray(split[0]["image"]) for split in (data.train, data.eval))
+    assert np.array_equal(np.round(first / 255 * 16), known.images[0])
+    sixth = np.nonzero(known.target == known.target[np.argmax(known.target == data.eval[0]["label"])])[0][5]
+    assert np.array_equal(np.round(held_out / 255 * 16), known.images[sixth])
+
+
+def test_digits_recipe_normalises_the_training_digits():
+    data = load_image_data("digits")
+    knowledge = KnowledgeDataset(data.train, data.recipe, training=False)
+    images = knowledge.__getitems__(list(range(len(knowledge))))["pixel_values"]
+    assert images.shape[1:] == (3, 8, 8)
+    assert abs(float(images.mean())) < 1e-3 and abs(float(images.std()) - 1) < 1e-3
+
+
+def test_cifar100_is_read_from_a_folder_with_its_fine_labels(cifar100_folder):
+    data = load_image_data("cifar100", cifar100_folder)
+    assert (len(data.train), len(data.eval)) == (50_000, 10_000) and data.recipe == CIFAR_RECIPE
+    tiny = KnowledgeDataset(data.train.select(range(10)), data.recipe)
+    assert tiny.num_classes == 100 and tiny.class_names[19] == "cattle"
+
+
+def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
+    _write_image_folder(tmp_path, ("train", "val", "test"), (40, 50))
+    data = load_image_data("imagenet", tmp_path)
+    assert data.recipe == IMAGENET_RECIPE and len(data.train) == 4 and len(data.eval) == 4
+    assert data.eval.split == "validation"
+
+
+@pytest.mark.parametrize(("sides", "size"), [((40, 40), 40), ((40, 50), 224)])
+def test_a_folder_of_images_gets_the_recipe_of_its_sizes(tmp_path, sides, size):
+    _write_image_folder(tmp_path, ("train", "test"), sides)
+    data = load_image_data(str(tmp_path))
+    assert data.recipe.size == size and data.recipe.any_size == (size == 224)
+    assert data.recipe.padding == (5 if size == 40 else 0)
+    knowledge = KnowledgeDataset(data.train, data.recipe)
+    assert knowledge.class_names == ["cat", "dog"]
+    assert knowledge[0]["pixel_values"].shape == (3, size, size)
+
+
+def test_saved_and_parquet_folders_are_read(tmp_path, make_dataset, pixels):
+    dataset = make_dataset(pixels)
+    datasets.DatasetDict(train=dataset, valid=dataset.select(range(5))).save_to_disk(tmp_path / "dict")
+    dataset.save_to_disk(tmp_path / "one")
+    (tmp_path / "parquet").mkdir()
+    dataset.to_parquet(tmp_path / "parquet" / "train-00000-of-00001.parquet")
+    assert len(load_image_data(str(tmp_path / "dict")).eval) == 5
+    for kind in ("one", "parquet"):
+        data = load_image_data("my data", tmp_path / kind)
+        assert len(data.train) == 40 and data.eval is None and data.recipe.size == 12 and data.name == "my data"
+    assert len(load_image_data(str(tmp_path / "dict"), train_split="valid", eval_split="train").train) == 5
+
+
+def test_wrong_names_folders_and_splits_are_named(tmp_path, make_dataset, pixels):
+    with pytest.raises(ValueError, match="Unknown data set 'cifar10'. Did you mean 'cifar100'"):
+        load_image_data("cifar10")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        load_image_data("cifar100", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no folder.*Hub id"):
+        load_image_data(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="cannot be read.*Parquet"):
+        load_image_data(str(tmp_path))
+    with pytest.raises(ValueError, match="leave data_dir out"):
+        load_image_data("digits", tmp_path)
+    with pytest.raises(ValueError, match="no split 'validation'. It has: train, test"):
+        load_image_data("digits", eval_split="validation")
+    make_dataset(pixels).remove_columns("fine_label").save_to_disk(tmp_path / "no labels")
+    with pytest.raises(ValueError, match="no label column"):
+        load_image_data(str(tmp_path / "no labels"))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    code = """
+import traceback
+from hf_kcd.data import load_image_data
+try:
+    load_image_data("cifar100")
+except ConnectionError as error:
+    print(error)
+    print(len("".join(traceback.format_exception(error)).splitlines()))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path)}
+    root = Path(__file__).resolve().parents[2]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    message, num_lines = ran.stdout.strip().splitlines()
+    assert "uoft-cs/cifar100" in message and "data_dir" in message
+    assert int(num_lines) < 12
