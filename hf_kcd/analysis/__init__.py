@@ -11,9 +11,10 @@ from .plots import (
     save_figure,
     write_run_plots,
 )
-from .results import group_results, read_results, run_label, run_results, write_results
+from .results import Results, group_results, read_results, run_label, run_results, write_results
 
 __all__ = [
+    "Results",
     "chance_distance",
     "compare_masks",
     "contact_sheet",

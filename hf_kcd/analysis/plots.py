@@ -64,8 +64,10 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
             _line(middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", **style)
             _line(middle, epochs, history["loss"], label="training (all parts)", color=_ORANGE, linewidth=1.5)
         else:
-            _line(top, epochs, history["top1"], label="_" if label in drawn else _plain(label), **style)
-            _line(middle, epochs, history["eval_loss"], **style)
+            # Matplotlib leaves labels that begin with an underscore out of the legend.
+            name = "_" if label in drawn else _plain(label)
+            _line(top, epochs, history["top1"], label=name, **style)
+            _line(middle, epochs, history["eval_loss"], label=name, **style)
         drawn.add(label)
         kept = 100 * history["num_kept"] / run["num_points"]
         edges = np.append(epochs - 1, epochs[-1])
@@ -91,10 +93,10 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     bottom.set_xlim(0, max(run["history"]["epoch"][-1] for run in runs))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (top, middle):
-        if axes.get_legend_handles_labels()[0]:
+        if not axes.get_legend_handles_labels()[0]:
+            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=_GREY)
+        elif alone or axes is top:
             axes.legend(frameon=False, fontsize=9)
-        else:
-            _say_nothing(axes)
     return figure
 
 
@@ -451,13 +453,8 @@ def _line(axes: Axes, epochs: np.ndarray, values: np.ndarray, **style) -> None:
         axes.plot(epochs[there], values[there], marker="o" if there.sum() == 1 else None, markersize=4, **style)
 
 
-def _say_nothing(axes: Axes) -> None:
-    if not axes.lines:
-        axes.text(0.5, 0.5, "not evaluated", transform=axes.transAxes, ha="center", va="center", color=_GREY)
-
-
 def _plain(text: str) -> str:
-    # A name with two dollar signs would be read as a formula.
+    # What stands between two dollar signs would be read as a formula.
     return text.replace("$", r"\$")
 
 

@@ -55,9 +55,7 @@ def _dispatch(arguments: list[str]) -> None:
         prog="hf-kcd",
         usage="hf-kcd COMMAND [options]",
         description=_DESCRIPTION,
-        epilog="commands:\n"
-        + "\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items())
-        + f"\n\n{_EPILOG}",
+        epilog="commands:\n" + "\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items()) + f"\n\n{_EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")

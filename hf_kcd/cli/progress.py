@@ -47,11 +47,12 @@ class EpochLines(TrainerCallback):
         self._line = ""
 
 
-def show_progress(trainer: Trainer) -> None:
-    """Replace the Trainer's own way of printing its log."""
+def show_progress(trainer: Trainer, quiet: bool = False) -> None:
+    """Replace the Trainer's own way of printing its log, by silence where that is wanted."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(EpochLines())
+    if not quiet:
+        trainer.add_callback(EpochLines())
 
 
 def _epoch(logs: Mapping[str, Any], num_epochs: int) -> str:

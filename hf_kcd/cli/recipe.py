@@ -79,10 +79,12 @@ class RunConfig:
         default=None, metadata={"help": "Network it learns from: a timm name, a run's folder, or hf_hub:user/name."}
     )
     teacher_checkpoint: str | None = field(
-        default=None, metadata={"help": "File with the weights of a teacher given by its timm name (.safetensors, .pth)."}
+        default=None,
+        metadata={"help": "File with the weights of a teacher given by its timm name (.safetensors, .pth)."},
     )
     mask: str | None = field(
-        default=None, metadata={"help": "Knowledge mask (folder or Hub id) whose points are trained on from the start."}
+        default=None,
+        metadata={"help": "Knowledge mask (folder or Hub id) whose points are trained on from the start."},
     )
     mask_mixing: bool = field(default=True, metadata={"help": "Mix the mask's borderline points as it says."})
     plots: bool = field(default=True, metadata={"help": "Draw the run's plots at its end."})
@@ -100,9 +102,13 @@ class RunConfig:
         if self.train_points is not None and self.train_points < 1:
             raise ValueError(f"train_points is {self.train_points}: give at least 1, or leave it out for all points.")
         if self.teacher_checkpoint is not None and self.teacher is None:
-            raise ValueError("teacher_checkpoint is given but teacher is not: name the network these weights belong to.")
+            raise ValueError(
+                "teacher_checkpoint is given but teacher is not: name the network these weights belong to."
+            )
         if self.mask is not None and self.condense:
-            raise ValueError("mask fixes the points of the whole training, condense selects them anew: give one of them.")
+            raise ValueError(
+                "mask fixes the points of the whole training, condense selects them anew: give one of them."
+            )
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,9 @@ class _RecipeParser(HfArgumentParser):
             allow_abbrev=False,
             formatter_class=_OneSpelling,
         )
-        self.add_argument("--config", metavar="FILE", help="YAML file with any of the options below; the command line wins.")
+        self.add_argument(
+            "--config", metavar="FILE", help="YAML file with any of the options below; the command line wins."
+        )
         for action in self._actions:
             if action.dest in _names(KCDConfig):
                 # A preset says what is not given, so there is a difference between a default and nothing.
@@ -221,7 +229,9 @@ class _RecipeParser(HfArgumentParser):
     def names_in(self, words: Sequence[str]) -> frozenset[str]:
         """Name the fields that words give a value to."""
         options = (word.split("=")[0] for word in words)
-        return frozenset(self._option_string_actions[word].dest for word in options if word in self._option_string_actions)
+        return frozenset(
+            self._option_string_actions[word].dest for word in options if word in self._option_string_actions
+        )
 
     def unknown_option(self, kind: str, word: str) -> ValueError:
         """Word the error for an option that does not exist; there are too many to list them all."""
@@ -244,9 +254,7 @@ class _RecipeParser(HfArgumentParser):
         how_condensed = ("condense", "preset", *(f.name for f in fields(KCDConfig)))
         rest = [name for name in actions if name not in {*what, *how_condensed, *_COMMON, "help"}]
         formatter = self._get_formatter()
-        formatter.add_text(
-            f"usage: {self.prog} [--config FILE.yaml] --output_dir FOLDER [--option value ...]"
-        )
+        formatter.add_text(f"usage: {self.prog} [--config FILE.yaml] --output_dir FOLDER [--option value ...]")
         for title, names in (
             ("What is trained", what),
             ("How it is trained", _COMMON),

@@ -3,15 +3,16 @@
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
+import timm
 import torch
 from torch import nn
 from transformers import set_seed
 
 from ..analysis import run_results, write_results, write_run_plots
+from ..analysis.results import Results
 from ..condensation import KnowledgeMask
 from ..data import ImageData, KnowledgeDataset, load_image_data
 from ..identity import find_columns
@@ -29,12 +30,13 @@ class RunFailed(Exception):
     """A training that had begun and could not go on; the message says why."""
 
 
-def run(recipe: Recipe, command: str | None = None) -> dict[str, Any]:
+def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
     """Train as a recipe says and write the run's folder.
 
     Args:
         recipe: What to train and how.
         command: The command line, for the results.
+        quiet: Print nothing while training.
 
     Returns:
         The results, as `results.json` has them.
@@ -50,11 +52,12 @@ def run(recipe: Recipe, command: str | None = None) -> dict[str, Any]:
     with args.main_process_first(desc="data"):
         data = load_run_data(config)
     trainer = make_trainer(recipe, data)
-    show_progress(trainer)
+    show_progress(trainer, quiet)
     folder = Path(args.output_dir)
     if args.should_save:
         recipe.save(folder / RECIPE_NAME)
-    say(_announcement(trainer, recipe))
+    if not quiet:
+        say(_announcement(trainer, recipe))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
@@ -94,7 +97,7 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     # The student's first weights are a function of the seed alone.
     set_seed(args.seed)
     student = load_model(config.student, train.num_classes, config.student_checkpoint)
-    teacher = _teacher(config, train.num_classes)
+    teacher = config.teacher and load_trained_model(config.teacher, train.num_classes, config.teacher_checkpoint)
     return DistillationTrainer(
         student,
         teacher,
@@ -135,7 +138,9 @@ def first_points(dataset: datasets.Dataset, num_points: int, label_column: str |
         ValueError: When there are not as many.
     """
     if num_points > len(dataset):
-        raise ValueError(f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out.")
+        raise ValueError(
+            f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out."
+        )
     labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
@@ -144,7 +149,26 @@ def first_points(dataset: datasets.Dataset, num_points: int, label_column: str |
     return dataset.select(np.sort(np.lexsort((labels, turn))[:num_points]))
 
 
-def draw_plots(folder: Path, results: dict[str, Any], dataset: KnowledgeDataset | None) -> list[Path]:
+def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
+    """Load a network with weights that somebody trained.
+
+    Args:
+        name: What `load_model` takes.
+        num_classes: Number of classes of the data.
+        checkpoint: File with weights, for a network by its timm name.
+
+    Raises:
+        ValueError: When the name stands for a network without weights.
+    """
+    if checkpoint is None and "." not in name and timm.is_model(name):
+        raise ValueError(
+            f"{name} names a network without weights: give the file that has them (teacher_checkpoint; --checkpoint of "
+            "hf-kcd evaluate), a run's folder in place of the name, or a timm name with a tag such as resnet34.tv_in1k."
+        )
+    return load_model(name, num_classes, checkpoint)
+
+
+def draw_plots(folder: Path, results: Results, dataset: KnowledgeDataset | None) -> list[Path]:
     """Draw the plots of a finished run into its folder."""
     masks = [KnowledgeMask.from_pretrained(stage) for stage in sorted((folder / STAGES_FOLDER).glob("stage-*"))]
     return write_run_plots(folder, results, masks, dataset)
@@ -156,7 +180,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def summary(results: dict[str, Any], folder: str | Path) -> str:
+def summary(results: Results, folder: str | Path) -> str:
     """Say in a few lines how a run ended."""
     lines = [f"\n{results['student']} on {results['data']}, method {results['method']}"]
     last, best = results["accuracy"]["last"], results["accuracy"]["best"]
@@ -170,12 +194,6 @@ def summary(results: dict[str, Any], folder: str | Path) -> str:
     lines.append(f"  time      {seconds:.1f} s of training")
     lines.append(f"  folder    {folder}")
     return "\n".join(lines)
-
-
-def _teacher(config: RunConfig, num_classes: int) -> nn.Module | None:
-    if config.teacher is None:
-        return None
-    return load_model(config.teacher, num_classes, config.teacher_checkpoint)
 
 
 def _find_checkpoint(recipe: Recipe) -> str | None:
@@ -194,7 +212,9 @@ def _find_checkpoint(recipe: Recipe) -> str | None:
     if (folder / RESULTS_NAME).exists():
         raise ValueError(f"{folder} holds a finished run: choose another output_dir, or add --resume to continue it.")
     if any(folder.glob("checkpoint-*")):
-        raise ValueError(f"{folder} holds a run that was interrupted: add --resume to continue it, or choose another output_dir.")
+        raise ValueError(
+            f"{folder} holds a run that was interrupted: add --resume to continue it, or choose another output_dir."
+        )
     return None
 
 

@@ -1,7 +1,8 @@
 """`DistillationTrainer`: transformers' Trainer for a teacher, a student, and epochs whose length follows the selection."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import ImageRecipe, KnowledgeDataset, collate, guess_recipe
@@ -88,6 +89,9 @@ class DistillationTrainer(Trainer):
         teacher = load_model(teacher, train_dataset.num_classes) if isinstance(teacher, str) else teacher
         _check_classes(student, teacher, train_dataset, eval_dataset)
         method = create_method(args.method, student, teacher, train_dataset.num_points, **args.method_options)
+        if method.initialisation_epochs:
+            # Either phase leaves weights of the other out, for whose gradients DDP would wait.
+            args.ddp_find_unused_parameters = True
         if mask is not None:
             apply_mask(train_dataset, mask, mask_mixing)
 
@@ -284,12 +288,14 @@ class DistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.method.epoch = self.schedule.epoch_at(self.state.global_step)
+        # What is drawn costs, also where a method chooses among it or multiplies it.
+        self.account.draw(len(inputs["point_ids"]) * self.args.world_size)
         outputs = model(**inputs)
         self._note(outputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def _note(self, outputs: Mapping[str, Any]) -> None:
-        """Take the step's values, loss parts and cost down, on the device."""
+        """Take the step's values and loss parts down, on the device."""
         student_logits, teacher_logits = outputs["student_logits"], outputs.get("teacher_logits")
         point_ids = outputs["point_ids"]
         finite = finite_rows(student_logits, teacher_logits) & outputs["loss"].detach().isfinite()
@@ -299,7 +305,6 @@ class DistillationTrainer(Trainer):
         for name, part in outputs["parts"].items():
             self._loss_parts[name] = self._loss_parts[name] + part if name in self._loss_parts else part
         self._num_loss_parts += 1
-        self.account.draw(len(point_ids) * self.args.world_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._num_loss_parts:
@@ -362,10 +367,21 @@ class DistillationTrainer(Trainer):
     # ---- Evaluation ----
 
     def get_eval_dataloader(self, eval_dataset: str | datasets.Dataset | KnowledgeDataset | None = None):
-        return super().get_eval_dataloader(self._evaluation_set(eval_dataset))
+        with self._no_point_dropped():
+            return super().get_eval_dataloader(self._evaluation_set(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: datasets.Dataset | KnowledgeDataset):
-        return super().get_test_dataloader(self._evaluation_set(test_dataset))
+        with self._no_point_dropped():
+            return super().get_test_dataloader(self._evaluation_set(test_dataset))
+
+    @contextmanager
+    def _no_point_dropped(self) -> Iterator[None]:
+        """Make loaders of every point: `dataloader_drop_last` is about epochs of training, and Trainer takes it for all."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _evaluation_set(self, dataset: Any) -> Any:
         """A plain data set, handed to evaluate or predict, as the evaluation reads it."""
@@ -377,6 +393,14 @@ class DistillationTrainer(Trainer):
         # A loader draws a seed from the global generator: forked, so that evaluating leaves no trace in the training.
         with self.account.paused(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        # Between steps each process has running statistics of its own; DDP hands out those of the first, which are saved,
+        # only with the next step.
+        if self.args.world_size > 1:
+            for buffer in self.student.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(
         self, model, inputs, prediction_loss_only, ignore_keys=None
@@ -515,6 +539,8 @@ def _check_launch(args: DistillationConfig) -> None:
 def _check_classes(
     student: nn.Module, teacher: nn.Module | None, train: KnowledgeDataset, evaluation: KnowledgeDataset | None
 ) -> None:
+    if student is teacher:
+        raise ValueError("Student and teacher are the same object, of which one is frozen: load the network twice.")
     counts = {"student": student.num_classes, "training set": train.num_classes}
     if teacher is not None:
         counts["teacher"] = teacher.num_classes

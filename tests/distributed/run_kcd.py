@@ -27,31 +27,43 @@ from hf_kcd.models import ModelOutputs, ModelSpec
 NUM_EPOCHS = 12
 EPOCHS_PER_STAGE = 4
 NUM_EVAL_POINTS = 151
-VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
-"""A network without batch statistics."""
+STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("cifar_resnet8", {}),
+    "dropout": ("resnet10t", {"channels": (8, 16, 32, 64), "stem_width": 8, "drop_rate": 0.2}),
+    "no_batch_statistics": (
+        "resnet10t",
+        {"channels": (8, 16, 32, 64), "stem_width": 8, "norm_layer": "groupnorm1"},
+    ),
+}
 CHECKPOINTS = {"save_strategy": "steps", "save_steps": 9, "save_total_limit": None}
 
-# name: points, student, options of the configuration, options of the condensation
+# Name: points, student, options of the configuration, options of the condensation
 SCENARIOS: dict[str, tuple[int, str, dict[str, Any], dict[str, Any]]] = {
     # 301, 110, 40 and 15 points: no epoch divides by a round of 32, and the last ones do not fill one batch.
     "uneven": (
         301,
-        "cifar_resnet8",
+        "plain",
         {"lr_schedule": "cosine", **CHECKPOINTS},
         {"final_ratio": 0.05},
     ),
     # 7, 4, 3 and 2 batches a process: most epochs end with an update from fewer batches than two.
     "accumulated": (
         203,
-        "vit",
+        "dropout",
         {"gradient_accumulation_steps": 2, **CHECKPOINTS},
         {"final_ratio": 0.2},
     ),
-    "drop_last": (301, "cifar_resnet8", {"dataloader_drop_last": True}, {"final_ratio": 0.3}),
-    "adapter": (203, "cifar_resnet8", {"method": "hint_with_adapter", "save_strategy": "epoch"}, {"final_ratio": 0.5}),
+    "drop_last": (301, "plain", {"dataloader_drop_last": True}, {"final_ratio": 0.3}),
+    "adapter": (203, "plain", {"method": "hint_with_adapter", "save_strategy": "epoch"}, {"final_ratio": 0.5}),
+    "two_phases": (203, "plain", {"method": "hint_at_first"}, {"final_ratio": 0.5}),
     # 384, 320, 256 and 192 points: every epoch divides by the 64 of an update, so nothing is drawn twice.
-    "even": (384, "vit", {"per_device_train_batch_size": 32}, {"final_ratio": 0.5, "shape": "linear"}),
-    "even_accumulated": (384, "vit", {"gradient_accumulation_steps": 2}, {"final_ratio": 0.5, "shape": "linear"}),
+    "even": (384, "no_batch_statistics", {"per_device_train_batch_size": 32}, {"final_ratio": 0.5, "shape": "linear"}),
+    "even_accumulated": (
+        384,
+        "no_batch_statistics",
+        {"gradient_accumulation_steps": 2},
+        {"final_ratio": 0.5, "shape": "linear"},
+    ),
 }
 # After one update of the two of epoch 5 (the first of the second stage), and of the two of epoch 3.
 RESUMED_FROM = {"uneven": 27, "accumulated": 9}
@@ -75,6 +87,19 @@ class HintWithAdapter(DistillationMethod):
         }
 
 
+@register_method("hint_at_first")
+class HintAtFirst(HintWithAdapter):
+    """A method whose layer is trained in a first phase alone, which in turn leaves the student's classifier out."""
+
+    initialisation_epochs = 1
+
+    def initialisation_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+        return {"hint": F.mse_loss(self.adapter(student.features[-1]), teacher.features[-1])}
+
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(student.logits, batch["labels"])}
+
+
 class Witness(TrainerCallback):
     """Keeps what a process draws, batch by batch, and what it has selected, epoch by epoch."""
 
@@ -88,7 +113,8 @@ class Witness(TrainerCallback):
         trainer.model.register_forward_hook(self._note)
 
     def _note(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
-        if isinstance(outputs, dict):
+        # Logits alone are an evaluation; before the first epoch there is a method's first phase, of which nothing counts.
+        if isinstance(outputs, dict) and self.drawn:
             self.drawn[-1].append(outputs["point_ids"].tolist())
             self.logits[-1].append(outputs["student_logits"])
 
@@ -109,7 +135,7 @@ def train(name: str, folder: Path) -> None:
         "num_train_epochs": NUM_EPOCHS,
         "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 16,
-        "learning_rate": 0.02,
+        "learning_rate": 0.05,
         "logging_steps": 5,
         "save_strategy": "no",
         "method_options": {"ce_weight": 1.0, "kd_weight": 0.1} if "method" not in options else None,
@@ -131,12 +157,8 @@ def train(name: str, folder: Path) -> None:
     data = load_image_data("digits")
     torch.manual_seed(5)
     teacher = timm.create_model("cifar_resnet20", num_classes=10)
-    dropout = 0.2 if scenario == "accumulated" else 0.0
-    student = (
-        timm.create_model("vit_tiny_patch16_224", num_classes=10, proj_drop_rate=dropout, **VIT)
-        if network == "vit"
-        else timm.create_model(network, num_classes=10)
-    )
+    architecture, architecture_options = STUDENTS[network]
+    student = timm.create_model(architecture, num_classes=10, **architecture_options)
     witness = Witness()
     trainer = DistillationTrainer(
         student,
@@ -148,6 +170,7 @@ def train(name: str, folder: Path) -> None:
     )
     witness.watch(trainer)
     resume = str(folder / scenario / f"checkpoint-{RESUMED_FROM[scenario]}") if name != scenario else None
+    initial = {f"initial.{key}": value.clone() for key, value in trainer.method.state_dict().items()}
     trainer.train(resume_from_checkpoint=resume)
     learning_rate = trainer.lr_scheduler.get_last_lr()[0]
     metrics = trainer.evaluate()
@@ -163,6 +186,7 @@ def train(name: str, folder: Path) -> None:
         folder / f"{name}.rank{rank}.safetensors",
         {
             **{f"student.{key}": value for key, value in trainer.student.state_dict().items()},
+            **initial,
             **{f"method.{key}": value for key, value in trainer.method.state_dict().items()},
             **{f"momentum.{key}": state["momentum_buffer"] for key, state in optimizer_state.items()},
             **{f"mask.{key}": getattr(mask, key) for key in ("kept", "partner", "perturbation", "value", "frequency")},
@@ -183,7 +207,7 @@ def train(name: str, folder: Path) -> None:
             "selected": witness.selected,
             "account": trainer.account.points,
             "top1": metrics["eval_top1"],
-            "predictions": predictions.predictions[:, 0].tolist(),
+            "predictions": predictions.predictions.tolist(),
             "labels": predictions.label_ids.tolist(),
         },
     )

@@ -23,16 +23,17 @@ from hf_kcd.files import read_json
 SCRIPT = Path(__file__).with_name("run_kcd.py")
 TIME_LIMIT = 150
 NUM_EPOCHS, EPOCHS_PER_STAGE, NUM_STAGES = 12, 4, 3
-# Scenario: points, batch of a process, batches an update, points left out at each selection or share kept at the end.
+# Scenario: points, batch of a process, batches an update, points kept in a stage.
 SHAPES = {
     "uneven": (301, 16, 1, lambda stage: math.floor(301 * 0.05 ** (stage / NUM_STAGES))),
     "accumulated": (203, 16, 2, lambda stage: math.floor(203 * 0.2 ** (stage / NUM_STAGES))),
     "drop_last": (301, 16, 1, lambda stage: math.floor(301 * 0.3 ** (stage / NUM_STAGES))),
     "adapter": (203, 16, 1, lambda stage: math.floor(203 * 0.5 ** (stage / NUM_STAGES))),
+    "two_phases": (203, 16, 1, lambda stage: math.floor(203 * 0.5 ** (stage / NUM_STAGES))),
     "even": (384, 32, 1, lambda stage: 384 - 64 * stage),
     "even_accumulated": (384, 16, 2, lambda stage: 384 - 64 * stage),
 }
-PADDED = ("uneven", "accumulated", "adapter")
+PADDED = ("uneven", "accumulated", "adapter", "two_phases")
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
@@ -236,17 +237,23 @@ def test_weights_are_the_same_on_both_processes(trained: Launch, scenario: str) 
     assert_equal(first.part("momentum"), second.part("momentum"))
 
 
-def test_the_layers_of_a_method_are_trained_as_one(trained: Launch) -> None:
-    first, second = trained("adapter")
-    assert_equal(first.part("method"), second.part("method"))
+@pytest.mark.parametrize("scenario", ["adapter", "two_phases"])
+def test_the_layers_of_a_method_are_trained_as_one(trained: Launch, scenario: str) -> None:
+    first, second = trained(scenario)
     assert set(first.part("method")) == {"method.adapter.weight", "method.adapter.bias"}
+    assert not np.allclose(first.tensors["method.adapter.weight"], first.tensors["initial.adapter.weight"], atol=0.01)
+    assert_equal(first.part("method"), second.part("method"))
+
+
+def test_a_methods_layers_have_gradients_beside_the_student(trained: Launch) -> None:
+    first, _ = trained("adapter")
     # Momentum is there for what has had a gradient: the adapter's two tensors beside the student's parameters.
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     num_parameters = sum(not name.endswith(statistics) for name in first.part("student"))
     assert len(first.part("momentum")) == num_parameters + 2
 
 
-@pytest.mark.parametrize("scenario", ["uneven", "drop_last", "accumulated"])
+@pytest.mark.parametrize("scenario", ["uneven", "drop_last"])
 def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(
     folder: Path, trained: Launch, scenario: str
 ) -> None:
@@ -257,12 +264,14 @@ def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(
     pixels = (images / 255 - np.array(data.recipe.mean)) / np.array(data.recipe.std)
     student = load_model(folder / scenario / "final").eval()
     with torch.no_grad():
-        predicted = student(torch.from_numpy(pixels).permute(0, 3, 1, 2).float()).argmax(1).tolist()
-    accuracy = 100 * sum(a == b for a, b in zip(predicted, labels, strict=True)) / num_points
-    assert accuracy > 15
+        logits = student(torch.from_numpy(pixels).permute(0, 3, 1, 2).float())
+    ranked = logits.topk(5).indices.tolist()
+    accuracy = 100 * sum(best == label for (best, *_), label in zip(ranked, labels, strict=True)) / num_points
+    # Far enough from chance for a network's ranking to say which weights it has.
+    assert accuracy > 20
     for result in trained(scenario):
         assert result.seen["labels"] == labels
-        assert result.seen["predictions"] == predicted
+        assert result.seen["predictions"] == ranked
         assert result.seen["top1"] == pytest.approx(accuracy)
 
 

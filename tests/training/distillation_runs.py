@@ -39,10 +39,10 @@ def network(seed: int = 1, name: str = "cifar_resnet8", **options) -> torch.nn.M
     return timm.create_model(name, **{"num_classes": NUM_CLASSES, **options})
 
 
-def dropout_network(seed: int = 1) -> torch.nn.Module:
-    """A ViT of one block: no batch statistics, and random numbers of its own in every step."""
+def dropout_network(seed: int = 1, rate: float = 0.2) -> torch.nn.Module:
+    """A ViT of one block: no batch statistics, and with a rate random numbers of its own in every step."""
     shape = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    return network(seed, "vit_tiny_patch16_224", drop_rate=0.2, proj_drop_rate=0.3, **shape)
+    return network(seed, "vit_tiny_patch16_224", drop_rate=rate, proj_drop_rate=rate, **shape)
 
 
 @register_method("spy")

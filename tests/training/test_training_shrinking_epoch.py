@@ -4,8 +4,22 @@ import math
 
 import pytest
 import torch
-from distillation_runs import BATCH, NUM_EPOCHS, NUM_POINTS, PAPER, RELEASED, EVAL, losses, make_trainer
+from distillation_runs import (
+    BATCH,
+    EVAL,
+    NUM_EPOCHS,
+    NUM_POINTS,
+    PAPER,
+    RECIPE,
+    RELEASED,
+    dropout_network,
+    image_set,
+    losses,
+    make_trainer,
+)
 from transformers import TrainerCallback
+
+from hf_kcd.data import KnowledgeDataset
 
 # floor(88 * 0.5^(c/3)) after c selections, before epochs 1, 3 and 5; 88 - 14 c before epochs 2 and 4. By hand.
 SIZES = {"paper": [88, 69, 69, 55, 55, 44], "released": [88, 88, 74, 74, 60, 60]}
@@ -111,7 +125,7 @@ def test_cosine_after_warmup_is_a_function_of_epochs(tmp_path):
 def test_cosine_ends_at_zero(tmp_path):
     trainer = make_trainer(tmp_path, PAPER, lr_schedule="cosine")
     trainer.train()
-    assert trainer.lr_scheduler.get_last_lr() == [0.0]
+    assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
 
 
 def test_default_decays_are_those_of_the_field_scaled(tmp_path):
@@ -175,7 +189,7 @@ def test_logging_evaluation_and_saving_by_steps(tmp_path):
     )
     trainer.train()
     log = trainer.state.log_history
-    assert [line["step"] for line in log if "eval_top1" in line] == [5, 10, 15, 20, 25]
+    assert [line["step"] for line in log if "eval_top1" in line] == [5, 10, 15, 20, 25, 27]
     assert [line["step"] for line in losses(trainer)] == [4, 8, 12, 16, 20, 24]
     saved = sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*"))
     assert saved == [10, 20, 27]
@@ -202,29 +216,20 @@ def test_a_logged_loss_is_the_mean_over_its_steps(tmp_path):
         assert [line[name] for line in losses(four)] == pytest.approx(means, rel=1e-5)
 
 
-@pytest.mark.parametrize("accumulation", [2, 3])
-def test_an_update_has_the_mean_gradient_of_its_batches_also_where_fewer_are_left(tmp_path, accumulation):
-    """88 points are 6 batches, 5 with a last update of its own; of full batches the mean is that of one large batch."""
-    from distillation_runs import image_set, RECIPE, dropout_network
-    from hf_kcd.data import KnowledgeDataset
-
-    data = image_set(64)
-    student = lambda: dropout_network().eval()  # noqa: E731
-    weights = []
-    for batch, steps in ((16, accumulation), (16 * accumulation, 1)):
-        model = student()
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+def test_an_update_has_the_mean_gradient_of_its_batches_also_where_fewer_are_left(tmp_path):
+    # 80 points: 5 batches of 16, by threes an update of 48 and one of 32, as batches of 48 have them.
+    data, weights = image_set(80), []
+    for batch, accumulation in ((16, 3), (48, 1)):
         trainer = make_trainer(
             tmp_path / str(batch),
-            model=model,
+            model=dropout_network(rate=0.0),
             train_dataset=KnowledgeDataset(data, RECIPE, seed=3),
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=steps,
+            gradient_accumulation_steps=accumulation,
             num_train_epochs=1,
             lr_schedule="constant",
         )
         trainer.train()
-        weights.append(torch.cat([p.detach().flatten() for p in trainer.student.parameters()]))
+        assert trainer.state.global_step == 2
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.student.parameters()]))
     assert (weights[0] - weights[1]).abs().max() < 2e-6

@@ -1,0 +1,46 @@
+"""`hf-kcd plot`: draw the plots of a run again, or several runs in one."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..analysis import group_results, plot_curves, read_results, results_table, run_label, save_figure
+from ..data import KnowledgeDataset
+from .recipe import RECIPE_NAME, read_recipe
+from .run import RESULTS_NAME, draw_plots, load_run_data
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with the words behind its name."""
+    parser = argparse.ArgumentParser(prog="hf-kcd plot", description=__doc__.split(": ")[1], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run")
+    parser.add_argument(
+        "--output", metavar="FILE", default="comparison.png", help="the plot of several runs [%(default)s]"
+    )
+    options = parser.parse_args(arguments)
+
+    results = [read_results(Path(run) / RESULTS_NAME) for run in options.runs]
+    if len(results) == 1:
+        folder = Path(options.runs[0])
+        for path in draw_plots(folder, results[0], _training_set(folder)):
+            print(path)
+        return
+    save_figure(
+        plot_curves(results, [f"{run_label(result)}, seed {result['seed']}" for result in results]), options.output
+    )
+    print(results_table(group_results(results)))
+    print(f"\nDrawn: {options.output}")
+
+
+def _training_set(folder: Path) -> KnowledgeDataset | None:
+    """Load the run's images for the contact sheets; without them the other plots are drawn."""
+    recipe = folder / RECIPE_NAME
+    try:
+        config = read_recipe("distill", ["--config", str(recipe), "--output_dir", str(folder)]).config
+        data = load_run_data(config)
+    except OSError as error:
+        print(f"No contact sheets: {error}")
+        return None
+    return KnowledgeDataset(
+        data.train, data.recipe, image_column=config.image_column, label_column=config.label_column
+    )

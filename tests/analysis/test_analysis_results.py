@@ -1,0 +1,223 @@
+"""What a run states of itself: accuracy, cost, seconds and history of a real training on a few digits."""
+
+import json
+import math
+import platform
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd.analysis import group_results, read_results, run_label, run_results, write_results, write_run_plots
+from hf_kcd.data import load_image_data
+
+NUM_POINTS, NUM_EVALUATED = 128, 64
+# floor(128 * 0.7^(selections * 2 / 4)) after the selections that Algorithm 1 makes after epochs 0 and 2.
+KEPT = [128, math.floor(128 * 0.7**0.5), math.floor(128 * 0.7**0.5), math.floor(128 * 0.7)]
+
+
+def make_trainer(folder, mask=None, condense=True, method="kd", **arguments):
+    data = load_image_data("digits")
+    torch.manual_seed(0)
+    args = DistillationConfig(
+        str(folder),
+        method=method,
+        num_train_epochs=4,
+        per_device_train_batch_size=32,
+        logging_steps=1,
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=5,
+        **arguments,
+    )
+    return DistillationTrainer(
+        timm.create_model("cifar_resnet8", num_classes=10),
+        None if method == "ce" else timm.create_model("cifar_resnet8", num_classes=10),
+        args,
+        train_dataset=KnowledgeDataset(data.train.select(range(NUM_POINTS)), data.recipe),
+        eval_dataset=KnowledgeDataset(data.eval.select(range(NUM_EVALUATED)), data.recipe, training=False),
+        callbacks=[KCDTrainerCallback(KCDConfig(epochs_per_stage=2))] if condense else None,
+        mask=mask,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secret_folder")
+    trainer = make_trainer(folder, learning_rate=0.02, method_options={"ce_weight": 1, "temperature": 2.0})
+    trainer.train()
+    return trainer, run_results(trainer, data="digits", command="hf-kcd distill"), folder
+
+
+def test_cost_counts_every_point_that_was_drawn(run):
+    _, results, _ = run
+    assert results["history"]["num_kept"] == KEPT
+    assert results["cost"]["points"] == sum(KEPT)
+    assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(sum(KEPT) / (4 * NUM_POINTS))
+
+
+def test_accuracy_is_that_of_the_student(run):
+    trainer, results, _ = run
+    evaluation = trainer.eval_dataset.__getitems__(range(NUM_EVALUATED))
+    with torch.no_grad():
+        logits = trainer.student.eval()(evaluation["pixel_values"]).double().numpy()
+    ranked = np.argsort(-logits, axis=1)
+    hits = ranked == evaluation["labels"].numpy()[:, None]
+    last = results["accuracy"]["last"]
+    assert last["top1"] == pytest.approx(100 * hits[:, 0].mean())
+    assert last["top5"] == pytest.approx(100 * hits[:, :5].any(1).mean())
+    assert last["epoch"] == 4
+    assert results["accuracy"]["best"]["top1"] == max(results["history"]["top1"]) > min(results["history"]["top1"])
+    assert results["history"]["top1"][-1] == last["top1"]
+
+
+def test_seconds_of_the_stages_are_those_of_the_training(run):
+    _, results, _ = run
+    stages = results["seconds"]["per_stage"]
+    assert [(stage["stage"], stage["epochs"], stage["num_kept"]) for stage in stages] == [
+        (0, 1, KEPT[0]),
+        (1, 2, KEPT[1]),
+        (2, 1, KEPT[3]),
+    ]
+    assert all(stage["seconds"] > 0 for stage in stages)
+    assert sum(stage["seconds"] for stage in stages) == pytest.approx(results["seconds"]["training"])
+
+
+def test_history_averages_the_log_within_each_epoch(run):
+    trainer, results, _ = run
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    # Batches of 32: 4 of 128 points, 4 of 107, 3 of 89.
+    assert len(losses) == 4 + 4 + 4 + 3
+    history = results["history"]
+    expected = [np.mean(part) for part in (losses[:4], losses[4:8], losses[8:12], losses[12:])]
+    np.testing.assert_allclose(history["loss"], expected)
+    np.testing.assert_allclose(np.add(history["loss_ce"], history["loss_kd"]), history["loss"], rtol=1e-3)
+    assert history["epoch"] == [1, 2, 3, 4]
+    assert history["stage"] == [0, 1, 1, 2]
+
+
+def test_what_made_the_run_is_stated(run):
+    trainer, results, _ = run
+    assert (results["student"], results["teacher"], results["method"]) == ("cifar_resnet8", "cifar_resnet8", "kd")
+    # Options that were left at their defaults are stated too: a default may change.
+    assert results["method_options"] == {"ce_weight": 1, "kd_weight": 0.9, "temperature": 2.0}
+    assert results["condensation"]["epochs_per_stage"] == 2
+    assert results["mask"] is None
+    assert results["seed"] == 5
+    assert results["command"] == "hf-kcd distill"
+    assert results["optimisation"]["batch_size"] == 32
+    assert results["versions"]["torch"] == torch.__version__.partition("+")[0]
+    shapes = [tuple(p.shape) for p in trainer.student.parameters()]
+    assert results["num_parameters"] == sum(int(np.prod(shape)) for shape in shapes)
+
+
+def test_no_path_and_no_host_name_is_written(run):
+    _, results, folder = run
+    text = json.dumps(results)
+    assert folder.name not in text
+    assert str(folder.parent) not in text
+    host = platform.node()
+    assert not host or f'"{host}"' not in text
+
+
+def test_results_survive_their_file(run, tmp_path):
+    _, results, _ = run
+    write_results(tmp_path / "results.json", results)
+    assert read_results(tmp_path / "results.json") == results
+
+
+def test_a_real_run_is_drawn_whole(run, tmp_path):
+    trainer, results, _ = run
+    paths = write_run_plots(tmp_path, results, [trainer.knowledge_mask], trainer.train_dataset)
+    # One mask alone has no change of ranks.
+    assert [path.name for path in paths] == [
+        "curves.png",
+        "stages.png",
+        "values.png",
+        "most_valuable.png",
+        "least_valuable.png",
+    ]
+    assert all(path.parent == tmp_path / "plots" and path.stat().st_size > 5000 for path in paths)
+
+
+def test_a_mask_run_pays_for_its_points_alone(run, tmp_path):
+    trainer, _, _ = run
+    again = make_trainer(tmp_path, mask=trainer.knowledge_mask, condense=False)
+    again.train()
+    results = run_results(again, data="digits")
+    assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(KEPT[3] / NUM_POINTS)
+    assert results["history"]["num_kept"] == [KEPT[3]] * 4
+    assert results["condensation"] is None
+    assert results["mask"]["num_kept"] == KEPT[3]
+    assert results["mask"]["num_mixed"] == NUM_POINTS - KEPT[3]
+    assert results["mask"]["provenance"]["student"] == "cifar_resnet8"
+    assert run_label(results) == "KD on a mask, resnet8 → resnet8"
+
+
+def test_a_run_that_stopped_early_states_what_it_did(tmp_path):
+    trainer = make_trainer(tmp_path, condense=False, method="ce", max_steps=6)
+    trainer.train()
+    results = run_results(trainer, data="digits")
+    assert results["teacher"] is None
+    assert results["cost"]["planned"] == 1.0
+    assert results["cost"]["points"] == 6 * 32
+    assert results["cost"]["paid"] == pytest.approx(6 * 32 / (4 * NUM_POINTS))
+    assert results["history"]["epoch"] == [1, 2]
+
+
+def test_nothing_trained_has_no_results(tmp_path):
+    with pytest.raises(RuntimeError, match=r"train\(\) first"):
+        run_results(make_trainer(tmp_path, condense=False, method="ce"), data="digits")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}', "no results of a run"),
+        ("[1, 2]", "no results of a run"),
+        ('{"type": "hf_kcd.Results", "format_version": 7}', "Upgrade hf_kcd"),
+        ('{"type": "hf_kcd.Results", "format_version": 1, "seed": 1}', "missing accuracy"),
+        ('{"type": "hf_kcd.Res', "not a JSON file"),
+    ],
+)
+def test_a_foreign_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_results(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"results\.json does not exist"):
+        read_results(tmp_path / "results.json")
+
+
+def test_nan_does_not_reach_a_file(tmp_path, make_results):
+    with pytest.raises(ValueError):
+        write_results(tmp_path / "results.json", make_results(seconds=float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_are_the_papers_names(make_results):
+    assert run_label(make_results()) == "KC-KD, resnet20 → resnet8"
+    assert run_label(make_results(condensation=None)) == "KD, resnet20 → resnet8"
+    assert run_label(make_results(condensation={"value": "random"})) == "KD, random selection, resnet20 → resnet8"
+    assert run_label(make_results(condensation=None, method="ce", teacher=None)) == "CE, resnet8"
+
+
+def test_runs_are_grouped_over_seeds_and_never_over_settings(make_results):
+    first, second = make_results(seed=0), make_results(seed=1, seconds=9.0)
+    other = make_results(seed=0, condensation={"value": "entropy", "final_ratio": 0.5})
+    plain = make_results(condensation=None)
+    groups = group_results([first, plain, other, second])
+    assert groups == {
+        "KC-KD, resnet20 → resnet8": [first, second],
+        "KD, resnet20 → resnet8": [plain],
+        "KC-KD, resnet20 → resnet8 #2": [other],
+    }

@@ -1,0 +1,250 @@
+"""The commands as a user meets them: real processes on the embedded digits, their words, their files, their exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from hf_kcd import KnowledgeMask
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+COMMANDS = ("demo", "distill", "train-teacher", "evaluate", "mask", "plot")
+TINY = ["--data", "digits", "--train_points", "120", "--num_train_epochs", "2", "--seed", "3"]
+CONDENSED = ["--method", "ce", "--condense", "--epochs_per_stage", "1", "--final_ratio", "0.5"]
+
+
+def hf_kcd(*words: object, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess:
+    """Run the command line as a process of its own and check its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "hf_kcd.cli.main", *map(str, words)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def error_of(*words: object, code: int = 2) -> str:
+    """Run a command that fails, check that it says so in one line, and give the line."""
+    done = hf_kcd(*words, code=code)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("hf-kcd: error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    hf_kcd("train-teacher", *TINY, "--network", "cifar_resnet8", "--output_dir", folder, "--no_plots")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def condensed(tmp_path_factory, teacher) -> Path:
+    folder = tmp_path_factory.mktemp("condensed") / "run"
+    words = [*TINY, "--teacher", teacher, "--condense", "--epochs-per-stage", "1", "--final-ratio", "0.5"]
+    done = hf_kcd("distill", *words, "--output_dir", folder)
+    # 120 points in the first epoch, 120 * sqrt(0.5) = 84 in the second.
+    assert "85.00%" in done.stdout
+    assert "top-1" in done.stdout and str(folder) in done.stdout
+    return folder
+
+
+def test_help_of_hf_kcd_names_every_command():
+    text = hf_kcd("--help").stdout
+    assert all(f"\n  {command} " in text for command in COMMANDS)
+    assert hf_kcd("--version").stdout.startswith("hf-kcd ")
+
+
+@pytest.mark.parametrize("command", COMMANDS[2:])
+def test_help_of_a_command_reads_without_doing_anything(command):
+    assert f"usage: hf-kcd {command}" in hf_kcd(command, "--help").stdout
+
+
+def test_help_of_distill_puts_what_newcomers_need_first():
+    text = hf_kcd("distill", "--help").stdout
+    order = ["--config", "--data ", "--student ", "--teacher ", "--num_train_epochs", "--condense", "--final_ratio"]
+    order += ["Everything else of transformers.TrainingArguments", "--adam_beta1"]
+    places = [text.index(word) for word in order]
+    assert places == sorted(places)
+
+
+def test_run_folder_holds_all_that_a_run_leaves(condensed):
+    results = json.loads((condensed / "results.json").read_text())
+    assert results["cost"]["paid"] == results["cost"]["planned"] == pytest.approx((120 + 84) / 240)
+    assert results["command"].startswith("hf-kcd distill --data digits")
+    assert KnowledgeMask.from_pretrained(condensed / "mask").num_points == 120
+    assert KnowledgeMask.from_pretrained(condensed / "stages" / "stage-01").stage == 1
+    assert {"config.json", "model.safetensors", "recipe.yaml"} <= {path.name for path in condensed.iterdir()}
+    with Image.open(condensed / "plots" / "curves.png") as picture:
+        assert min(picture.size) > 300
+    assert not list(condensed.glob("**/training_args.bin"))
+
+
+def test_recipe_of_a_run_gives_the_same_results_again(condensed, tmp_path):
+    recipe = yaml.safe_load((condensed / "recipe.yaml").read_text())
+    assert recipe["final_ratio"] == 0.5 and recipe["train_points"] == 120 and recipe["condense"] is True
+    assert "output_dir" not in recipe and not any("token" in key for key in recipe)
+    hf_kcd("distill", "--config", condensed / "recipe.yaml", "--output_dir", tmp_path / "again", "--no_plots")
+    first, second = (load_file(folder / "model.safetensors") for folder in (condensed, tmp_path / "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    masks = [KnowledgeMask.from_pretrained(folder / "mask") for folder in (condensed, tmp_path / "again")]
+    assert masks[0].hamming_distance(masks[1]) == 0
+    assert torch.equal(masks[0].value, masks[1].value)
+
+
+def test_mask_of_a_run_is_shown_compared_and_trained_on(condensed, tmp_path):
+    shown = hf_kcd("mask", "show", condensed / "mask").stdout
+    assert "120 points in 10 classes" in shown
+    done = hf_kcd("mask", "compare", condensed, condensed / "stages" / "stage-01", "--plot", tmp_path / "h.png")
+    assert "84 of 120" in done.stdout
+    assert (tmp_path / "h.png").stat().st_size
+    words = [*TINY, "--method", "ce", "--mask", condensed / "mask", "--num_train_epochs", "1", "--no_plots"]
+    hf_kcd("distill", *words, "--output_dir", tmp_path / "on_mask")
+    results = json.loads((tmp_path / "on_mask" / "results.json").read_text())
+    assert results["cost"]["points"] == 84
+
+
+def test_evaluate_agrees_with_the_run(condensed, tmp_path):
+    done = hf_kcd("evaluate", condensed, "--data", "digits", "--json", tmp_path / "accuracy.json")
+    found = json.loads((tmp_path / "accuracy.json").read_text())
+    last = json.loads((condensed / "results.json").read_text())["accuracy"]["last"]
+    assert (found["top1"], found["top5"]) == (pytest.approx(last["top1"]), pytest.approx(last["top5"]))
+    assert f"{found['top1']:.2f} %" in done.stdout
+
+
+def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path):
+    curves = condensed / "plots" / "curves.png"
+    curves.unlink()
+    hf_kcd("plot", condensed)
+    assert curves.stat().st_size
+    assert (condensed / "plots" / "most_valuable.png").stat().st_size
+    done = hf_kcd("plot", condensed, teacher, "--output", tmp_path / "both.png")
+    assert (tmp_path / "both.png").stat().st_size
+    assert "KC-KD" in done.stdout
+
+
+def test_finished_run_is_not_written_over(condensed):
+    before = (condensed / "results.json").read_bytes()
+    line = error_of("distill", *TINY, "--method", "ce", "--output_dir", condensed)
+    assert "finished run" in line and "--resume" in line
+    assert (condensed / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["distil"], "Did you mean 'distill'"),
+        (["distill", "--data", "cifar10", "--method", "ce", "--output_dir", "x"], "Did you mean 'cifar100'"),
+        (["distill", "--student", "cifar_resnet9", "--method", "ce", "--output_dir", "x"], "cifar_resnet8"),
+        (["distill", "--output_dir", "x"], "needs a teacher"),
+        (["distill", "--teacher", "cifar_resnet20", "--output_dir", "x"], "without weights"),
+        (["train-teacher", "--teacher", "cifar_resnet20", "--output_dir", "x"], "trained alone"),
+        (["evaluate", "cifar_resnet8", "--data", "digits"], "without weights"),
+        (["mask", "show", "nowhere"], "nowhere"),
+        (["plot", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_asked_wrongly_ends_in_one_line_and_code_2(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in error_of(*words)
+    # Nothing is left behind that would be in the way of the corrected command.
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_diverges_ends_in_one_line_and_code_1(tmp_path):
+    words = [*TINY, "--method", "ce", "--learning_rate", "1e30", "--output_dir", tmp_path / "run"]
+    assert "step" in error_of("distill", *words, code=1)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_traceback_is_there_for_who_wants_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_kcd.cli.main", "distil"],
+        env={**ENVIRONMENT, "HF_KCD_TRACEBACK": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def start_and_signal(words: list[object], folder: Path, number: signal.Signals) -> subprocess.Popen:
+    """Start a run and send a signal to it after its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "hf_kcd.cli.main", *map(str, words)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(number)
+    return process
+
+
+def test_run_killed_midway_resumes_to_the_same_bits(tmp_path):
+    words = ["distill", "--data", "digits", "--train_points", "600", *CONDENSED]
+    words += ["--num_train_epochs", "5", "--seed", "1", "--no_plots", "--output_dir"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    hf_kcd(*words, whole)
+    process = start_and_signal([*words, killed], killed, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "results.json").exists()
+    assert "--resume" in error_of(*words, killed)
+
+    done = hf_kcd("distill", "--config", killed / "recipe.yaml", "--output_dir", killed, "--resume")
+    assert "Continuing from" in done.stdout
+    for file in ("model.safetensors", "mask/mask.safetensors"):
+        first, second = (load_file(folder / file) for folder in (whole, killed))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    paid = [json.loads((folder / "results.json").read_text())["cost"]["points"] for folder in (whole, killed)]
+    assert paid[0] == paid[1]
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    words = ["distill", *TINY, "--method", "ce", "--num_train_epochs", "200", "--output_dir", tmp_path / "run"]
+    process = start_and_signal(words, tmp_path / "run", signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "--resume" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
+    words = [*TINY, "--method", "ce", "--num_train_epochs", "1", "--no_plots", "--resume"]
+    done = hf_kcd("distill", *words, "--output_dir", tmp_path / "run")
+    assert "starting from the beginning" in done.stdout
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_demo_ends_in_one_table_and_commands_to_try(tmp_path):
+    done = hf_kcd("demo", "--quick", "--seeds", "1", "--output_dir", tmp_path / "demo")
+    table = done.stdout[done.stdout.index("C paid") :]
+    for name in ("teacher", "student alone", "KD", "KC-KD", "random points"):
+        assert name in table
+    assert "hf-kcd mask compare" in table
+    condensed = tmp_path / "demo" / "kc_kd" / "seed-0"
+    assert (condensed / "plots" / "least_valuable.png").is_file()
+    assert (condensed / "mask" / "mask.safetensors").is_file()
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    costs = {name: runs[0]["cost"]["paid"] for name, runs in results.items()}
+    assert costs["KC-KD (the paper)"] == costs["KD, random points, same cost"] < costs["KD"] == 1
+    assert "not empty" in error_of("demo", "--output_dir", tmp_path / "demo")

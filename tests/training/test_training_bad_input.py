@@ -1,0 +1,253 @@
+"""Bad input: each one clear error that says what was wrong and what to do, and nothing half-written."""
+
+import resource
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, config, image_set, make_trainer, network
+from torch import nn
+from transformers import TrainerCallback
+
+from hf_kcd.data import KnowledgeDataset
+from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "kdd"}, "'kd'"),
+        ({"method_options": {"temprature": 2}}, "temperature"),
+        ({"method_options": {"temperature": 0}}, "temperature is 0"),
+        ({"method_options": "[1, 2]"}, "give a mapping"),
+        ({"num_train_epochs": 2.5}, "num_train_epochs is 2.5: .*whole"),
+        ({"num_train_epochs": 0}, "num_train_epochs is 0"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs is nan"),
+        ({"hub_token": "hf_abc"}, "hf auth login"),
+        ({"lr_scheduler_type": "cosine"}, "lr_schedule"),
+        ({"warmup_steps": 10}, "warmup_epochs"),
+        ({"lr_schedule": "cosin"}, "'cosine'"),
+        ({"lr_decay_epochs": [3, 9]}, "inside the 6 epochs"),
+        ({"warmup_epochs": 6}, "warmup_epochs is 6"),
+        ({"auto_find_batch_size": True}, "set the batch size yourself"),
+        ({"remove_unused_columns": True}, "remove_unused_columns"),
+        ({"label_names": ["label"]}, "label_names"),
+        ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
+        ({"ignore_data_skip": True}, "ignore_data_skip"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+    ],
+)
+def test_a_config_that_cannot_be_honoured(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make_trainer(tmp_path / "run", **options)
+    assert "hf_abc" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"final_ratio": 0}, "final_ratio is 0"),
+        ({"final_ratio": 1.01}, "final_ratio is 1.01"),
+        ({"final_ratio": -0.5}, "final_ratio is -0.5"),
+        ({"final_ratio": float("nan")}, "final_ratio is nan"),
+        ({"final_ratio": "0.7"}, "final_ratio is"),
+        ({"value": "entrpy"}, "'entropy'"),
+        ({"shape": "exponent"}, "'exponential'"),
+        ({"augmentation": "adaptiv"}, "'adaptive'"),
+        ({"partners": "discard"}, "'discarded'"),
+        ({"first_selection": "after_epoch"}, "'after_first_epoch'"),
+        ({"max_perturbation": 1.5}, "max_perturbation is 1.5"),
+        ({"cost_exponent": float("inf")}, "cost_exponent is inf"),
+    ],
+)
+def test_a_condensation_that_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        KCDConfig(**fields)
+
+
+def test_a_name_that_is_no_field_of_the_condensation():
+    with pytest.raises(ValueError, match="'final_ratio'"):
+        KCDConfig.from_dict({"final_ration": 0.7})
+
+
+@pytest.mark.parametrize(
+    "kcd", [replace(PAPER, epochs_per_stage=0), KCDConfig.released_code(final_ratio=0.5, epochs_per_stage=6)]
+)
+def test_a_schedule_that_never_selects(tmp_path, kcd):
+    with pytest.raises(ValueError, match="epochs_per_stage"):
+        make_trainer(tmp_path, kcd)
+
+
+def test_kd_without_a_teacher(tmp_path):
+    with pytest.raises(ValueError, match="'kd' needs a teacher.*'ce'"):
+        make_trainer(tmp_path, teacher=None)
+
+
+def test_ce_needs_no_teacher(tmp_path):
+    trainer = make_trainer(tmp_path, PAPER, method="ce")
+    trainer.train()
+    assert trainer.teacher is None
+    assert {"loss_ce"} == {key for key in trainer.state.log_history[0] if key.startswith("loss_")}
+
+
+def test_a_value_that_compares_with_a_teacher_has_none(tmp_path):
+    with pytest.raises(ValueError, match="kd_divergence.*teacher"):
+        make_trainer(tmp_path, replace(PAPER, value="kd_divergence"), method="ce").train()
+
+
+@pytest.mark.parametrize("who", ["model", "teacher", "eval_dataset"])
+def test_numbers_of_classes_differ(tmp_path, who):
+    other = image_set(20, num_classes=7) if who == "eval_dataset" else network(num_classes=7)
+    with pytest.raises(ValueError, match="Numbers of classes differ: .*7"):
+        make_trainer(tmp_path, **{who: other})
+
+
+def test_one_network_cannot_be_student_and_teacher(tmp_path):
+    both = network()
+    with pytest.raises(ValueError, match="same object"):
+        make_trainer(tmp_path, model=both, teacher=both)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (TRAIN.remove_columns("label"), ValueError, "no label column"),
+        (TRAIN.remove_columns("image"), ValueError, "no image column"),
+        (TRAIN.to_iterable_dataset(), TypeError, "streaming"),
+        ([1, 2], TypeError, "datasets.Dataset"),
+        (TRAIN.select([]), ValueError, "no points"),
+        (KnowledgeDataset(TRAIN, RECIPE, training=False), ValueError, "training=False"),
+        (None, ValueError, "train_dataset is missing"),
+    ],
+)
+def test_a_training_set_that_is_none(tmp_path, data, error, message):
+    with pytest.raises(error, match=message):
+        make_trainer(tmp_path, train_dataset=data)
+
+
+def test_a_training_set_is_no_evaluation_set(tmp_path):
+    with pytest.raises(ValueError, match="evaluation set .*training=True"):
+        make_trainer(tmp_path, eval_dataset=KnowledgeDataset(EVAL, RECIPE, training=True))
+
+
+def test_plain_training_arguments_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="DistillationConfig"):
+        DistillationTrainer(network(), None, transformers.TrainingArguments(str(tmp_path)), TRAIN)
+
+
+def test_two_condensations_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="pass one"):
+        make_trainer(tmp_path, PAPER, [KCDTrainerCallback()])
+
+
+def test_a_mask_and_a_condensation_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path, PAPER)
+    trainer.train()
+    with pytest.raises(ValueError, match="leave out KCDTrainerCallback, or the mask"):
+        make_trainer(tmp_path, PAPER, mask=trainer.knowledge_mask)
+
+
+def test_a_mask_of_another_data_set_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, PAPER)
+    trainer.train()
+    for other in (image_set(90), TRAIN.select(range(87, -1, -1)), image_set(88, seed=5)):
+        with pytest.raises(ValueError, match="not about this data set"):
+            make_trainer(tmp_path, mask=trainer.knowledge_mask, train_dataset=KnowledgeDataset(other, RECIPE, seed=3))
+
+
+def test_no_mask_before_training(tmp_path):
+    with pytest.raises(RuntimeError, match=r"train\(\) first"):
+        _ = make_trainer(tmp_path, PAPER).knowledge_mask
+    with pytest.raises(RuntimeError, match="KCDTrainerCallback"):
+        _ = make_trainer(tmp_path).knowledge_mask
+
+
+def test_the_callback_in_a_plain_trainer_says_what_is_missing(tmp_path):
+    class Classifier(nn.Linear):
+        def forward(self, x, labels):
+            return {"loss": super().forward(x).sum()}
+
+    args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    data = [{"x": torch.zeros(3), "labels": 0}] * 8
+    trainer = transformers.Trainer(Classifier(3, 2), args, train_dataset=data, callbacks=[KCDTrainerCallback()])
+    with pytest.raises(RuntimeError, match="point ids.*logits.*DistillationTrainer"):
+        trainer.train()
+
+
+def test_the_callback_added_too_late_says_where_it_belongs(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.add_callback(KCDTrainerCallback())
+    with pytest.raises(RuntimeError, match="callbacks of hf_kcd.DistillationTrainer"):
+        trainer.train()
+
+
+def test_a_loader_that_does_not_follow_the_schedule_is_found(tmp_path):
+    with pytest.raises(RuntimeError, match="split_batches, dispatch_batches"):
+        trainer = make_trainer(tmp_path)
+        trainer.train_dataset.select(range(40))
+        trainer.train()
+
+
+class Limit(TrainerCallback):
+    """From a step on, no file can grow over a size: a full disk."""
+
+    def __init__(self, step, size):
+        self.step, self.size = step, size
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("fails_at", ["run.json", "model.safetensors", "optimizer.pt"])
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, fails_at):
+    make_trainer(tmp_path / "whole", PAPER, save_strategy="steps", save_steps=8, max_steps=8).train()
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-8").iterdir()}
+    if fails_at == "optimizer.pt":
+        assert sizes["optimizer.pt"] > sizes["model.safetensors"]
+    limit = {"run.json": 100, "model.safetensors": sizes["model.safetensors"] - 1}.get(
+        fails_at, sizes["optimizer.pt"] - 1
+    )
+    out = tmp_path / "run"
+    # Without a log: what is printed goes to files too, while a test runs.
+    options = {"save_strategy": "steps", "save_steps": 5, "logging_strategy": "no"}
+    trainer = make_trainer(out, PAPER, [Limit(9, limit)], **options)
+    try:
+        with pytest.raises(OSError, match=r"checkpoint-10 could not be written and was removed: .*resume"):
+            trainer.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-5"]
+    resumed = make_trainer(out, PAPER)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 27
+
+
+def test_a_folder_that_became_a_file_is_reported(tmp_path):
+    out = tmp_path / "run"
+
+    class Replace(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 4:
+                shutil.rmtree(out, ignore_errors=True)
+                out.write_text("a file")
+
+    trainer = make_trainer(out, None, [Replace()], save_strategy="steps", save_steps=5)
+    with pytest.raises(OSError, match="checkpoint-5 could not be written.*choose another output_dir"):
+        trainer.train()
+    assert out.read_text() == "a file"
+
+
+def test_config_defaults_are_the_fields_recipe(tmp_path):
+    args = config(tmp_path, num_train_epochs=240)
+    assert (args.learning_rate, args.momentum, args.weight_decay, args.max_grad_norm) == (0.05, 0.9, 5e-4, 0)
+    assert args.lr_decay_epochs == [150, 180, 210] and args.lr_decay_rate == 0.1
+    trainer = make_trainer(tmp_path)
+    trainer.create_optimizer()
+    groups = [group for group in trainer.optimizer.param_groups if group["params"]]
+    assert [(group["momentum"], group["weight_decay"], group["nesterov"]) for group in groups] == [(0.9, 5e-4, False)]
+    assert len(groups[0]["params"]) == len(list(trainer.student.parameters()))

@@ -1,0 +1,134 @@
+"""NaN and infinity: reported with step and points, and never a value."""
+
+import pytest
+import torch
+from distillation_runs import PAPER, Spy, dropout_network, make_trainer, network
+from transformers import TrainerCallback
+
+from hf_kcd.methods import register_method
+from hf_kcd.training.finite import FiniteCheck
+
+
+class Break(TrainerCallback):
+    """Put a NaN or an infinity into a network before a step."""
+
+    def __init__(self, module, step, value):
+        self.module, self.step, self.value = module, step, value
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(self.module.parameters()).fill_(self.value)
+
+
+@register_method("test_infinite_input")
+class InfiniteInput(Spy):
+    """From the third epoch on, points 5 and 40 are infinite."""
+
+    def prepare_batch(self, batch, student):
+        if self.epoch >= 2:
+            bad = (batch["point_ids"] == 5) | (batch["point_ids"] == 40)
+            batch["pixel_values"] = batch["pixel_values"].masked_fill(bad.view(-1, 1, 1, 1), torch.inf)
+        return batch
+
+
+@register_method("test_infinite_loss")
+class InfiniteLoss(Spy):
+    """A loss that overflows while the logits are in order."""
+
+    def forward(self, student, teacher, batch):
+        parts = super().forward(student, teacher, batch)
+        return {**parts, "kd": parts["kd"] * (torch.inf if self.epoch >= 1 else 1)}
+
+
+def all_finite(record):
+    state = record.state_dict()
+    return state["value"].isfinite().all() and not state["open"].isnan().any() and (state["open"] < torch.inf).all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_a_broken_network_is_reported_at_its_step(tmp_path, value, who):
+    networks = {"student": network(), "teacher": network(9)}
+    trainer = make_trainer(
+        tmp_path,
+        PAPER,
+        [Break(networks[who], 8, value)],
+        method="spy",
+        model=networks["student"],
+        teacher=networks["teacher"],
+    )
+    with pytest.raises(FloatingPointError, match="NaN or infinite at step 8, points ") as error:
+        trainer.train()
+    last = trainer.method.steps[-1]["point_ids"].tolist()
+    assert len(trainer.method.steps) == 9
+    assert ", ".join(map(str, last)) in str(error.value)
+    assert all_finite(trainer.kcd.record)
+    assert trainer.kcd.record.frequency.max() == 1, "epoch 1 was not closed"
+
+
+def test_only_the_points_that_broke_are_named(tmp_path):
+    student, teacher = dropout_network(rate=0.0), dropout_network(9, rate=0.0)
+    trainer = make_trainer(tmp_path, method="test_infinite_input", model=student, teacher=teacher)
+    with pytest.raises(FloatingPointError, match=r"at step (\d+), points ") as error:
+        trainer.train()
+    broken = [step for step in trainer.method.steps if step["epoch"] >= 2][-1]["point_ids"]
+    # A loss over the batch is broken with one row, so all its rows are named; the others before it were not.
+    assert {5, 40} & set(broken.tolist())
+    assert "points " + ", ".join(map(str, broken.tolist())) in str(error.value)
+
+
+def test_a_broken_loss_over_finite_logits_is_reported_and_not_recorded(tmp_path):
+    trainer = make_trainer(tmp_path, PAPER, method="test_infinite_loss")
+    with pytest.raises(FloatingPointError, match="at step 6"):
+        trainer.train()
+    assert not trainer.kcd.record.is_open
+
+
+def test_rows_that_are_not_finite_are_no_values(tmp_path):
+    # On an accelerator the check comes later than the record, which must be right all the same.
+    kcd = make_trainer(tmp_path, PAPER).kcd
+    logits = torch.randn(4, 4)
+    logits[1, 2] = torch.nan
+    finite = torch.tensor([True, False, False, True])
+    kcd.observe(torch.tensor([3, 4, 5, 6]), logits, None, torch.zeros(4, dtype=torch.int64), finite)
+    kcd.record.close_epoch()
+    assert kcd.record.frequency.nonzero()[:, 0].tolist() == [3, 6]
+
+
+def test_nothing_that_is_not_finite_is_saved(tmp_path):
+    class Pending(FiniteCheck):
+        """As on an accelerator: a step is looked at when somebody asks."""
+
+        def note(self, finite, point_ids, step):
+            self._pending.append((step, finite, point_ids))
+
+    student = network()
+    trainer = make_trainer(
+        tmp_path,
+        PAPER,
+        [Break(student, 5, torch.nan)],
+        model=student,
+        logging_strategy="no",
+        save_strategy="steps",
+        save_steps=5,
+    )
+    begin = trainer._init_training_state
+
+    def with_pending(*args):
+        position = begin(*args)
+        trainer._finite = Pending()
+        return position
+
+    trainer._init_training_state = with_pending
+    with pytest.raises(FloatingPointError, match="at step 5"):
+        trainer.train()
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
+    trainer = make_trainer(tmp_path, PAPER)
+    trainer.train(resume_from_checkpoint=True)
+    assert all(tensor.isfinite().all() for tensor in trainer.student.state_dict().values())
+
+
+def test_many_points_are_counted_instead_of_listed():
+    with pytest.raises(FloatingPointError, match=r"points 0, 1, .*, 15, … \(40 points\)"):
+        FiniteCheck().note(torch.zeros(40, dtype=torch.bool), torch.arange(40), 3)
