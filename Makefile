@@ -15,6 +15,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
+	rm -rf demo
 	$(BIN)/hf-kcd demo
 
 test: install lint

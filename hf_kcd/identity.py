@@ -86,6 +86,9 @@ class DatasetIdentity:
             dataset: A map-style data set with an image and a label column.
             image_column: Name of the image column, found by type without it.
             label_column: Name of the label column, found by type without it.
+
+        Raises:
+            ValueError: With the point id, when an image is missing or broken.
         """
         image_column, label_column = find_columns(dataset, image_column, label_column)
         plain = dataset.with_format(None)
@@ -95,8 +98,13 @@ class DatasetIdentity:
             plain.select_columns(image_column).select(sampled).cast_column(image_column, datasets.Image(decode=False))
         )
         digest = hashlib.sha256()
-        for row in raw:
-            digest.update(_image_bytes(row[image_column]))
+        for point, row in zip(sampled, raw, strict=True):
+            try:
+                digest.update(_image_bytes(row[image_column]))
+            except (OSError, SyntaxError, TypeError) as error:
+                raise ValueError(
+                    f"The image of point {point} cannot be read ({error}). Remove or replace it, or fetch the data again."
+                ) from error
         return cls(
             num_points=len(dataset),
             class_names=tuple(dataset.features[label_column].names),

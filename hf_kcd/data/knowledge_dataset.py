@@ -190,7 +190,12 @@ class KnowledgeDataset(Dataset):
             ValueError: When an argument is not as above; no image is then changed.
             RuntimeError: When the images are not in memory.
         """
-        bank = self._need_bank("Blending")
+        bank = self._bank
+        if bank is None:
+            raise RuntimeError(
+                "Blending changes kept images, and these are decoded anew each time. Raise memory_budget for images of "
+                "one size, or mix while loading: select(kept, partner, perturbation)."
+            )
         points = _as_ids("points", points, self.num_points)
         _refuse_duplicates("points", points)
         partners = _as_ids("partners", partners, self.num_points, length=len(points))
@@ -204,14 +209,10 @@ class KnowledgeDataset(Dataset):
             bank[points[chunk]] = mixed.to(torch.uint8)
 
     def restore_images(self) -> None:
-        """Undo every `blend`.
-
-        Raises:
-            RuntimeError: When the images are not in memory.
-        """
-        bank = self._need_bank("Restoring")
-        bank[self._original_ids.to(self.device)] = self._original_rows.to(self.device).view(-1, *bank.shape[1:])
-        self._original_ids, self._original_rows = self._original_ids[:0], self._original_rows[:0]
+        """Undo every `blend`; images that are not in memory were never blended."""
+        if self._bank is not None:
+            self._bank[self._original_ids.to(self.device)] = self._original_rows.to(self.device)
+            self._original_ids, self._original_rows = self._original_ids[:0], self._original_rows[:0]
 
     def image(self, point_id: int) -> np.ndarray:
         """One image as people look at it: not augmented, with what `blend` put into it.
@@ -290,14 +291,6 @@ class KnowledgeDataset(Dataset):
         corners = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).to(self.device)
         mirrored = (draws[:, 2] < 0.5) & (self.recipe.augmentation == "crop_flip")
         return crop_and_flip(images, corners[:, 0], corners[:, 1], torch.from_numpy(mirrored).to(self.device), padding)
-
-    def _need_bank(self, what: str) -> torch.Tensor:
-        if self._bank is None:
-            raise RuntimeError(
-                f"{what} changes kept images, and these are decoded anew each time. Raise memory_budget for images of "
-                "one size, or mix while loading: select(kept, partner, perturbation)."
-            )
-        return self._bank
 
 
 def _mix(images: torch.Tensor, partners: torch.Tensor, perturbation: torch.Tensor) -> torch.Tensor:

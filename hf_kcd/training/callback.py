@@ -92,8 +92,7 @@ class KCDTrainerCallback(TrainerCallback):
         self.mask = None
         self._recorded_epoch = 0
         self._mixing_history: list[tuple[Tensor, Tensor, Tensor]] = []
-        if self.dataset.in_memory:
-            self.dataset.restore_images()
+        self.dataset.restore_images()
         self.dataset.select_all()
 
     def observe(
@@ -241,8 +240,7 @@ def apply_mask(dataset: KnowledgeDataset, mask: KnowledgeMask, mixing: bool = Tr
         ValueError: When the mask belongs to another data set.
     """
     mask.check(dataset.identity)
-    if dataset.in_memory:
-        dataset.restore_images()
+    dataset.restore_images()
     if mixing and mask.mixing_history:
         for points, partners, perturbations in mask.mixing_history:
             dataset.blend(points, partners, perturbations)

@@ -167,8 +167,12 @@ def test_logging_evaluation_and_saving_by_epoch(tmp_path):
     trainer.train()
     ends = [6, 11, 16, 20, 24, 27]
     log = trainer.state.log_history
-    assert [(line["step"], line["epoch"]) for line in log if "eval_top1" in line] == list(zip(ends, range(1, 7)))
-    assert [(line["step"], line["epoch"]) for line in log if "loss" in line] == list(zip(ends, range(1, 7)))
+    assert [(line["step"], line["epoch"]) for line in log if "eval_top1" in line] == list(
+        zip(ends, range(1, 7), strict=True)
+    )
+    assert [(line["step"], line["epoch"]) for line in log if "loss" in line] == list(
+        zip(ends, range(1, 7), strict=True)
+    )
     saved = sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*"))
     assert saved == ends
     best = max(line["eval_top1"] for line in log if "eval_top1" in line)
