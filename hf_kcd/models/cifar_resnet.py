@@ -80,6 +80,6 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "cifar_resnet8x4": {"depth": 8, "widths": _WIDE},
     "cifar_resnet32x4": {"depth": 32, "widths": _WIDE},
 }
-default_cfgs = generate_default_cfgs({name: CIFAR_CFG for name in _VARIANTS})
+default_cfgs = generate_default_cfgs(dict.fromkeys(_VARIANTS, CIFAR_CFG))
 for _name, _architecture in _VARIANTS.items():
     register_variant(__name__, CifarResNet, _name, **_architecture)

@@ -75,6 +75,6 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "cifar_wrn_40_1": {"depth": 40, "width": 1},
     "cifar_wrn_40_2": {"depth": 40, "width": 2},
 }
-default_cfgs = generate_default_cfgs({name: CIFAR_CFG for name in _VARIANTS})
+default_cfgs = generate_default_cfgs(dict.fromkeys(_VARIANTS, CIFAR_CFG))
 for _name, _architecture in _VARIANTS.items():
     register_variant(__name__, CifarWideResNet, _name, **_architecture)
