@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..condensation import KnowledgeMask
 from ..files import read_json, write_json
 from ..methods import method_options
 from ..models import ModelSpec
@@ -141,7 +140,8 @@ def run_label(results: Results) -> str:
         drawn = condensation["value"] == "random"
         name = f"{name}, random selection" if drawn else f"KC-{name}"
     if results.get("mask") is not None:
-        name += " on a mask"
+        # Fig. 4 calls the two "+VAKS" and "+DS" (direct selection).
+        name += " on a mask" if results["mask"]["num_mixed"] else " on a mask, unmixed"
     student = results["student"].removeprefix("cifar_")
     teacher = (results["teacher"] or "").removeprefix("cifar_")
     return f"{name}, {teacher} → {student}" if teacher else f"{name}, {student}"
@@ -216,15 +216,12 @@ def _seconds_per_stage(trainer: "DistillationTrainer", trained: list[int]) -> li
 
 def _mask_description(trainer: "DistillationTrainer") -> dict[str, Any] | None:
     """Describe the published mask a run was trained on; None for a run that was not."""
-    if trainer.kcd is not None:
-        return None
-    try:
-        mask: KnowledgeMask = trainer.knowledge_mask
-    except RuntimeError:
+    mask = trainer.mask
+    if mask is None:
         return None
     return {
         "num_kept": len(mask.kept),
-        "num_mixed": int((mask.partner >= 0).sum()),
+        "num_mixed": int((mask.partner >= 0).sum()) if trainer.mask_mixing else 0,
         "stage": mask.stage,
         "provenance": mask.provenance,
     }

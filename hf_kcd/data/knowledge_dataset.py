@@ -211,7 +211,8 @@ class KnowledgeDataset(Dataset):
     def restore_images(self) -> None:
         """Undo every `blend`; images that are not in memory were never blended."""
         if self._bank is not None:
-            self._bank[self._original_ids.to(self.device)] = self._original_rows.to(self.device)
+            rows = self._original_rows.to(self.device).view(-1, *self._bank.shape[1:])
+            self._bank[self._original_ids.to(self.device)] = rows
             self._original_ids, self._original_rows = self._original_ids[:0], self._original_rows[:0]
 
     def image(self, point_id: int) -> np.ndarray:

@@ -103,7 +103,7 @@ def save_model(
 
     with tempfile.TemporaryDirectory() as scratch:
         config_path = Path(scratch) / "config.json"
-        save_config_for_hf(model, str(config_path), model_config={"label_names": list(label_names or [])})
+        save_config_for_hf(model, config_path, model_config={"label_names": list(label_names or [])})
         config = read_json(config_path)
     config["pretrained_cfg"].update(data_config or {})
     # transformers passes the number of classes itself, and a second time would be an error; it stays at the root.

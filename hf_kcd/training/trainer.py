@@ -110,8 +110,8 @@ class DistillationTrainer(Trainer):
             preprocess_logits_for_metrics=rank_classes,
             **kwargs,
         )
-        self.loss_is_scaled_for_ga = False
-        self._mask = mask
+        self.mask = mask
+        self.mask_mixing = mask_mixing
         schedule = (
             CondensationSchedule(len(train_dataset), args.num_train_epochs, args.num_train_epochs, final_ratio=1.0)
             if self.kcd is None
@@ -157,7 +157,7 @@ class DistillationTrainer(Trainer):
         Raises:
             RuntimeError: When nothing has been selected yet.
         """
-        mask = self._mask if self.kcd is None else self.kcd.mask
+        mask = self.mask if self.kcd is None else self.kcd.mask
         if mask is None:
             raise RuntimeError(
                 "No knowledge mask yet: "
@@ -277,8 +277,12 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         loss = self.compute_loss(model, inputs)
         loss = loss / self.current_gradient_accumulation_steps
-        self.accelerator.backward(loss)
+        self._backward(loss)
         return loss.detach()
+
+    def _backward(self, loss: Tensor) -> None:
+        # accelerate divides by the accumulation it was told of: by the true one under transformers 5.3, by 1 later.
+        self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
@@ -359,7 +363,7 @@ class DistillationTrainer(Trainer):
             self._seed_workers(train_dataloader, self.schedule.num_epochs + epoch)
             for step, batch in enumerate(train_dataloader):
                 method.epoch = epoch + step / len(train_dataloader)
-                self.accelerator.backward(model(**self._prepare_inputs(batch))["loss"])
+                self._backward(model(**self._prepare_inputs(batch))["loss"])
                 optimizer.step()
                 optimizer.zero_grad()
         self.model.initialising = False

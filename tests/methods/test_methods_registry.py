@@ -59,7 +59,7 @@ def test_what_cannot_be_made_says_why(name, options, message):
 
 def test_kd_needs_a_teacher_and_says_what_does_not():
     student, _ = pair()
-    with pytest.raises(ValueError, match="needs a teacher.*'ce'"):
+    with pytest.raises(ValueError, match=r"needs a teacher.*'ce'"):
         create_method("kd", student, None, 5)
 
 

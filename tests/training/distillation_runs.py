@@ -67,18 +67,18 @@ class Spy(KD):
 
 
 def config(out: Path, **options) -> DistillationConfig:
-    defaults = dict(
-        num_train_epochs=NUM_EPOCHS,
-        per_device_train_batch_size=BATCH,
-        per_device_eval_batch_size=BATCH,
-        learning_rate=0.05,
-        save_strategy="no",
-        logging_steps=1,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        seed=3,
-    )
+    defaults = {
+        "num_train_epochs": NUM_EPOCHS,
+        "per_device_train_batch_size": BATCH,
+        "per_device_eval_batch_size": BATCH,
+        "learning_rate": 0.05,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 3,
+    }
     return DistillationConfig(str(out), **{**defaults, **options})
 
 

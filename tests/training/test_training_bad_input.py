@@ -83,7 +83,7 @@ def test_a_schedule_that_never_selects(tmp_path, kcd):
 
 
 def test_kd_without_a_teacher(tmp_path):
-    with pytest.raises(ValueError, match="'kd' needs a teacher.*'ce'"):
+    with pytest.raises(ValueError, match=r"'kd' needs a teacher.*'ce'"):
         make_trainer(tmp_path, teacher=None)
 
 
@@ -95,14 +95,14 @@ def test_ce_needs_no_teacher(tmp_path):
 
 
 def test_a_value_that_compares_with_a_teacher_has_none(tmp_path):
-    with pytest.raises(ValueError, match="kd_divergence.*teacher"):
+    with pytest.raises(ValueError, match=r"kd_divergence.*teacher"):
         make_trainer(tmp_path, replace(PAPER, value="kd_divergence"), method="ce").train()
 
 
 @pytest.mark.parametrize("who", ["model", "teacher", "eval_dataset"])
 def test_numbers_of_classes_differ(tmp_path, who):
     other = image_set(20, num_classes=7) if who == "eval_dataset" else network(num_classes=7)
-    with pytest.raises(ValueError, match="Numbers of classes differ: .*7"):
+    with pytest.raises(ValueError, match=r"Numbers of classes differ: .*7"):
         make_trainer(tmp_path, **{who: other})
 
 
@@ -130,7 +130,7 @@ def test_a_training_set_that_is_none(tmp_path, data, error, message):
 
 
 def test_a_training_set_is_no_evaluation_set(tmp_path):
-    with pytest.raises(ValueError, match="evaluation set .*training=True"):
+    with pytest.raises(ValueError, match=r"evaluation set .*training=True"):
         make_trainer(tmp_path, eval_dataset=KnowledgeDataset(EVAL, RECIPE, training=True))
 
 
@@ -174,14 +174,14 @@ def test_the_callback_in_a_plain_trainer_says_what_is_missing(tmp_path):
     args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     data = [{"x": torch.zeros(3), "labels": 0}] * 8
     trainer = transformers.Trainer(Classifier(3, 2), args, train_dataset=data, callbacks=[KCDTrainerCallback()])
-    with pytest.raises(RuntimeError, match="point ids.*logits.*DistillationTrainer"):
+    with pytest.raises(RuntimeError, match=r"point ids.*logits.*DistillationTrainer"):
         trainer.train()
 
 
 def test_the_callback_added_too_late_says_where_it_belongs(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.add_callback(KCDTrainerCallback())
-    with pytest.raises(RuntimeError, match="callbacks of hf_kcd.DistillationTrainer"):
+    with pytest.raises(RuntimeError, match=r"callbacks of hf_kcd\.DistillationTrainer"):
         trainer.train()
 
 
@@ -237,7 +237,7 @@ def test_a_folder_that_became_a_file_is_reported(tmp_path):
                 out.write_text("a file")
 
     trainer = make_trainer(out, None, [Replace()], save_strategy="steps", save_steps=5)
-    with pytest.raises(OSError, match="checkpoint-5 could not be written.*choose another output_dir"):
+    with pytest.raises(OSError, match=r"checkpoint-5 could not be written.*choose another output_dir"):
         trainer.train()
     assert out.read_text() == "a file"
 

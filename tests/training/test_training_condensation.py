@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_a_dropped_point_stays_ranked_and_can_return(tmp_path, value):
     trainer = make_trainer(tmp_path, replace(PAPER, value=value, epochs_per_stage=1, cost_exponent=-0.9))
     trainer.train()
     kept = [KnowledgeMask.from_pretrained(folder).kept_mask for folder in sorted((tmp_path / "stages").iterdir())]
-    returned = [(~before & after).any() for before, after in zip(kept, kept[1:], strict=False)]
+    returned = [(~before & after).any() for before, after in pairwise(kept)]
     assert any(returned)
 
 

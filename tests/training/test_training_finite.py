@@ -103,15 +103,16 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
         def note(self, finite, point_ids, step):
             self._pending.append((step, finite, point_ids))
 
+    # Broken at the first step of an epoch that ends with step 11; the next checkpoint would be that of step 8.
     student = network()
     trainer = make_trainer(
         tmp_path,
         PAPER,
-        [Break(student, 5, torch.nan)],
+        [Break(student, 6, torch.nan)],
         model=student,
         logging_strategy="no",
         save_strategy="steps",
-        save_steps=5,
+        save_steps=4,
     )
     begin = trainer._init_training_state
 
@@ -121,9 +122,9 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
         return position
 
     trainer._init_training_state = with_pending
-    with pytest.raises(FloatingPointError, match="at step 5"):
+    with pytest.raises(FloatingPointError, match="at step 6"):
         trainer.train()
-    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
     trainer = make_trainer(tmp_path, PAPER)
     trainer.train(resume_from_checkpoint=True)
     assert all(tensor.isfinite().all() for tensor in trainer.student.state_dict().values())

@@ -183,9 +183,23 @@ def test_adapters_get_gradients_and_stay_behind(tmp_path):
 
 
 def test_rotations_are_recorded_and_counted_as_one_point(tmp_path):
-    trainer = run(tmp_path, "rotations", KCD)
-    assert trainer.kcd.record.frequency.sum() == 88 + 69 + 55
-    assert int(trainer.kcd.record.frequency.max()) == 3
+    upright = {}
+
+    class Noted(Rotations):
+        def forward(self, student, teacher, batch):
+            logits = student.logits.detach()[::4].double()
+            probabilities = logits.softmax(1)
+            entropies = -(probabilities * probabilities.log()).sum(1)
+            for point, entropy in zip(batch["point_ids"][::4].tolist(), entropies.tolist(), strict=True):
+                upright.setdefault(point, []).append(entropy)
+            return super().forward(student, teacher, batch)
+
+    register_method("test_noted_rotations")(Noted)
+    record = run(tmp_path, "noted_rotations", KCD).kcd.record
+    assert record.frequency.sum() == 88 + 69 + 55
+    assert record.frequency.tolist() == [len(upright[point]) for point in range(NUM_POINTS)]
+    means = [sum(upright[point]) / len(upright[point]) for point in range(NUM_POINTS)]
+    assert record.value.tolist() == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
 def test_a_co_trained_network_learns(tmp_path):

@@ -197,7 +197,7 @@ def test_an_incomplete_checkpoint_named_by_hand_is_refused(tmp_path):
     folder = tmp_path / "checkpoint-8"
     (folder / "kcd_state.safetensors").unlink()
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="no whole checkpoint.*kcd_state.safetensors, model.safetensors"):
+    with pytest.raises(ValueError, match=r"no whole checkpoint.*kcd_state.safetensors, model.safetensors"):
         make_trainer(tmp_path, PAPER).train(resume_from_checkpoint=str(folder))
 
 

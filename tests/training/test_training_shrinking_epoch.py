@@ -193,7 +193,8 @@ def test_logging_evaluation_and_saving_by_steps(tmp_path):
     )
     trainer.train()
     log = trainer.state.log_history
-    assert [line["step"] for line in log if "eval_top1" in line] == [5, 10, 15, 20, 25, 27]
+    # Newer versions of transformers evaluate after the last step, too.
+    assert [line["step"] for line in log if "eval_top1" in line][:5] == [5, 10, 15, 20, 25]
     assert [line["step"] for line in losses(trainer)] == [4, 8, 12, 16, 20, 24]
     saved = sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*"))
     assert saved == [10, 20, 27]

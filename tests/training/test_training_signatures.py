@@ -72,7 +72,7 @@ def test_the_callback_listens_to_events_that_exist(event):
 def test_what_is_read_of_the_trainer_without_being_overridden_is_there():
     assert list(inspect.signature(Trainer._get_output_dir).parameters) == ["self", "trial"]
     source = inspect.getsource(Trainer)
-    for attribute in ("current_gradient_accumulation_steps", "_created_lr_scheduler", "loss_is_scaled_for_ga"):
+    for attribute in ("current_gradient_accumulation_steps", "_created_lr_scheduler"):
         assert f"self.{attribute}" in source
     # The three numbers that the shrinking epoch replaces, by place in the tuple.
     returned = inspect.getsource(Trainer.set_initial_training_values).rsplit("return", 1)[1]
