@@ -15,7 +15,7 @@ class EpochLines(TrainerCallback):
         self._line = ""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        if args.process_index == 0:
             # None leaves the bar out where nobody looks: in files and pipes.
             self._bar = tqdm(total=state.max_steps, unit="step", leave=False, disable=args.disable_tqdm or None)
 

@@ -229,7 +229,7 @@ def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
     if recipe.kcd is not None:
         schedule = trainer.schedule
         lines.append(
-            f"Condensing to {recipe.kcd.final_ratio:.0%} of the points, selected every {recipe.kcd.epochs_per_stage} epochs by "
+            f"Condensing to {recipe.kcd.final_ratio:.0%} of the points, T = {recipe.kcd.epochs_per_stage} epochs a stage, by "
             f"{recipe.kcd.value}: {schedule.relative_cost:.2%} of the cost of training on all."
         )
     return "\n".join(lines)

@@ -1,11 +1,11 @@
 """Knowledge Condensation Distillation without a Trainer: one file per step of the paper's Algorithm 1."""
 
-from hf_kcd.condensation.mask import KnowledgeMask
-from hf_kcd.condensation.ranking import rank_points
-from hf_kcd.condensation.record import KnowledgeRecord
-from hf_kcd.condensation.schedule import CondensationSchedule
-from hf_kcd.condensation.summary import KnowledgeSummary, summarize_knowledge
-from hf_kcd.condensation.value import (
+from .mask import KnowledgeMask
+from .ranking import rank_points
+from .record import KnowledgeRecord
+from .schedule import CondensationSchedule
+from .summary import KnowledgeSummary, summarize_knowledge
+from .value import (
     available_values,
     get_value,
     prediction_entropy,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
-from hf_kcd.files import load_tensors, read_json, save_tensors, write_json
-from hf_kcd.identity import DatasetIdentity
-from hf_kcd.version import __version__
+from ..files import load_tensors, read_json, save_tensors, write_json
+from ..identity import DatasetIdentity
+from ..version import __version__
 
 if TYPE_CHECKING:
     import huggingface_hub

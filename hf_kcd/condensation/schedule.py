@@ -11,7 +11,7 @@ import math
 import numbers
 from functools import cached_property
 
-from hf_kcd.names import unknown_name
+from ..names import unknown_name
 
 SHAPES = ("exponential", "linear")
 FIRST_SELECTIONS = ("after_first_epoch", "after_first_stage")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_kcd.names import unknown_name
+from ..names import unknown_name
 
 AUGMENTATIONS = ("adaptive", "fixed", "none")
 PARTNERS = ("discarded", "newly_discarded")

@@ -1,8 +1,8 @@
 """The knowledge dataset, its augmentation, and where data comes from."""
 
-from hf_kcd.data.knowledge_dataset import KnowledgeDataset, collate
-from hf_kcd.data.recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
-from hf_kcd.data.sources import ImageData, load_image_data
+from .knowledge_dataset import KnowledgeDataset, collate
+from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
+from .sources import ImageData, load_image_data
 
 __all__ = [
     "CIFAR_RECIPE",

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from hf_kcd.data.augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
-from hf_kcd.data.decoding import ImageReader, decode_all, to_tensor
-from hf_kcd.data.recipes import ImageRecipe
-from hf_kcd.identity import DatasetIdentity, find_columns
+from ..identity import DatasetIdentity, find_columns
+from .augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
+from .decoding import ImageReader, decode_all, to_tensor
+from .recipes import ImageRecipe
 
 Batch = dict[str, torch.Tensor]
 Indices = torch.Tensor | np.ndarray | Sequence[int]

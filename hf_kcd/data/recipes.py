@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import datasets
 
-from hf_kcd.data.decoding import ImageReader
-from hf_kcd.names import unknown_name
+from ..names import unknown_name
+from .decoding import ImageReader
 
 AUGMENTATIONS = ("crop_flip", "crop", "resized_crop_flip", "none")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from hf_kcd.data.recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
-from hf_kcd.identity import find_columns
-from hf_kcd.names import unknown_name
+from ..identity import find_columns
+from ..names import unknown_name
+from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
 
 _HUB_SETS = {"cifar100": ("uoft-cs/cifar100", CIFAR_RECIPE), "imagenet": ("ILSVRC/imagenet-1k", IMAGENET_RECIPE)}
 _NAMES = ("digits", *_HUB_SETS)

@@ -1,5 +1,5 @@
 """The losses of the papers as pure functions: tensors in, a scalar out."""
 
-from hf_kcd.losses.kd import kd_loss
+from .kd import kd_loss
 
 __all__ = ["kd_loss"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,20 @@ def hf_kcd(*words: object, cwd: Path | None = None, code: int = 0) -> subprocess
     return done
 
 
-def error_of(*words: object, code: int = 2) -> str:
+def here(capsys, *words: object) -> str:
+    """Run a command in this process, which saves starting one, and give what it prints."""
+    main([*map(str, words)])
+    return capsys.readouterr().out
+
+
+def error_here(capsys, *words: object, code: int = 2) -> str:
     """Run a command that fails, check that it says so in one line, and give the line."""
-    done = hf_kcd(*words, code=code)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("hf-kcd: error: ")]
-    assert len(lines) == 1
-    assert "Traceback" not in done.stderr
-    return lines[0]
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, words)])
+    assert exit_.value.code == code
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("hf-kcd: error: ")] == lines[-1:]
+    return lines[-1]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,10 @@ def condensed(tmp_path_factory, teacher) -> Path:
 def test_help_of_hf_kcd_names_every_command():
     text = hf_kcd("--help").stdout
     assert all(f"\n  {command} " in text for command in COMMANDS)
-    assert hf_kcd("--version").stdout.startswith("hf-kcd ")
+
+
+def test_version_is_the_packages(capsys):
+    assert here(capsys, "--version") == f"hf-kcd {version('hf-kcd')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -111,12 +122,12 @@ def test_recipe_of_a_run_gives_the_same_results_again(condensed, tmp_path):
     assert torch.equal(masks[0].value, masks[1].value)
 
 
-def test_mask_of_a_run_is_shown_compared_and_trained_on(condensed, tmp_path):
-    shown = hf_kcd("mask", "show", condensed / "mask").stdout
-    assert "120 points in 10 classes" in shown
-    done = hf_kcd("mask", "compare", condensed, condensed / "stages" / "stage-01", "--plot", tmp_path / "h.png")
+def test_mask_of_a_run_is_shown_compared_and_trained_on(condensed, tmp_path, capsys):
+    assert "120 points in 10 classes" in here(capsys, "mask", "show", condensed / "mask")
+    stage = condensed / "stages" / "stage-01"
+    table = here(capsys, "mask", "compare", condensed, stage, "--plot", tmp_path / "h.png")
     # 120 * sqrt(0.5) after the first epoch, half of them after the last: the mask is what training ends with.
-    assert "84 of 120" in done.stdout and "60 of 120" in done.stdout
+    assert "84 of 120" in table and "60 of 120" in table
     assert (tmp_path / "h.png").stat().st_size
     words = [*TINY, "--method", "ce", "--mask", condensed / "mask", "--num_train_epochs", "1", "--no_plots"]
     hf_kcd("distill", *words, "--output_dir", tmp_path / "on_mask")
@@ -124,28 +135,27 @@ def test_mask_of_a_run_is_shown_compared_and_trained_on(condensed, tmp_path):
     assert results["cost"]["points"] == 60
 
 
-def test_evaluate_agrees_with_the_run(condensed, tmp_path):
-    done = hf_kcd("evaluate", condensed, "--data", "digits", "--json", tmp_path / "accuracy.json")
+def test_evaluate_agrees_with_the_run(condensed, tmp_path, capsys):
+    text = here(capsys, "evaluate", condensed, "--data", "digits", "--json", tmp_path / "accuracy.json")
     found = json.loads((tmp_path / "accuracy.json").read_text())
     last = json.loads((condensed / "results.json").read_text())["accuracy"]["last"]
     assert (found["top1"], found["top5"]) == (pytest.approx(last["top1"]), pytest.approx(last["top5"]))
-    assert f"{found['top1']:.2f} %" in done.stdout
+    assert f"{found['top1']:.2f} %" in text
 
 
-def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path):
+def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path, capsys):
     curves = condensed / "plots" / "curves.png"
     curves.unlink()
-    hf_kcd("plot", condensed)
+    here(capsys, "plot", condensed)
     assert curves.stat().st_size
     assert (condensed / "plots" / "most_valuable.png").stat().st_size
-    done = hf_kcd("plot", condensed, teacher, "--output", tmp_path / "both.png")
+    assert "KC-KD" in here(capsys, "plot", condensed, teacher, "--output", tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size
-    assert "KC-KD" in done.stdout
 
 
-def test_finished_run_is_not_written_over(condensed):
+def test_finished_run_is_not_written_over(condensed, capsys):
     before = (condensed / "results.json").read_bytes()
-    line = error_of("distill", *TINY, "--method", "ce", "--output_dir", condensed)
+    line = error_here(capsys, "distill", *TINY, "--method", "ce", "--output_dir", condensed)
     assert "finished run" in line and "--resume" in line
     assert (condensed / "results.json").read_bytes() == before
 
@@ -166,20 +176,14 @@ def test_finished_run_is_not_written_over(condensed):
 )
 def test_what_is_asked_wrongly_ends_in_one_line_and_code_2(words, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    # In this process: starting one for each would take most of the tests' time.
-    with pytest.raises(SystemExit) as exit_:
-        main(words)
-    assert exit_.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("hf-kcd")] == lines[-1:]
-    assert said in lines[-1]
+    assert said in error_here(capsys, *words)
     # Nothing is left behind that would be in the way of the corrected command.
     assert not list(tmp_path.iterdir())
 
 
-def test_training_that_diverges_ends_in_one_line_and_code_1(tmp_path):
+def test_training_that_diverges_ends_in_one_line_and_code_1(tmp_path, capsys):
     words = [*TINY, "--method", "ce", "--learning_rate", "1e30", "--output_dir", tmp_path / "run"]
-    assert "step" in error_of("distill", *words, code=1)
+    assert "step" in error_here(capsys, "distill", *words, code=1)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -206,7 +210,7 @@ def start_and_signal(words: list[object], folder: Path, number: signal.Signals) 
     return process
 
 
-def test_run_killed_midway_resumes_to_the_same_bits(tmp_path):
+def test_run_killed_midway_resumes_to_the_same_bits(tmp_path, capsys):
     words = ["distill", "--data", "digits", "--train_points", "600", *CONDENSED]
     words += ["--num_train_epochs", "5", "--seed", "1", "--no_plots", "--output_dir"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -215,7 +219,7 @@ def test_run_killed_midway_resumes_to_the_same_bits(tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "results.json").exists()
-    assert "--resume" in error_of(*words, killed)
+    assert "--resume" in error_here(capsys, *words, killed)
 
     done = hf_kcd("distill", "--config", killed / "recipe.yaml", "--output_dir", killed, "--resume")
     assert "Continuing from" in done.stdout
@@ -243,7 +247,27 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
     assert (tmp_path / "run" / "results.json").is_file()
 
 
-def test_demo_ends_in_one_table_and_commands_to_try(tmp_path):
+def test_one_of_two_processes_speaks(tmp_path):
+    launch = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "0",
+    ]
+    words = [*TINY, *CONDENSED, "--use_cpu", "--no_plots", "--output_dir", tmp_path / "run"]
+    script = Path(__file__).parents[2] / "recipes" / "distill.py"
+    done = subprocess.run([*launch, script, *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Training cifar_resnet8") == done.stdout.count("epoch    2/2") == 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["world_size"] == 2
+
+
+def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, capsys):
     done = hf_kcd("demo", "--quick", "--seeds", "1", "--output_dir", tmp_path / "demo")
     table = done.stdout[done.stdout.index("C paid") :]
     for name in ("teacher", "student alone", "KD", "KC-KD", "random points"):
@@ -255,4 +279,4 @@ def test_demo_ends_in_one_table_and_commands_to_try(tmp_path):
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     costs = {name: runs[0]["cost"]["paid"] for name, runs in results.items()}
     assert costs["KC-KD (the paper)"] == costs["KD, random points, same cost"] < costs["KD"] == 1
-    assert "not empty" in error_of("demo", "--output_dir", tmp_path / "demo")
+    assert "not empty" in error_here(capsys, "demo", "--output_dir", tmp_path / "demo")
