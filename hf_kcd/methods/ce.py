@@ -1,8 +1,8 @@
 """CE: the student alone, cross-entropy with the labels: how teachers are trained, and the line that distilling must beat."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..losses import cross_entropy_loss
 from ..models import ModelOutputs
 from .base import Batch, DistillationMethod
 from .registry import register_method
@@ -15,4 +15,4 @@ class CE(DistillationMethod):
     teacher_reads = frozenset()
 
     def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits.float(), batch["labels"])}
+        return {"ce": cross_entropy_loss(student.logits, batch["labels"])}

@@ -3,9 +3,8 @@
 import math
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..losses import kd_loss
+from ..losses import cross_entropy_loss, kd_loss
 from ..models import ModelOutputs, ModelSpec
 from .base import Batch, DistillationMethod, check_weights
 from .registry import register_method
@@ -44,6 +43,6 @@ class KD(DistillationMethod):
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {
-            "ce": self.ce_weight * F.cross_entropy(student.logits.float(), batch["labels"]),
+            "ce": self.ce_weight * cross_entropy_loss(student.logits, batch["labels"]),
             "kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature),
         }

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
@@ -18,6 +17,7 @@ from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import ImageRecipe, KnowledgeDataset, collate, guess_recipe
 from ..files import load_tensors, save_tensors, write_json
 from ..identity import find_columns
+from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, create_method
 from ..models import ModelSpec, load_model, save_model
 from .account import Account
@@ -413,7 +413,7 @@ class DistillationTrainer(Trainer):
         labels = inputs["labels"]
         with torch.no_grad():
             logits = model(inputs["pixel_values"])
-            loss = F.cross_entropy(logits.float(), labels)
+            loss = cross_entropy_loss(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     # ---- Saving and loading ----

@@ -318,7 +318,7 @@ def test_two_processes_train_as_one_does_with_their_batches_together(
         score = (masks[0].value * masks[0].frequency.double() ** 0.03).numpy()
         limit = score[masks[0].kept[-1]]
         different = (masks[0].kept_mask ^ masks[1].kept_mask).numpy()
-        assert (np.abs(score[different] - limit) < 1e-4 * limit).all()
+        assert (np.abs(score[different] - limit) < 1e-9 * limit).all()
         assert different.sum() <= 4
     for name, weight in single.part("student").items():
-        np.testing.assert_allclose(double.tensors[name], weight, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(double.tensors[name], weight, atol=1e-9, err_msg=name)
