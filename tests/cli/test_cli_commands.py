@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -248,20 +249,15 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path):
 
 
 def test_one_of_two_processes_speaks(tmp_path):
-    launch = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "0",
-    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launch += ["--master-addr=127.0.0.1", f"--master-port={port}"]
     words = [*TINY, *CONDENSED, "--use_cpu", "--no_plots", "--output_dir", tmp_path / "run"]
     script = Path(__file__).parents[2] / "recipes" / "distill.py"
-    done = subprocess.run([*launch, script, *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True)
+    command = [*launch, script, *map(str, words)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Training cifar_resnet8") == done.stdout.count("epoch    2/2") == 1
     assert json.loads((tmp_path / "run" / "results.json").read_text())["world_size"] == 2
