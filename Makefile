@@ -19,7 +19,8 @@ demo: install
 	$(BIN)/hf-kcd demo
 
 test: install lint
-	$(BIN)/python -m pytest
+	# One thread: the networks of the tests are too small to share out, and two would wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .

@@ -138,6 +138,9 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
         bottom.bar_label(bars, texts, padding=2, fontsize=9)
     bottom.axhline(0, color=_INK, linewidth=0.8)
     bottom.margins(y=0.22)
+    # Where no point came back, its zeros still need room under the legend.
+    low, high = bottom.get_ylim()
+    bottom.set_ylim(low, max(high, -0.2 * low))
     bottom.set_xticks(positions, stages)
     _title(figure, f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end")
     _label(top, "points")
