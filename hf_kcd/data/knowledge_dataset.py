@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..identity import DatasetIdentity, find_columns
 from .augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
 from .decoding import ImageReader, decode_all, to_tensor
-from .recipes import ImageRecipe
+from .recipes import ImageRecipe, guess_recipe
 
 Batch = dict[str, torch.Tensor]
 Indices = torch.Tensor | np.ndarray | Sequence[int]
@@ -36,7 +36,7 @@ class KnowledgeDataset(Dataset):
 
     Args:
         dataset: A map-style data set with an image and a label column; its row number is the point id.
-        recipe: How images are prepared.
+        recipe: How images are prepared; without it what `guess_recipe` finds fitting.
         training: Whether images are augmented.
         seed: Seed of the augmentation, which depends on it, the epoch and the point alone.
         image_column: Name of the image column, found by type without it.
@@ -61,7 +61,7 @@ class KnowledgeDataset(Dataset):
     def __init__(
         self,
         dataset: datasets.Dataset,
-        recipe: ImageRecipe,
+        recipe: ImageRecipe | None = None,
         *,
         training: bool = True,
         seed: int = 0,
@@ -73,7 +73,7 @@ class KnowledgeDataset(Dataset):
         image_column, label_column = find_columns(dataset, image_column, label_column)
         if len(dataset) == 0:
             raise ValueError("The data set has no points. Check the split, or the filter that made it.")
-        self.recipe = recipe
+        self.recipe = recipe = recipe or guess_recipe(dataset, image_column)
         self.training = training
         self.seed = seed
         self.device = torch.device(device or "cpu")

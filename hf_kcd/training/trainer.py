@@ -14,9 +14,8 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..condensation import CondensationSchedule, KnowledgeMask
-from ..data import ImageRecipe, KnowledgeDataset, collate, guess_recipe
+from ..data import ImageRecipe, KnowledgeDataset, collate
 from ..files import load_tensors, save_tensors, write_json
-from ..identity import find_columns
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, create_method
 from ..models import ModelSpec, load_model, save_model
@@ -508,8 +507,7 @@ def _knowledge_dataset(
                 f"make it with training={training}, so that its images are {'' if training else 'not '}augmented."
             )
         return dataset
-    recipe = guess_recipe(dataset, find_columns(dataset)[0]) if like is None else like.recipe
-    return KnowledgeDataset(dataset, recipe, training=training, seed=args.seed)
+    return KnowledgeDataset(dataset, None if like is None else like.recipe, training=training, seed=args.seed)
 
 
 def _data_config(recipe: ImageRecipe) -> dict[str, Any]:

@@ -378,3 +378,11 @@ def test_the_real_cifar100_has_the_pixels_that_it_is_known_for(cifar100_folder):
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), (0.50879641, 0.48739301, 0.44194221), atol=1e-7)
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), (0.26825157, 0.25736374, 0.27709577), atol=1e-7)
     assert torch.bincount(data.labels).tolist() == [100] * 100
+
+
+def test_without_a_recipe_one_that_fits_the_images_is_taken(make_dataset, pixels):
+    height = pixels[0].shape[0]
+    data = KnowledgeDataset(make_dataset(pixels))
+    assert (data.recipe.size, data.recipe.augmentation, data.recipe.padding) == (height, "crop_flip", height // 8)
+    sizes = [np.zeros((height + row, height, 3), np.uint8) for row in range(4)]
+    assert KnowledgeDataset(make_dataset(sizes)).recipe == IMAGENET_RECIPE
