@@ -139,6 +139,8 @@ def run_label(results: Results) -> str:
         # A ranking drawn at random condenses no knowledge: the papers call it random selection.
         drawn = condensation["value"] == "random"
         name = f"{name}, random selection" if drawn else f"KC-{name}"
+        if condensation.get("cumulative_mixing"):
+            name += " (released code)"
     if results.get("mask") is not None:
         # Fig. 4 calls the two "+VAKS" and "+DS" (direct selection).
         name += " on a mask" if results["mask"]["num_mixed"] else " on a mask, unmixed"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..analysis import group_results, plot_curves, read_results, results_table, run_label, save_figure
+from ..analysis import group_results, plot_curves, read_results, results_table, save_figure
 from ..data import KnowledgeDataset
 from .recipe import RECIPE_NAME, read_recipe
 from .run import RESULTS_NAME, draw_plots, load_run_data
@@ -25,10 +25,11 @@ def main(arguments: Sequence[str]) -> None:
         for path in draw_plots(folder, results[0], _training_set(folder)):
             print(path)
         return
-    save_figure(
-        plot_curves(results, [f"{run_label(result)}, seed {result['seed']}" for result in results]), options.output
-    )
-    print(results_table(group_results(results)))
+    groups = group_results(results)
+    # Seeds of one experiment share its name, and so its colour.
+    names = {id(result): name for name, group in groups.items() for result in group}
+    save_figure(plot_curves(results, [names[id(result)] for result in results]), options.output)
+    print(results_table(groups))
     print(f"\nDrawn: {options.output}")
 
 

@@ -208,7 +208,12 @@ def test_labels_are_the_papers_names(make_results):
     assert run_label(make_results()) == "KC-KD, resnet20 → resnet8"
     assert run_label(make_results(condensation=None)) == "KD, resnet20 → resnet8"
     assert run_label(make_results(condensation={"value": "random"})) == "KD, random selection, resnet20 → resnet8"
+    released = make_results(condensation={"value": "entropy", "cumulative_mixing": True})
+    assert run_label(released) == "KC-KD (released code), resnet20 → resnet8"
     assert run_label(make_results(condensation=None, method="ce", teacher=None)) == "CE, resnet8"
+    for mixed, name in ((5, "KD on a mask"), (0, "KD on a mask, unmixed")):
+        reused = make_results(condensation=None, mask={"num_kept": 9, "num_mixed": mixed})
+        assert run_label(reused) == f"{name}, resnet20 → resnet8"
 
 
 def test_runs_are_grouped_over_seeds_and_never_over_settings(make_results):
