@@ -111,11 +111,14 @@ class DistillationTrainer(Trainer):
         )
         self.mask = mask
         self.mask_mixing = mask_mixing
-        schedule = (
-            CondensationSchedule(len(train_dataset), args.num_train_epochs, args.num_train_epochs, final_ratio=1.0)
-            if self.kcd is None
-            else self.kcd.config.schedule(train_dataset.num_points, args.num_train_epochs)
-        )
+        if self.kcd is not None:
+            schedule = self.kcd.config.schedule(train_dataset.num_points, args.num_train_epochs)
+        else:
+            # One stage of whole epochs.
+            epochs = args.num_train_epochs
+            schedule = CondensationSchedule(
+                len(train_dataset), epochs, epochs, final_ratio=1.0, first_selection="after_first_stage"
+            )
         self.schedule = schedule.with_batches(
             args.train_batch_size, args.world_size, args.gradient_accumulation_steps, args.dataloader_drop_last
         )

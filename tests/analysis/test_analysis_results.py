@@ -152,6 +152,7 @@ def test_a_mask_run_pays_for_its_points_alone(run, tmp_path):
     results = run_results(again, data="digits")
     assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(KEPT[3] / NUM_POINTS)
     assert results["history"]["num_kept"] == [KEPT[3]] * 4
+    assert [(stage["stage"], stage["epochs"]) for stage in results["seconds"]["per_stage"]] == [(0, 4)]
     assert results["condensation"] is None
     assert results["mask"]["num_kept"] == KEPT[3]
     assert results["mask"]["num_mixed"] == NUM_POINTS - KEPT[3]
