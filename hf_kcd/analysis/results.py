@@ -65,7 +65,8 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
         "type": _TYPE,
         "format_version": _FORMAT_VERSION,
         "student": ModelSpec.of(trainer.student).name,
-        "teacher": None if trainer.teacher is None else ModelSpec.of(trainer.teacher).name,
+        # A teacher that the method does not read (a student alone, from a pair's recipe) taught nothing.
+        "teacher": ModelSpec.of(trainer.teacher).name if trainer.method.teacher_reads else None,
         "data": data,
         "method": args.method,
         "method_options": {**method_options(args.method), **args.method_options},
