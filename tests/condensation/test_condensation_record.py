@@ -203,7 +203,7 @@ def test_two_processes_agree_with_one_bit_for_bit(tmp_path):
         feed(single, ids, values)
         single.close_epoch()
     for rank in range(2):
-        state = torch.load(tmp_path / f"rank{rank}.pt")
+        state = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for name, tensor in single.state_dict().items():
             assert torch.equal(state[name], tensor), (rank, name)
 

@@ -89,7 +89,7 @@ def test_resuming_twice_and_in_another_process(tmp_path):
     )
     folder = Path(__file__).parent
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=folder, check=True, capture_output=True)
-    assert not differing(outcome(whole), torch.load(tmp_path / "outcome.pt"))
+    assert not differing(outcome(whole), torch.load(tmp_path / "outcome.pt", weights_only=True))
 
 
 def test_evaluating_leaves_no_trace_in_the_training(tmp_path):
