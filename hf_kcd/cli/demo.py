@@ -87,7 +87,8 @@ def _next_steps(folder: Path, num_seeds: int) -> str:
     condensed = folder / "kc_kd" / "seed-0"
     other = folder / ("kc_kd" if num_seeds > 1 else "random") / f"seed-{min(1, num_seeds - 1)}"
     # Not everybody has activated the environment that `make demo` builds.
-    command = "hf-kcd" if shutil.which("hf-kcd") else sys.argv[0]
+    started_as = Path(sys.argv[0])
+    command = started_as if started_as.name == "hf-kcd" and not shutil.which("hf-kcd") else "hf-kcd"
     return f"""It is in {folder}: results.json, comparison.png, and a folder a run with
 student (model.safetensors), mask, recipe.yaml; pictures of the first condensed run are in {condensed / "plots"}.
 
