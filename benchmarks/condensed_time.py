@@ -7,10 +7,10 @@ code's. What is compared are the seconds spent training, evaluation and saving e
 """
 
 import argparse
-import os
 import tempfile
 
 import torch
+from machine import describe_machine
 from transformers.utils import logging as transformers_logging
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset, load_model
@@ -27,6 +27,9 @@ def train(dataset: KnowledgeDataset, args: argparse.Namespace, condensation: KCD
     torch.manual_seed(0)
     student = load_model(args.student, dataset.num_classes)
     teacher = load_model(args.teacher, dataset.num_classes)
+    # As if it had been trained on these images: they need not be prepared anew for it.
+    recipe = dataset.recipe
+    teacher.pretrained_cfg.update(input_size=(3, recipe.size, recipe.size), mean=recipe.mean, std=recipe.std)
     dataset.restore_images()
     dataset.select_all()
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +71,7 @@ def main() -> None:
 
     print(
         f"{args.teacher} -> {args.student}, {dataset.num_points} points, {args.epochs} epochs in 6 stages, "
-        f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {args.rounds} rounds"
+        f"{describe_machine()}, {args.rounds} rounds"
     )
     print("| training | seconds a round | ratio to KD | C paid | difference |\n|---|---:|---:|---:|---:|")
     for name, total in seconds.items():

@@ -133,23 +133,29 @@ def describe_mask(mask: KnowledgeMask, labels: Sequence[int] | np.ndarray | torc
     return "\n".join(lines)
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
-    """Lay out a table whose first column is text and whose other columns are numbers.
+def format_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False, text_columns: int = 1
+) -> str:
+    """Lay out a table whose first columns are text and whose other columns are numbers.
 
     Args:
         header: Names of the columns.
         rows: Cells, as many per row as the header has.
         markdown: Write a Markdown table instead of aligned text.
+        text_columns: How many columns are text.
     """
     if markdown:
         # A bar in a name would open another column.
         header, rows = ([[cell.replace("|", "\\|") for cell in row] for row in part] for part in ([header], rows))
-        rules = [["---"] + ["---:"] * (len(header[0]) - 1)]
+        rules = [["---"] * text_columns + ["---:"] * (len(header[0]) - text_columns)]
         return "\n".join(f"| {' | '.join(row)} |" for row in [*header, *rules, *rows])
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width for width in widths]
     return "\n".join(
-        "  ".join(cell.rjust(width) if place else cell.ljust(width) for place, (cell, width) in enumerate(cells))
+        "  ".join(
+            cell.ljust(width) if place < text_columns else cell.rjust(width)
+            for place, (cell, width) in enumerate(cells)
+        )
         for cells in (zip(row, widths, strict=True) for row in [header, rule, *rows])
     )
 

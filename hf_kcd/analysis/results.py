@@ -11,7 +11,7 @@ import torch
 
 from ..files import read_json, write_json
 from ..methods import method_options
-from ..models import ModelSpec
+from ..models import network_name
 
 if TYPE_CHECKING:
     from ..training import DistillationTrainer
@@ -64,9 +64,9 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
     results = {
         "type": _TYPE,
         "format_version": _FORMAT_VERSION,
-        "student": ModelSpec.of(trainer.student).name,
+        "student": network_name(trainer.student),
         # A teacher that the method does not read (a student alone, from a pair's recipe) taught nothing.
-        "teacher": ModelSpec.of(trainer.teacher).name if trainer.method.teacher_reads else None,
+        "teacher": network_name(trainer.teacher) if trainer.method.teacher_reads else None,
         "data": data,
         "method": args.method,
         "method_options": {**method_options(args.method), **args.method_options},
@@ -245,10 +245,11 @@ def _optimisation(args) -> dict[str, Any]:
 def _machine(device: torch.device) -> dict[str, Any]:
     """Say what ran, without saying whose it is: no host name, no path."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"device": device.type, "accelerator": accelerator, "cpu": _cpu_name(), "cores": os.cpu_count()}
+    return {"device": device.type, "accelerator": accelerator, "cpu": cpu_name(), "cores": os.cpu_count()}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """Name the processor, as well as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from transformers import EvalPrediction
 
 from ..data import KnowledgeDataset, collate, load_image_data
 from ..files import write_json
-from ..models import ModelSpec
 from ..training.metrics import compute_accuracy, rank_classes
-from .run import load_trained_model
+from .run import load_trained_model, recipe_of_network
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,9 +44,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     dataset = KnowledgeDataset(data.eval, data.recipe, training=False)
     model = load_trained_model(options.model, dataset.num_classes, options.checkpoint)
     if options.checkpoint is None:
-        # Weights with a configuration say what their images were normalised with.
-        spec = ModelSpec.of(model)
-        dataset = KnowledgeDataset(data.eval, replace(data.recipe, mean=spec.mean, std=spec.std), training=False)
+        # Weights with a configuration say what images they were trained on.
+        dataset = KnowledgeDataset(data.eval, recipe_of_network(data.recipe, model), training=False)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model.eval().to(device)
     ranked, labels = [], []

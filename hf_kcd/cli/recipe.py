@@ -75,6 +75,20 @@ class RunConfig:
         help="Network that is trained (--network means the same): a timm name, a folder, or hf_hub:user/name.",
     )
     student_checkpoint: str | None = field(default=None, metadata={"help": "File with weights that it starts from."})
+    new_classifier: bool = field(
+        default=False,
+        metadata={"help": "Put a new classifier on the weights it starts from, to transfer it to the data's classes."},
+    )
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={"help": "Train its classifier alone and leave the weights it starts from as they are."},
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width its images are resized to; without it the data's, or those its weights know."
+        },
+    )
     teacher: str | None = field(
         default=None, metadata={"help": "Network it learns from: a timm name, a run's folder, or hf_hub:user/name."}
     )

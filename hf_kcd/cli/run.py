@@ -14,9 +14,9 @@ from transformers import set_seed
 from ..analysis import run_results, write_results, write_run_plots
 from ..analysis.results import Results
 from ..condensation import KnowledgeMask
-from ..data import ImageData, KnowledgeDataset, load_image_data
+from ..data import ImageData, ImageRecipe, KnowledgeDataset, load_image_data
 from ..identity import find_columns
-from ..models import load_model
+from ..models import ModelSpec, load_model
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.callback import MASK_FOLDER, STAGES_FOLDER
 from ..training.checkpoint import last_whole_checkpoint
@@ -87,16 +87,20 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     """
     config, args = recipe.config, recipe.args
     columns = {"image_column": config.image_column, "label_column": config.label_column}
-    train = KnowledgeDataset(data.train, data.recipe, seed=args.seed, **columns)
+    label_column = find_columns(data.train, config.image_column, config.label_column)[1]
+    # The student's first weights are a function of the seed alone.
+    set_seed(args.seed)
+    student = load_student(config, data.train.features[label_column].num_classes)
+    images = data.recipe.for_network(config.image_size)
+    if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
+        images = recipe_of_network(data.recipe, student)
+    train = KnowledgeDataset(data.train, images, seed=args.seed, **columns)
     evaluation = None
     if data.eval is None:
         args.eval_strategy = "no"
     else:
-        evaluation = KnowledgeDataset(data.eval, data.recipe, training=False, **columns)
+        evaluation = KnowledgeDataset(data.eval, images, training=False, **columns)
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
-    # The student's first weights are a function of the seed alone.
-    set_seed(args.seed)
-    student = load_model(config.student, train.num_classes, config.student_checkpoint)
     teacher = config.teacher and load_trained_model(config.teacher, train.num_classes, config.teacher_checkpoint)
     return DistillationTrainer(
         student,
@@ -149,6 +153,56 @@ def first_points(dataset: datasets.Dataset, num_points: int, label_column: str |
     return dataset.select(np.sort(np.lexsort((labels, turn))[:num_points]))
 
 
+def load_student(config: RunConfig, num_classes: int) -> nn.Module:
+    """Make the network that is trained: new, from weights, or transferred to other classes.
+
+    Args:
+        config: What is trained.
+        num_classes: Number of classes of the data.
+
+    Raises:
+        ValueError: When it has other classes and no new classifier was asked for, or has no weights to transfer.
+    """
+    if config.student_checkpoint is None and not brings_weights(config.student):
+        for name in ("new_classifier", "freeze_backbone"):
+            if getattr(config, name):
+                raise ValueError(
+                    f"{name} was asked for, but {config.student} starts without weights: give student_checkpoint, a "
+                    "folder, or a timm name with a tag such as resnet34.tv_in1k."
+                )
+        return load_model(config.student, num_classes)
+    student = load_model(config.student, checkpoint=config.student_checkpoint)
+    if config.new_classifier:
+        student.reset_classifier(num_classes)
+    elif student.num_classes != num_classes:
+        raise ValueError(
+            f"{config.student_checkpoint or config.student} has {student.num_classes} classes and the data has "
+            f"{num_classes}: add --new_classifier to transfer it to them."
+        )
+    if config.freeze_backbone:
+        student.requires_grad_(False)
+        classifier = student.get_classifier()
+        for layer in classifier if isinstance(classifier, tuple) else (classifier,):
+            layer.requires_grad_(True)
+    return student
+
+
+def brings_weights(name: str) -> bool:
+    """Whether a network's name stands for weights: a tag, a folder or a Hub id does, a bare timm name does not."""
+    return "." in name or not timm.is_model(name)
+
+
+def recipe_of_network(recipe: ImageRecipe, model: nn.Module) -> ImageRecipe:
+    """Prepare a data set's images as the configuration of a network says that its own were.
+
+    Args:
+        recipe: The data set's own recipe.
+        model: A timm network.
+    """
+    spec = ModelSpec.of(model)
+    return recipe.for_network(spec.input_size[-1], spec.mean, spec.std)
+
+
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
     """Load a network with weights that somebody trained.
 
@@ -160,7 +214,7 @@ def load_trained_model(name: str, num_classes: int, checkpoint: str | None = Non
     Raises:
         ValueError: When the name stands for a network without weights.
     """
-    if checkpoint is None and "." not in name and timm.is_model(name):
+    if checkpoint is None and not brings_weights(name):
         raise ValueError(
             f"{name} names a network without weights: give the file that has them (teacher_checkpoint; --checkpoint of "
             "hf-kcd evaluate), a run's folder in place of the name, or a timm name with a tag such as resnet34.tv_in1k."
@@ -183,8 +237,8 @@ def say(text: str) -> None:
 def summary(results: Results, folder: str | Path) -> str:
     """Say in a few lines how a run ended."""
     lines = [f"\n{results['student']} on {results['data']}, method {results['method']}"]
-    last, best = results["accuracy"]["last"], results["accuracy"]["best"]
-    if last is not None:
+    if results["accuracy"] is not None:
+        last, best = results["accuracy"]["last"], results["accuracy"]["best"]
         lines.append(
             f"  accuracy  top-1 {last['top1']:.2f} %, top-5 {last['top5']:.2f} % after the last epoch "
             f"(best top-1 {best['top1']:.2f} %, epoch {best['epoch']:g})"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
@@ -238,7 +239,7 @@ class KnowledgeDataset(Dataset):
             positions: Positions in the selection, 0 to `len(self) - 1`.
 
         Returns:
-            `pixel_values` float32 [B, 3, size, size], normalised; `labels` int64 [B]; `point_ids` int64 [B];
+            `pixel_values` float32 [B, 3, H, W] of the recipe's `network_size`, normalised; `labels` int64 [B]; `point_ids` int64 [B];
             `partner_ids` int64 [B], -1 for none; `perturbation` float32 [B].
 
         Raises:
@@ -261,8 +262,12 @@ class KnowledgeDataset(Dataset):
             images.index_copy_(0, rows, blended)
         if self.training and self.recipe.augmentation in ("crop_flip", "crop"):
             images = self._random_crop(images, ids)
+        images = images.float().mul_(self._scale).add_(self._shift)
+        if self.recipe.resize is not None:
+            side = self.recipe.resize
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self.recipe.size)
         return {
-            "pixel_values": images.float().mul_(self._scale).add_(self._shift),
+            "pixel_values": images,
             "labels": self.labels[ids].to(self.device),
             "point_ids": ids.to(self.device),
             "partner_ids": partners.to(self.device),

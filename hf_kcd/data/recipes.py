@@ -17,12 +17,14 @@ class ImageRecipe:
     Args:
         mean: Mean of each of the three channels, pixels in [0, 1].
         std: Standard deviation of each of the three channels, pixels in [0, 1].
-        size: Height and width that the network sees, in pixels.
+        size: Height and width of the image, in pixels.
         augmentation: `"crop_flip"` (random crop from the zero-padded image, mirrored half of the time), `"crop"`
             (never mirrored), `"none"`, all three for images that are `size` x `size` already; `"resized_crop_flip"`
             (a random part of the image resized to `size`, mirrored half of the time; evaluated on the centre) for
             images of any size.
         padding: Black pixels added on each side before a random crop.
+        resize: Height and width that the finished image is enlarged or reduced to, for a network that knows images of
+            another size than the data's; None leaves it at `size`.
 
     Raises:
         ValueError: For an unknown augmentation or a number out of its range.
@@ -33,6 +35,7 @@ class ImageRecipe:
     size: int
     augmentation: str
     padding: int = 0
+    resize: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -44,8 +47,9 @@ class ImageRecipe:
             raise ValueError(f"std is {self.std}; each channel needs a number above 0.")
         if self.augmentation not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}; give the height and width in pixels, 1 or more.")
+        for name, value in (("size", self.size), ("resize", self.resize)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; give the height and width in pixels, 1 or more.")
         if self.padding < 0:
             raise ValueError(f"padding is {self.padding}; give a number of pixels, 0 or more.")
 
@@ -53,6 +57,36 @@ class ImageRecipe:
     def any_size(self) -> bool:
         """Whether the images may have any size, because each is resized."""
         return self.augmentation == "resized_crop_flip"
+
+    @property
+    def network_size(self) -> int:
+        """Height and width that the network sees, in pixels."""
+        return self.resize or self.size
+
+    def for_network(
+        self,
+        size: int | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+    ) -> "ImageRecipe":
+        """Prepare the same images for a network that was trained on others.
+
+        Args:
+            size: Height and width that it knows, in pixels; None keeps the present ones.
+            mean, std: What its images were normalised with; None keeps the present ones.
+
+        Returns:
+            The recipe, with the same augmentation.
+        """
+        recipe = replace(self, mean=mean or self.mean, std=std or self.std)
+        if size is None:
+            return recipe
+        # Images of any size are cut and resized in one step, others are finished at their own size first.
+        return (
+            replace(recipe, size=size)
+            if self.any_size
+            else replace(recipe, resize=None if size == self.size else size)
+        )
 
 
 # The recipe behind the published CIFAR-100 tables (RepDistiller, mdistiller).

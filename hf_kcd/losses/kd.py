@@ -1,13 +1,11 @@
 """Knowledge distillation on softened predictions (Hinton et al., 2015)."""
 
-import torch
-from torch.nn.functional import kl_div
+from torch import Tensor
 
-# Stands for minus infinity: far below any log-probability that matters, while products and sums of it stay finite.
-_LOWEST = -1e30
+from .common import check_logits, check_temperature, divergence, soften
 
 
-def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 4.0) -> torch.Tensor:
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """Compute T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes and averaged over the batch.
 
     Args:
@@ -23,21 +21,6 @@ def kd_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, temperat
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
     """
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits have shape {list(student_logits.shape)} and teacher logits {list(teacher_logits.shape)}. "
-            f"Both must be [B, C]: give student and teacher the same classes."
-        )
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}. Give a number above 0; the papers use 4.")
-    student = _log_softmax(student_logits, temperature)
-    teacher = _log_softmax(teacher_logits.detach(), temperature)
-    return kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    # Without its largest entry a row cannot overflow upwards, and not downwards below what stands for minus infinity,
-    # because 0 * -inf is not 0.
-    below = wide - wide.amax(-1, keepdim=True).detach()
-    return (below / temperature).log_softmax(-1).clamp_min(_LOWEST)
+    check_logits(student_logits, teacher_logits)
+    check_temperature(temperature)
+    return divergence(soften(student_logits, temperature), soften(teacher_logits.detach(), temperature), temperature)

@@ -18,7 +18,7 @@ class DistillationMethod(nn.Module):
     but never exported. It knows nothing of the Trainer and nothing of condensation: any method runs with and without.
 
     Args:
-        student: What the student hands out.
+        student: What the student hands out. Of its features a spec says something only where the method reads them.
         teacher: What the teacher hands out; None when a student is trained alone.
         num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
     """

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..models import ModelSpec
+from ..models import Layers, ModelSpec
 from ..names import unknown_name
 from .base import DistillationMethod
 
@@ -43,7 +43,14 @@ def available_methods() -> list[str]:
 
 
 def create_method(
-    name: str, student: ModelSpec | nn.Module, teacher: ModelSpec | nn.Module | None, num_points: int, **options: Any
+    name: str,
+    student: ModelSpec | nn.Module,
+    teacher: ModelSpec | nn.Module | None,
+    num_points: int,
+    *,
+    student_layers: Layers = None,
+    teacher_layers: Layers = None,
+    **options: Any,
 ) -> DistillationMethod:
     """Make a distillation method for a pair of networks.
 
@@ -52,13 +59,16 @@ def create_method(
         student: The student or its spec.
         teacher: The teacher or its spec; None for methods without one.
         num_points: Number of points of the whole training set.
+        student_layers, teacher_layers: Which maps of a network are its features: None for all, "stages" for the deepest of
+            each size, or positions from shallow to deep. A spec has its layers already.
         **options: The method's own options (weights, temperature).
 
     Returns:
         The method, its modules freshly initialised.
 
     Raises:
-        ValueError: For an unknown name or option, and for a method that needs a teacher and gets none.
+        ValueError: For an unknown name or option, for a method that needs a teacher and gets none, and for a network that
+            does not hand out what the method reads.
     """
     if name not in _METHODS:
         raise unknown_name("method", name, _METHODS)
@@ -69,7 +79,10 @@ def create_method(
     for option in options:
         if option not in valid:
             raise unknown_name(f"option of method {name!r}", option, valid)
-    return cls(_spec(student), None if teacher is None else _spec(teacher), num_points, **options)
+    student = _spec(name, "student", student, cls.student_reads, student_layers)
+    if teacher is not None:
+        teacher = _spec(name, "teacher", teacher, cls.teacher_reads, teacher_layers)
+    return cls(student, teacher, num_points, **options)
 
 
 def method_options(name: str) -> dict[str, Any]:
@@ -80,5 +93,21 @@ def method_options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def _spec(network: ModelSpec | nn.Module) -> ModelSpec:
-    return ModelSpec.of(network) if isinstance(network, nn.Module) else network
+def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozenset[str], layers: Layers) -> ModelSpec:
+    if layers is not None and (isinstance(network, ModelSpec) or not reads & {"features", "preactivations"}):
+        why = (
+            "its spec has layers already" if isinstance(network, ModelSpec) else f"{method!r} reads no features of it"
+        )
+        raise ValueError(f"{role}_layers is {layers!r} for the {role}, but {why}: leave it out.")
+    if isinstance(network, nn.Module):
+        try:
+            return ModelSpec.of(network, layers, reads)
+        except ValueError as error:
+            raise ValueError(f"Method {method!r} reads {', '.join(sorted(reads))} of the {role}. {error}") from error
+    missing = sorted(reads - network.reads)
+    if missing:
+        raise ValueError(
+            f"Method {method!r} reads {', '.join(missing)} of the {role}, which {network.name} does not hand out: choose "
+            "another network or method."
+        )
+    return network

@@ -1,132 +1,256 @@
-"""Weights from elsewhere: reading a checkpoint file without running it, and giving its tensors our names."""
+"""Weights from elsewhere: reading a checkpoint file without running it, and finding a network's tensors in it."""
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
-from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..files import load_tensors
-from ..names import unknown_name
+from .reference import describe_layout, has_reference_layout, reference_names
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """What the weights in a folder may be called, the first that is there being read."""
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _MOST_LISTED = 8
 
 
-def _rename_resnet(key: str) -> str:
-    return key
-
-
-def _rename_wrn(key: str) -> str:
-    return re.sub(r"^block(\d)\.layer\.", r"layer\1.", key).replace(".convShortcut.", ".shortcut.")
-
-
-_REFERENCE_LAYOUTS: dict[str, Callable[[str], str]] = {"cifar_resnet": _rename_resnet, "cifar_wrn": _rename_wrn}
-
-
-def convert_reference_state_dict(model_name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a RepDistiller checkpoint (mdistiller's and SSKD's are alike) the names of our network.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
 
     Args:
-        model_name: One of our networks ("cifar_wrn_40_2").
-        state_dict: The checkpoint's tensors by name; names that are ours already stay.
-
-    Returns:
-        The same tensors under our names.
-
-    Raises:
-        ValueError: For a network whose reference layout is not known.
+        path: The file.
+        tensors: All its tensors, on the CPU, by their place in it: "model.fc.weight" is "fc.weight" under "model".
+        numbers: What it says of itself: the plain numbers at its top that are an epoch or an accuracy.
     """
-    for family, rename in _REFERENCE_LAYOUTS.items():
-        if model_name.startswith(family):
-            return {rename(key): tensor for key, tensor in state_dict.items()}
-    raise unknown_name("network with a reference layout", model_name, [f"{family}*" for family in _REFERENCE_LAYOUTS])
+
+    path: Path
+    tensors: dict[str, Tensor]
+    numbers: dict[str, float]
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network out of a file or a folder, unwrapped, without running any code in it.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a file or a folder with weights without running any code in it.
 
     Args:
         path: A `.safetensors` file, a file of `torch.save`, or a folder with `model.safetensors`.
 
-    Returns:
-        The tensors by name, on the CPU, without the prefixes of DDP and `torch.compile`.
-
     Raises:
         FileNotFoundError: When it does not exist.
-        ValueError: When it is cut short, would have to be unpickled, or holds no state dict.
+        ValueError: When it is cut short, would have to be unpickled, or holds no tensors by name.
     """
+    path = Path(path)
     if path.is_dir():
         path = _weight_file(path)
     if not path.is_file():
         raise FileNotFoundError(f"The checkpoint {path} does not exist.")
     content = load_tensors(path)[0] if path.suffix == ".safetensors" else _read_torch_file(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    tensors = dict(_named_tensors(content))
+    if not tensors:
         raise ValueError(
-            f"{path} holds no state dict, neither at its top nor under {', '.join(map(repr, _WRAPPERS))}. "
-            "Save the weights with torch.save(model.state_dict(), path)."
+            f"{path} holds no state dict, neither at its top nor deeper. Save the weights with "
+            "torch.save(model.state_dict(), path)."
         )
-    return clean_state_dict(dict(content))
+    return Checkpoint(path, tensors, dict(_notes(content)))
 
 
-def fit_state_dict(model: nn.Module, model_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name a checkpoint's tensors as the network does, and complete the counters that old checkpoints lack.
+def fit_checkpoint(
+    checkpoint: Checkpoint, model: nn.Module, model_name: str, part: str | None = None
+) -> dict[str, Tensor]:
+    """Find the one state dict in a checkpoint that fits a network whole, wherever it lies and whatever names it has.
 
     Args:
-        model: The network.
+        checkpoint: What `read_checkpoint` returned.
+        model: The network; its number of classes may be another than the checkpoint's.
         model_name: Its name in timm.
-        state_dict: The checkpoint's tensors by name.
+        part: Where in the checkpoint to look ("student", "model.module.student"); everywhere without it.
 
     Returns:
-        What can be given to `load_fitted`; a checkpoint that fits no known way is returned as it is.
-    """
-    own = model.state_dict()
-    if not state_dict.keys() <= own.keys() and model_name.startswith(tuple(_REFERENCE_LAYOUTS)):
-        state_dict = convert_reference_state_dict(model_name, state_dict)
-    counters = {key: own[key] for key in own.keys() - state_dict.keys() if key.endswith(".num_batches_tracked")}
-    return {**counters, **state_dict}
-
-
-def load_fitted(model: nn.Module, model_name: str, state_dict: dict[str, Tensor], source: object) -> None:
-    """Load a state dict that must fit whole.
-
-    Args:
-        model: The network.
-        model_name: Its name in timm, for the message.
-        state_dict: What `fit_state_dict` returned.
-        source: Where it was read, for the message.
+        The tensors by the network's names and in its types (a checkpoint in float16 or float64 becomes float32), with
+        the counters that checkpoints of old versions of PyTorch lack.
 
     Raises:
-        ValueError: Listing what is missing, what is not in the network, and what has another shape.
+        ValueError: Listing what is missing, what is not in the network, and what has another shape, and saying which of
+            our networks would fit; when several parts of the checkpoint fit; when weights are not finite.
     """
-    own = model.state_dict()
-    complaints = {
-        "missing": [key for key in own if key not in state_dict],
-        "not in the network": [key for key in state_dict if key not in own],
-        "of another shape": [
-            f"{key} {list(state_dict[key].shape)} instead of {list(tensor.shape)}"
-            for key, tensor in own.items()
-            if key in state_dict and state_dict[key].shape != tensor.shape
-        ],
-    }
-    lines = [f"  {len(keys)} {what}: {_listed(keys)}" for what, keys in complaints.items() if keys]
-    if lines:
+    network = _Network.of(model, model_name)
+    parts = _parts(checkpoint, part)
+    fits = network.fitting_parts(parts)
+    if len(fits) > 1:
         raise ValueError(
-            "\n".join([f"The weights in {source} do not fit {model_name}:", *lines])
-            + "\nName the network that they were trained with."
+            f"{checkpoint.path} holds {len(fits)} networks that fit {model_name}: {_listed([f.part for f in fits])}. "
+            "Take out one of them with hf-kcd convert, which has --part."
         )
-    model.load_state_dict(state_dict)
+    if not fits:
+        raise ValueError(_complaint(checkpoint, parts, network, part))
+    state_dict = {}
+    for key, own in network.tensors.items():
+        tensor = fits[0].tensors.get(key, own).to(own.dtype)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{key} in {checkpoint.path} has {int((~tensor.isfinite()).sum())} of {tensor.numel()} values NaN or "
+                f"beyond {tensor.dtype}: the training that wrote it had diverged. Take an earlier checkpoint of it."
+            )
+        state_dict[key] = tensor
+    return state_dict
+
+
+def find_networks_in(checkpoint: Checkpoint, part: str | None = None) -> list[tuple[str, str]]:
+    """Find out which of our networks a checkpoint holds.
+
+    Args:
+        checkpoint: What `read_checkpoint` returned.
+        part: Where in the checkpoint to look; everywhere without it.
+
+    Returns:
+        Network names in timm, each with the place in the checkpoint where it lies ("" for its top).
+
+    Raises:
+        ValueError: When the checkpoint has no such part.
+    """
+    parts, found = _parts(checkpoint, part), []
+    for name in timm.list_models("cifar_*"):
+        with torch.device("meta"):
+            network = _Network.of(timm.create_model(name), name)
+        found += [(name, fit.part) for fit in network.fitting_parts(parts)]
+    return found
+
+
+def describe_networks_in(checkpoint: Checkpoint, part: str | None = None) -> str:
+    """Say in a sentence which of our networks a checkpoint holds, or what it is when it holds none of them."""
+    found = find_networks_in(checkpoint, part)
+    if found:
+        return f"It fits {' or '.join(f'{name} (under {place!r})' if place else name for name, place in found)}."
+    layouts = filter(None, (describe_layout(tensors) for tensors in _parts(checkpoint, part).values()))
+    layout = next(layouts, None)
+    return f"It fits no cifar_* network whole{f'; it is laid out as {layout}' if layout else ''}."
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How the tensors at one place of a checkpoint go into a network."""
+
+    part: str
+    tensors: dict[str, Tensor]
+    # By kind of fault; what is wrong with the checkpoint's tensors in the checkpoint's own words.
+    complaints: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What has to be known of a network to hold a checkpoint against it."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    classifiers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str) -> "_Network":
+        return cls(name, dict(model.state_dict()), classifiers_of(model))
+
+    def fitting_parts(self, parts: Mapping[str, dict[str, Tensor]]) -> list[_Fit]:
+        # Counting is quick, and what has another number of tensors cannot fit.
+        size = _count_weights(self.tensors)
+        fits = [self.hold_against(part, theirs) for part, theirs in parts.items() if _count_weights(theirs) == size]
+        return [fit for fit in fits if not fit.complaints]
+
+    def hold_against(self, part: str, theirs: dict[str, Tensor]) -> _Fit:
+        names = reference_names(self.name, theirs) if has_reference_layout(self.name) else {key: key for key in theirs}
+        tensors = {names[key]: tensor for key, tensor in theirs.items()}
+        heads = {tensors[f"{name}.weight"].shape[:1] for name in self.classifiers if f"{name}.weight" in tensors}
+        missing = [key for key in self.tensors if key not in tensors and not _is_counter(key)]
+        unknown, reshaped, retyped = [], [], []
+        for key, tensor in theirs.items():
+            own = self.tensors.get(names[key])
+            if own is None:
+                unknown.append(key)
+                continue
+            shape = list(own.shape)
+            # The number of classes is the checkpoint's, but one number in all of the classifier.
+            if len(heads) == 1 and names[key].rpartition(".")[0] in self.classifiers:
+                shape[:1] = next(iter(heads))
+            if list(tensor.shape) != shape:
+                reshaped.append(f"{key} {list(tensor.shape)} instead of {shape}")
+            elif own.is_floating_point() and not tensor.is_floating_point():
+                retyped.append(f"{key} {tensor.dtype}")
+        kinds = ("missing", "not in the network", "of another shape", "of another type")
+        faults = zip(kinds, (missing, unknown, reshaped, retyped), strict=True)
+        return _Fit(part, tensors, {kind: keys for kind, keys in faults if keys})
+
+
+def classifiers_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the layers of a timm network that have as many outputs as there are classes."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _complaint(
+    checkpoint: Checkpoint, parts: Mapping[str, dict[str, Tensor]], network: _Network, part: str | None
+) -> str:
+    # Of all places the one that has most in common with the network is the one that was meant.
+    fits = [network.hold_against(place, tensors) for place, tensors in parts.items()]
+    nearest = max(
+        fits, key=lambda fit: (len(fit.tensors.keys() & network.tensors.keys()), len(fit.tensors), len(fit.part))
+    )
+    where = f" under {nearest.part!r}" if nearest.part else ""
+    return "\n".join(
+        [
+            f"The weights{where} in {checkpoint.path} do not fit {network.name}:",
+            *(f"  {len(keys)} {what}: {_listed(keys)}." for what, keys in nearest.complaints.items()),
+            f"{describe_networks_in(checkpoint, part)} Name the network that they were trained with.",
+        ]
+    )
+
+
+def _parts(checkpoint: Checkpoint, part: str | None) -> dict[str, dict[str, Tensor]]:
+    """Cut a checkpoint at every level: the tensors below each place, by what follows the place in their names."""
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, tensor in checkpoint.tensors.items():
+        # torch.compile puts its prefix before whatever was compiled, be it a single block.
+        words = name.replace("_orig_mod.", "").split(".")
+        for cut in range(len(words)):
+            parts[".".join(words[:cut])][".".join(words[cut:])] = tensor
+    if part is None:
+        return dict(parts)
+    # "student" is also what lies in "model.module.student.module".
+    chosen = {place: tensors for place, tensors in parts.items() if f".{part}." in f".{place}."}
+    if not chosen:
+        raise ValueError(f"{checkpoint.path} has no part {part!r}. {describe_networks_in(checkpoint)}")
+    return chosen
+
+
+def _count_weights(names: Iterable[str]) -> int:
+    return sum(not _is_counter(name) for name in names)
+
+
+def _is_counter(name: str) -> bool:
+    # Of the batches that a normalisation has seen; PyTorch before 0.4.1 kept none.
+    return name.endswith(".num_batches_tracked")
+
+
+def _named_tensors(content: object, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            if isinstance(value, Tensor) and isinstance(key, str):
+                yield place + key, value
+            elif isinstance(key, str):
+                yield from _named_tensors(value, f"{place}{key}.")
+
+
+def _notes(content: object) -> Iterator[tuple[str, float]]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = value.item()
+        if isinstance(key, str) and re.search("epoch|acc", key) and isinstance(value, int | float):
+            yield key, value
 
 
 def _listed(keys: list[str]) -> str:
@@ -146,13 +270,20 @@ def _read_torch_file(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     # Cut at different places, a file fails in every one of these ways.
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
-        refused = re.search(r"Unsupported (?:global|class)\S*:? (?:GLOBAL )?(\S+)", str(error))
-        if refused:
+        refused = re.search(r"nsupported (?i:global|class)\S*:?(?: GLOBAL)? (\S+)|TorchScript", str(error))
+        if refused is None:
             raise ValueError(
-                f"{path} holds more than tensors ({refused[1]}): reading it may run code out of it, which load_model "
-                "never does. Where you trust it, open it once with torch.load(path, weights_only=False) and save the "
-                "weights alone with torch.save(model.state_dict(), path) or as safetensors."
+                f"{path} is not a whole torch.save file. It was cut short or is of another kind: fetch it again."
             ) from error
+        reason = (
+            f"{path} holds more than tensors ({refused[1] or refused[0]}): reading it may run code out of it, which"
+        )
+        if "is blocked" in str(error):
+            # Weights that somebody trained never ask for it.
+            raise ValueError(f"{reason} is what this file was made for. Do not open it by other means.") from error
         raise ValueError(
-            f"{path} is not a whole torch.save file. It was cut short or is of another kind: fetch it again."
+            f"{reason} hf_kcd never does. Take a file that the same training wrote without it (beside RepDistiller's "
+            "*_last.pth, which holds its options, lie ckpt_epoch_240.pth and *_best.pth). Or, where you trust it, open "
+            "it once with torch.load(path, weights_only=False) and save the weights alone with "
+            "torch.save(model.state_dict(), path) or as safetensors."
         ) from error

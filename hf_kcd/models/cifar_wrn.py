@@ -8,7 +8,16 @@ from typing import Any
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from .cifar_network import CIFAR_CFG, CifarNetwork, register_variant, relu, relu_, shortcut_is_needed
+from .cifar_network import (
+    CIFAR_CFG,
+    CifarNetwork,
+    Stage,
+    convolution,
+    register_variant,
+    relu,
+    relu_,
+    shortcut_is_needed,
+)
 
 
 class PreActivationBlock(nn.Module):
@@ -23,12 +32,12 @@ class PreActivationBlock(nn.Module):
     def __init__(self, in_width: int, out_width: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_width)
-        self.conv1 = nn.Conv2d(in_width, out_width, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = convolution(in_width, out_width, 3, stride)
         self.bn2 = nn.BatchNorm2d(out_width)
-        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1, bias=False)
+        self.conv2 = convolution(out_width, out_width, 3)
         self.shortcut = None
         if shortcut_is_needed(in_width, out_width, stride):
-            self.shortcut = nn.Conv2d(in_width, out_width, 1, stride=stride, bias=False)
+            self.shortcut = convolution(in_width, out_width, 1, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the output and, on the way, the normalised input: the pre-activation of the stage before."""
@@ -50,24 +59,45 @@ class CifarWideResNet(CifarNetwork):
     def __init__(
         self, depth: int, width: int, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg"
     ) -> None:
-        widths = (16, 16 * width, 32 * width, 64 * width)
-        super().__init__(PreActivationBlock, (depth - 4) // 6, widths, widths[-1], num_classes, in_chans, global_pool)
-        if num_classes:
-            nn.init.zeros_(self.fc.bias)
+        num_blocks = (depth - 4) // 6
+        super().__init__(
+            stem={"conv1": convolution(in_chans, 16, 3)},
+            stages=[
+                Stage(PreActivationBlock, num_blocks, base * width, stride)
+                for base, stride in ((16, 1), (32, 2), (64, 2))
+            ],
+            tail={"bn1": nn.BatchNorm2d(64 * width)},
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+        )
 
-    def forward_taps(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Run the network up to the pooling: features are raw outputs, pre-activations the next normalisation."""
+    def initialise(self, module: nn.Module) -> None:
+        """Start as every CIFAR network, and the linear layer without bias."""
+        super().initialise(module)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    def forward_taps(self, x: Tensor, last: int | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Run everything before the pooling: features are raw sums, pre-activations what the next layer makes of them.
+
+        A pre-activation is the first normalisation of the following stage, the last of them that of the tail, so with
+        `last` there is one less.
+        """
         x = self.conv1(x)
         features, normalisations = [x], []
-        for stage in (self.layer1, self.layer2, self.layer3):
-            for position, block in enumerate(stage):
-                x, normalised = self.run_block(block, x)
-                if position == 0:
-                    normalisations.append(normalised)
+        for name in self.stages_until(last):
+            first, *others = getattr(self, name)
+            x, normalised = self.run_block(first, x)
+            for block in others:
+                x, _ = self.run_block(block, x)
             features.append(x)
-        normalisations.append(self.bn1(x))
+            normalisations.append(normalised)
+        if self._tail and last is None:
+            normalisations.append(self.bn1(x))
+            x = relu(normalisations[-1])
         # The first one normalises the stem, which is no stage.
-        return relu(normalisations[-1]), features, normalisations[1:]
+        return x, features, normalisations[1:]
 
 
 _VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,8 @@
 
 import difflib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ from torch import nn
 
 from ..files import read_json, save_tensors, write_json
 from ..names import unknown_name
-from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, fit_state_dict, load_fitted, read_state_dict
-from .outputs import network_name
+from .checkpoints import (
+    CHECKPOINT_SUFFIXES,
+    WEIGHT_FILES,
+    Checkpoint,
+    classifiers_of,
+    fit_checkpoint,
+    read_checkpoint,
+)
+from .configuration import network_name
 
 _HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 _FOLDER_PREFIX = "local-dir:"
@@ -32,15 +40,15 @@ def load_model(
             ("resnet34.a1_in1k") or a Hub id ("hf_hub:user/name"), with the weights published under it; or a folder
             with `config.json` and its weights, as `save_model` and timm write it.
         num_classes: Number of classes; None takes what the weights have, or the network's own number.
-        checkpoint: A file with weights for a network named by its timm name: `.safetensors` or a `torch.save` file of
-            a state dict, alone or under "model", "state_dict" or "model_state_dict", also of RepDistiller's networks.
+        checkpoint: A file with weights for a network named by its timm name: `.safetensors` or a `torch.save` file
+            that has its state dict anywhere in it, also with the names of RepDistiller, mdistiller, SSKD or TAKD.
 
     Returns:
         The network, on the CPU, in training mode, as `timm.create_model` returns it.
 
     Raises:
-        ValueError: For an unknown name, weights that do not fit the network, another number of classes than asked for,
-            and a file that is damaged or would have to be unpickled.
+        ValueError: For an unknown name, weights that do not fit the network or are not finite, another number of
+            classes than asked for, and a file that is damaged or would have to be unpickled.
         FileNotFoundError: For a folder or file that does not exist.
 
     Example:
@@ -52,21 +60,41 @@ def load_model(
     # A network's name is one wherever it is written, also beside a folder that is called the same.
     is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
     if is_network and checkpoint is not None:
-        model = timm.create_model(name, num_classes=num_classes)
-        _load_weights(model, model.pretrained_cfg["architecture"], Path(checkpoint), num_classes)
-        return model
+        return load_checkpoint(name, read_checkpoint(checkpoint), num_classes)
     if is_network:
         return _load_published(name, num_classes) if "." in name else timm.create_model(name, num_classes=num_classes)
 
     folder = Path(name.removeprefix(_FOLDER_PREFIX))
     if not (published or name.startswith(_FOLDER_PREFIX) or folder.is_dir()):
-        raise _no_such_network(name)
+        raise no_such_network(name)
     if checkpoint is not None:
         raise ValueError(
             f"{name} brings its own weights, and checkpoint={str(checkpoint)!r} was given besides. Give the name of "
             "the network that the checkpoint was trained with, or leave the checkpoint out."
         )
     return _load_published(name, num_classes) if published else _load_folder(folder, num_classes)
+
+
+def load_checkpoint(
+    name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
+) -> nn.Module:
+    """Make a network with weights out of a file that has been read.
+
+    Args:
+        name: A timm name.
+        checkpoint: What `read_checkpoint` returned.
+        num_classes: Number of classes; None takes what the weights have.
+        part: Where in the checkpoint the network lies ("student"), for one that has several.
+
+    Raises:
+        ValueError: For an unknown name, weights that do not fit the network or are not finite, and another number of
+            classes than asked for.
+    """
+    if not timm.is_model(name):
+        raise no_such_network(name)
+    model = timm.create_model(name, num_classes=num_classes)
+    _load_weights(model, model.pretrained_cfg["architecture"], checkpoint, num_classes, part)
+    return model
 
 
 def save_model(
@@ -113,6 +141,25 @@ def save_model(
     write_json(folder / "config.json", config)
 
 
+def make_from_folder(folder: Path) -> nn.Module:
+    """Make the network that a folder's `config.json` describes, initialised at random.
+
+    Args:
+        folder: A folder as `save_model` and timm write it; its weights are not looked at.
+
+    Raises:
+        FileNotFoundError: When it has no `config.json`.
+        ValueError: When that describes no timm network.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no config.json, which says what network it holds. Write folders with save_model, or "
+            "name the network: load_model('<timm name>', checkpoint='<file>')."
+        )
+    _read_config(folder / "config.json")
+    return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
+
+
 def _load_published(name: str, num_classes: int | None) -> nn.Module:
     """Load what timm finds under a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
@@ -120,29 +167,30 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     else:
         found = timm.get_pretrained_cfg_value(name, "num_classes")
     _check_classes(name, found, num_classes)
-    return timm.create_model(name, pretrained=True)
+    with _hub_errors(name):
+        return timm.create_model(name, pretrained=True)
 
 
 def _hub_config_file(name: str) -> Path:
     repo_id, _, revision = name.partition(":")[2].partition("@")
-    try:
+    with _hub_errors(name):
         return Path(hf_hub_download(repo_id, "config.json", revision=revision or None))
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
-            f"{name} cannot be read from the Hub: {error} Check the name, the connection and, where the repository is "
-            "private, your login (hf auth login)."
+            f"The weights of {name} are neither in the local cache nor handed out by the Hub: {error} Check the name, the "
+            "connection and, where the repository is private, your login (hf auth login)."
         ) from error
 
 
 def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no config.json, which says what network it holds. Write folders with save_model, or "
-            "name the network: load_model('<timm name>', checkpoint='<file>')."
-        )
-    architecture = _read_config(folder / "config.json")["architecture"]
-    model = timm.create_model(f"{_FOLDER_PREFIX}{folder}")
-    _load_weights(model, architecture, folder, num_classes)
+    model = make_from_folder(folder)
+    _load_weights(model, model.pretrained_cfg["architecture"], read_checkpoint(folder), num_classes)
     return model
 
 
@@ -159,15 +207,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_weights(model: nn.Module, architecture: str, path: Path, num_classes: int | None) -> None:
-    state_dict = fit_state_dict(model, architecture, read_state_dict(path))
-    classifier = model.pretrained_cfg.get("classifier")
-    weight = state_dict.get(f"{classifier}.weight")
+def _load_weights(
+    model: nn.Module, architecture: str, checkpoint: Checkpoint, num_classes: int | None, part: str | None = None
+) -> None:
+    state_dict = fit_checkpoint(checkpoint, model, architecture, part)
+    weight = next(
+        (state_dict[f"{name}.weight"] for name in classifiers_of(model) if f"{name}.weight" in state_dict), None
+    )
     if weight is not None:
-        _check_classes(path, len(weight), num_classes)
+        _check_classes(checkpoint.path, len(weight), num_classes)
         if len(weight) != model.num_classes:
             model.reset_classifier(len(weight))
-    load_fitted(model, architecture, state_dict, path)
+    model.load_state_dict(state_dict)
 
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:
@@ -178,7 +229,8 @@ def _check_classes(source: object, found: int, wanted: int | None) -> None:
         )
 
 
-def _no_such_network(name: str) -> Exception:
+def no_such_network(name: str) -> Exception:
+    """Build the error for a name that stands for no network, to be raised by the caller."""
     path = Path(name)
     if path.is_file():
         return ValueError(

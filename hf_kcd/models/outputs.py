@@ -1,12 +1,13 @@
-"""What a network hands out to a distillation method, and what is known of it before it is run."""
+"""What a network hands out to a distillation method, from one forward pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-import timm.data
 from torch import Tensor, nn
 
 from ..names import unknown_name
+from .anatomy import Layers, examine
 
 READS = ("logits", "embedding", "features", "preactivations")
 
@@ -18,8 +19,8 @@ class ModelOutputs:
     Args:
         logits: [B, num_classes].
         embedding: What the classifier sees, [B, embedding_dim].
-        features: Feature maps from shallow to deep, each [B, C, H, W]; of the CIFAR networks f0 (stem), f1, f2, f3.
-        preactivations: The stages before their last ReLU: one for each of `features[1:]`, of the same shape.
+        features: Feature maps from shallow to deep, each [B, C, H, W]; of the CIFAR networks f0 (stem), f1, f2, ...
+        preactivations: The features before their last activation: one for each but the stem, of the same shape.
     """
 
     logits: Tensor | None = None
@@ -28,131 +29,143 @@ class ModelOutputs:
     preactivations: list[Tensor] | None = None
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a method needs to know of a network to build its adapters, and a trainer to feed it.
+class OutputReader:
+    """Reads one network's outputs; what it cannot hand out is refused when the reader is made, before any step.
+
+    Token grids of transformers come as maps. The stem, position 0 of a network's maps, has no pre-activation: these belong
+    to the last of the features, to all of them where the stem is not chosen. Of timm's networks they are what goes into
+    the activation whose output is the feature; such an activation is made to work out of place, for good.
 
     Args:
-        name: The network's name in timm.
-        num_classes: Number of logits.
-        embedding_dim: Channels of the embedding.
-        feature_channels: Channels of each feature map, from shallow to deep, the stem included.
-        feature_reductions: How many times smaller than the image each feature map is.
-        mean, std: What its images are normalised with, per channel of an image in [0, 1].
-        input_size: Channels, height and width of its images.
-    """
-
-    name: str
-    num_classes: int
-    embedding_dim: int
-    feature_channels: tuple[int, ...]
-    feature_reductions: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: tuple[int, int, int]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "ModelSpec":
-        """Read the spec off a timm network.
-
-        Args:
-            model: A network made by `timm.create_model` or `load_model`.
-
-        Raises:
-            ValueError: When it is none, with its class.
-        """
-        name = network_name(model)
-        # Networks without feature maps (plain MLPs) have an empty list or none.
-        feature_info = getattr(model, "feature_info", None) or []
-        data_config = timm.data.resolve_model_data_config(model)
-        # What the network was built with goes before what its published weights were trained with.
-        channels = getattr(model, "in_chans", data_config["input_size"][0])
-        size = getattr(getattr(model, "patch_embed", None), "img_size", None) or data_config["input_size"][1:]
-        return cls(
-            name=name,
-            num_classes=model.num_classes,
-            embedding_dim=model.head_hidden_size,
-            feature_channels=tuple(info["num_chs"] for info in feature_info),
-            feature_reductions=tuple(info["reduction"] for info in feature_info),
-            mean=_per_channel(data_config["mean"], channels),
-            std=_per_channel(data_config["std"], channels),
-            input_size=(channels, *size),
-        )
-
-
-def network_name(model: nn.Module) -> str:
-    """Return the name of a network in timm.
+        model: A timm network.
+        reads: Which of "logits", "embedding", "features", "preactivations".
+        layers: Which maps of the network are its features: None for all, "stages" for the deepest of each size, or
+            positions from shallow to deep, negative ones from the end.
 
     Raises:
-        ValueError: When it does not come from timm, with its class.
+        ValueError: For another name in `reads`, for layers that do not exist, and for what this network cannot hand out.
     """
-    config = getattr(model, "pretrained_cfg", None)
-    if not config or not config.get("architecture"):
-        raise ValueError(
-            f"{type(model).__name__} is no timm network: it has no pretrained_cfg. Make it with timm.create_model or "
-            "hf_kcd.load_model; a network of your own is registered with timm.models.register_model."
+
+    def __init__(self, model: nn.Module, reads: Collection[str], layers: Layers = None) -> None:
+        for read in reads:
+            if read not in READS:
+                raise unknown_name("network output", read, READS)
+        self.model = model
+        self.reads = frozenset(reads)
+        if self.reads <= {"logits"}:
+            return
+        anatomy = examine(model, layers)
+        anatomy.require(self.reads)
+        self._name = anatomy.name
+        self._layers = list(anatomy.layers)
+        self._preactivated = anatomy.preactivated
+        self._taps: list[tuple[ActivationTap, int]] = []
+        if "preactivations" in self.reads:
+            self._taps = [(ActivationTap.on(module), call) for module, call in anatomy.activations]
+        self._classifier_dims = anatomy.classifier_dims
+        # A head of several layers is run twice, up to the embedding and whole, which must be twice the same.
+        runs_twice = {"logits", "embedding"} <= self.reads and anatomy.classifier_dims is None
+        self._only_evaluates = runs_twice and anatomy.head_is_random
+        self._check_mode()
+
+    def __call__(self, images: Tensor) -> ModelOutputs:
+        """Run the network once and hand out what is read.
+
+        Args:
+            images: Normalised images [B, C, H, W].
+
+        Returns:
+            The outputs that are read; the others are None.
+        """
+        if self.reads == {"logits"}:
+            return ModelOutputs(logits=self.model(images))
+        self._check_mode()
+        outputs = ModelOutputs()
+        final = self._run_body(images, outputs)
+        if "embedding" in self.reads:
+            outputs.embedding = self.model.forward_head(final, pre_logits=True).flatten(1)
+        if "logits" in self.reads:
+            outputs.logits = self._classify(final, outputs.embedding)
+        return outputs
+
+    def _run_body(self, images: Tensor, outputs: ModelOutputs) -> Any:
+        """Run up to the head, fill in features and pre-activations, and return what the head is given."""
+        if not self.reads & {"features", "preactivations"}:
+            return self.model.forward_features(images)
+        if "preactivations" in self.reads and not self._taps:
+            final, features, preactivations = self.model.forward_taps(images)
+            features = [features[position] for position in self._layers]
+            outputs.preactivations = [preactivations[position - 1] for position in self._preactivated]
+        else:
+            for tap, _ in self._taps:
+                tap.inputs = []
+            try:
+                final, features = self._run_intermediates(images)
+                if self._taps:
+                    outputs.preactivations = [tap.inputs[call] for tap, call in self._taps]
+            finally:
+                for tap, _ in self._taps:
+                    tap.inputs = None
+        if "features" in self.reads:
+            outputs.features = features
+        return final
+
+    def _run_intermediates(self, images: Tensor) -> tuple[Any, list[Tensor]]:
+        if self.reads & {"logits", "embedding"}:
+            return self.model.forward_intermediates(images, indices=self._layers, output_fmt="NCHW")
+        # What lies behind the deepest feature is not computed.
+        features = self.model.forward_intermediates(
+            images, indices=self._layers, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
-    return config["architecture"]
+        return None, features
+
+    def _classify(self, final: Any, embedding: Tensor | None) -> Tensor:
+        if embedding is None or self._classifier_dims is None:
+            return self.model.forward_head(final)
+        # The head is not run a second time: its dropout and its normalisation would differ from the embedding's.
+        if self._classifier_dims == 4:
+            embedding = embedding[:, :, None, None]
+        return self.model.get_classifier()(embedding).flatten(1)
+
+    def _check_mode(self) -> None:
+        if self._only_evaluates and self.model.training:
+            raise ValueError(
+                f"{self._name} does not hand out embedding and logits in one training pass: its head is more than one "
+                "layer, and its dropout or batch normalisation would be drawn twice. Create it with drop_rate=0."
+            )
 
 
-def read_outputs(model: nn.Module, images: Tensor, reads: frozenset[str]) -> ModelOutputs:
-    """Run a network once and hand out what is asked for.
+class ActivationTap:
+    """Keeps what an activation is given while somebody reads, as a hook of that module.
+
+    Args:
+        module: The activation; made to work out of place, since otherwise what it is given becomes what it returns. Its
+            values stay the same.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.inputs: list[Tensor] | None = None
+        if getattr(module, "inplace", False):
+            module.inplace = False
+        module.register_forward_pre_hook(self)
+
+    @classmethod
+    def on(cls, module: nn.Module) -> "ActivationTap":
+        """Return the tap of a module, which has one however many read it."""
+        known = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, cls))
+        return next(known, None) or cls(module)
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.inputs is not None:
+            self.inputs.append(args[0])
+
+
+def read_outputs(model: nn.Module, images: Tensor, reads: Collection[str], layers: Layers = None) -> ModelOutputs:
+    """Run a network once and hand out what is asked for: an `OutputReader` made for one reading.
 
     Args:
         model: A timm network.
         images: Normalised images [B, C, H, W].
-        reads: Which of "logits", "embedding", "features", "preactivations".
-
-    Returns:
-        The outputs asked for; the others are None.
-
-    Raises:
-        ValueError: For another name, and for what this network cannot hand out, naming it.
+        reads, layers: As in `OutputReader`.
     """
-    if reads == {"logits"}:
-        return ModelOutputs(logits=model(images))
-    for read in reads:
-        if read not in READS:
-            raise unknown_name("network output", read, READS)
-
-    outputs = ModelOutputs()
-    if "preactivations" in reads:
-        final, features, outputs.preactivations = _tap(model, "forward_taps", "preactivations")(images)
-    elif "features" in reads:
-        final, features = _tap(model, "forward_intermediates", "features")(images)
-    else:
-        final = _tap(model, "forward_features", "embedding")(images)
-    if "features" in reads:
-        outputs.features = features
-    if "embedding" in reads:
-        outputs.embedding = model.forward_head(final, pre_logits=True)
-        if "logits" in reads:
-            outputs.logits = _classify(model, outputs.embedding)
-    elif "logits" in reads:
-        outputs.logits = model.forward_head(final)
-    return outputs
-
-
-def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    # timm's rule for a network of other channels than its configuration's: their mean for each.
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
-
-
-def _tap(model: nn.Module, function: str, read: str) -> Callable[..., tuple]:
-    if not hasattr(model, function):
-        raise ValueError(
-            f"{network_name(model)} does not hand out {read}: it has no {function}. Choose another method, or a "
-            "network that has it (hf_kcd's own cifar_* networks have every output)."
-        )
-    return getattr(model, function)
-
-
-def _classify(model: nn.Module, embedding: Tensor) -> Tensor:
-    # The head is not run a second time: its dropout and its normalisation would differ from the embedding's.
-    classifier = model.get_classifier()
-    if not isinstance(classifier, nn.Linear | nn.Identity) or embedding.ndim != 2:
-        raise ValueError(
-            f"{network_name(model)} does not hand out embedding and logits in one pass: its classifier is a "
-            f"{type(classifier).__name__} over [{', '.join(map(str, embedding.shape))}]. Choose another."
-        )
-    return classifier(embedding)
+    return OutputReader(model, reads, layers)(images)

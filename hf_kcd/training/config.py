@@ -1,6 +1,7 @@
 """What a run is told: `DistillationConfig` (how to train) and `KCDConfig` (how to condense)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import TrainingArguments
 
 from ..condensation import CondensationSchedule, available_values
 from ..methods import available_methods
+from ..models import STAGES
 from ..names import unknown_name
 from .schedules import default_decay_epochs, learning_rate_factor
 
@@ -31,6 +33,17 @@ class DistillationConfig(TrainingArguments):
     method_options: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Options of the method as JSON or a YAML mapping, e.g. '{\"temperature\": 2}'."},
+    )
+
+    student_layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The student's maps that a method compares: positions such as 2 5 8, or 'stages' for the deepest of "
+            "each size; all of them without it."
+        },
+    )
+    teacher_layers: list[str] | None = field(
+        default=None, metadata={"help": "The teacher's maps that a method compares, given as student_layers."}
     )
 
     num_train_epochs: float = field(default=240, metadata={"help": "Epochs of training, a whole number."})
@@ -85,6 +98,8 @@ class DistillationConfig(TrainingArguments):
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())
         self.method_options = _mapping("method_options", self.method_options)
+        self.student_layers = _layers("student_layers", self.student_layers)
+        self.teacher_layers = _layers("teacher_layers", self.teacher_layers)
         self.num_train_epochs = whole_epochs(self.num_train_epochs)
         if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) != "linear" or self.warmup_steps:
             raise ValueError(
@@ -153,6 +168,19 @@ def _mapping(name: str, value: dict | str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {value!r}: give a mapping, e.g. '{{\"temperature\": 2}}'.")
     return value
+
+
+def _layers(name: str, value: Sequence[str | int] | str | int | None) -> list[int] | str | None:
+    """Take a choice of layers as the command line, a file or Python gives it."""
+    if value is None:
+        return None
+    words = [value] if isinstance(value, str | int) else list(value)
+    if words == [STAGES]:
+        return STAGES
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"{name} is {value!r}: give positions such as 2 5 8, or the word '{STAGES}'.") from error
 
 
 @dataclass(frozen=True)

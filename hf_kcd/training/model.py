@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ..methods import DistillationMethod
-from ..models import ModelOutputs, ModelSpec, read_outputs
+from ..models import ModelOutputs, ModelSpec, OutputReader, image_config
+from .teacher_images import TeacherImages
 
 
 class DistillationModel(nn.Module):
@@ -19,6 +20,10 @@ class DistillationModel(nn.Module):
         teacher: The network it learns from; put in eval mode and frozen here, never saved, never wrapped.
         mean: Per channel mean that the images were normalised with.
         std: Per channel standard deviation that the images were normalised with.
+        image_size: Height and width of the images, in pixels.
+
+    Raises:
+        ValueError: When the method reads of a network what it does not hand out.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -32,6 +37,7 @@ class DistillationModel(nn.Module):
         teacher: nn.Module | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        image_size: tuple[int, int],
     ) -> None:
         super().__init__()
         self.student = student
@@ -42,8 +48,13 @@ class DistillationModel(nn.Module):
         self._teacher = (teacher,)
         self.initialising = False
         # Valuing the points takes the student's logits, whatever the method reads.
-        self._student_reads = method.student_reads | {"logits"}
-        self._renormalisation = None if teacher is None else _renormalisation(ModelSpec.of(teacher), mean, std)
+        self._read_student = _reader(
+            method, "student", student, method.student_reads | {"logits"}, method.student_spec
+        )
+        self._read_teacher = self._teacher_images = None
+        if method.teacher_reads:
+            self._read_teacher = _reader(method, "teacher", teacher, method.teacher_reads, method.teacher_spec)
+            self._teacher_images = TeacherImages(image_config(teacher), mean, std, image_size)
 
     def __getattr__(self, name: str):
         try:
@@ -56,11 +67,23 @@ class DistillationModel(nn.Module):
         """The network that is learned from."""
         return self._teacher[0]
 
+    def train(self, mode: bool = True) -> "DistillationModel":
+        """Choose between training and evaluation mode; what is frozen of the student stays in the latter.
+
+        A module none of whose weights is trained would otherwise go on changing its statistics and dropping units.
+        """
+        super().train(mode)
+        for module in self.student.modules():
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.eval()
+        return self
+
     def _apply(self, fn, recurse=True):
         if self.teacher is not None:
             self.teacher._apply(fn, recurse)
-        if self._renormalisation is not None:
-            self._renormalisation = tuple(fn(tensor) for tensor in self._renormalisation)
+        if self._teacher_images is not None:
+            self._teacher_images.apply(fn)
         return super()._apply(fn, recurse)
 
     def forward(
@@ -83,8 +106,8 @@ class DistillationModel(nn.Module):
         method = self.method
         batch = method.prepare_batch({"pixel_values": pixel_values, "labels": labels, **batch}, self.student)
         images = batch["pixel_values"]
-        teacher = self._read_teacher(images) if method.teacher_reads else None
-        student = read_outputs(self.student, images, self._student_reads)
+        teacher = self._run_teacher(images) if method.teacher_reads else None
+        student = self._read_student(images)
         losses = method.initialisation_losses if self.initialising else method
         parts = losses(student, teacher, batch)
         rows = method.valued_rows(batch)
@@ -100,11 +123,8 @@ class DistillationModel(nn.Module):
         return outputs
 
     @torch.no_grad()
-    def _read_teacher(self, images: Tensor) -> ModelOutputs:
-        if self._renormalisation is not None:
-            scale, shift = self._renormalisation
-            images = images * scale + shift
-        return read_outputs(self.teacher, images, self.method.teacher_reads)
+    def _run_teacher(self, images: Tensor) -> ModelOutputs:
+        return self._read_teacher(self._teacher_images(images))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the student's activations in the backward pass instead of keeping them (timm's interface)."""
@@ -117,12 +137,12 @@ class DistillationModel(nn.Module):
     gradient_checkpointing_enable = activation_checkpointing_enable
 
 
-def _renormalisation(
-    teacher: ModelSpec, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift [1, C, 1, 1] from the data's normalisation to the teacher's; None where they are the same."""
-    if tuple(teacher.mean) == tuple(mean) and tuple(teacher.std) == tuple(std):
-        return None
-    scale = torch.tensor(std) / torch.tensor(teacher.std)
-    shift = (torch.tensor(mean) - torch.tensor(teacher.mean)) / torch.tensor(teacher.std)
-    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+def _reader(
+    method: DistillationMethod, role: str, network: nn.Module, reads: frozenset[str], spec: ModelSpec
+) -> OutputReader:
+    try:
+        return OutputReader(network, reads, spec.layers)
+    except ValueError as error:
+        raise ValueError(
+            f"Method {type(method).__name__} reads {', '.join(sorted(reads))} of the {role}. {error}"
+        ) from error

@@ -18,7 +18,7 @@ from ..data import ImageRecipe, KnowledgeDataset, collate
 from ..files import load_tensors, save_tensors, write_json
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, create_method
-from ..models import ModelSpec, load_model, save_model
+from ..models import image_config, load_model, network_name, save_model
 from .account import Account
 from .callback import KCDTrainerCallback, apply_mask
 from .checkpoint import RUN_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
@@ -87,15 +87,27 @@ class DistillationTrainer(Trainer):
         student = load_model(model, train_dataset.num_classes) if isinstance(model, str) else model
         teacher = load_model(teacher, train_dataset.num_classes) if isinstance(teacher, str) else teacher
         _check_classes(student, teacher, train_dataset, eval_dataset)
-        method = create_method(args.method, student, teacher, train_dataset.num_points, **args.method_options)
+        recipe = train_dataset.recipe
+        _check_images(student, recipe.network_size)
+        # From here on this is what the student is shown: where it is saved, or becomes a teacher, its configuration says so.
+        student.pretrained_cfg.update(_data_config(recipe))
+        method = create_method(
+            args.method,
+            student,
+            teacher,
+            train_dataset.num_points,
+            student_layers=args.student_layers,
+            teacher_layers=args.teacher_layers,
+            **args.method_options,
+        )
         if method.initialisation_epochs:
             # Either phase leaves weights of the other out, for whose gradients DDP would wait.
             args.ddp_find_unused_parameters = True
         if mask is not None:
             apply_mask(train_dataset, mask, mask_mixing)
 
-        recipe = train_dataset.recipe
-        model = DistillationModel(student, method, teacher, recipe.mean, recipe.std)
+        size = (recipe.network_size, recipe.network_size)
+        model = DistillationModel(student, method, teacher, recipe.mean, recipe.std, size)
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         super().__init__(
@@ -430,7 +442,6 @@ class DistillationTrainer(Trainer):
             self.student,
             folder,
             label_names=self.train_dataset.class_names,
-            data_config=_data_config(self.train_dataset.recipe),
         )
         state = self.method.state_dict()
         if state:
@@ -471,7 +482,8 @@ class DistillationTrainer(Trainer):
     def _run_description(self) -> dict[str, Any]:
         """What a checkpoint and the run that takes it up must share, as plain JSON values."""
         return {
-            "student": ModelSpec.of(self.student).name,
+            "student": network_name(self.student),
+            "images": repr(self.train_dataset.recipe),
             "method": self.args.method,
             "method_options": self.args.method_options,
             "seed": self.args.seed,
@@ -483,8 +495,8 @@ class DistillationTrainer(Trainer):
     def _provenance(self) -> dict[str, Any]:
         """What made this run, as plain JSON values: it goes into the knowledge mask."""
         return {
-            "student": ModelSpec.of(self.student).name,
-            "teacher": None if self.teacher is None else ModelSpec.of(self.teacher).name,
+            "student": network_name(self.student),
+            "teacher": None if self.teacher is None else network_name(self.teacher),
             "method": self.args.method,
             "method_options": self.args.method_options,
             "seed": self.args.seed,
@@ -516,7 +528,7 @@ def _knowledge_dataset(
 def _data_config(recipe: ImageRecipe) -> dict[str, Any]:
     """What an image must go through before the student, in timm's terms; evaluation takes the centre of larger images."""
     return {
-        "input_size": (3, recipe.size, recipe.size),
+        "input_size": (3, recipe.network_size, recipe.network_size),
         "mean": recipe.mean,
         "std": recipe.std,
         "interpolation": "bilinear",
@@ -556,6 +568,24 @@ def _check_classes(
         raise ValueError(
             f"Numbers of classes differ: {listed}. Create the networks with num_classes={train.num_classes}."
         )
+
+
+def _check_images(student: nn.Module, size: int) -> None:
+    weight = next(student.parameters())
+    training = student.training
+    student.eval()
+    try:
+        with torch.no_grad():
+            student(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        own = image_config(student).input_size
+        raise ValueError(
+            f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for "
+            f"{' x '.join(map(str, own))}: create it for the data's size, or have the images resized (image_size on the command "
+            "line, ImageRecipe.for_network in Python)."
+        ) from error
+    finally:
+        student.train(training)
 
 
 def _load_strictly(module: nn.Module, path: Path) -> None:

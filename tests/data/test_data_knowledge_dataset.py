@@ -386,3 +386,33 @@ def test_without_a_recipe_one_that_fits_the_images_is_taken(make_dataset, pixels
     assert (data.recipe.size, data.recipe.augmentation, data.recipe.padding) == (height, "crop_flip", height // 8)
     sizes = [np.zeros((height + row, height, 3), np.uint8) for row in range(4)]
     assert KnowledgeDataset(make_dataset(sizes)).recipe == IMAGENET_RECIPE
+
+
+@both_ways
+@pytest.mark.parametrize("size", [31, 5])
+def test_images_are_resized_for_a_network_of_another_size(make_dataset, pixels, memory_budget, size):
+    recipe = STILL.for_network(size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    assert recipe.network_size == size and recipe.size == 12
+    found = _pixels(KnowledgeDataset(make_dataset(pixels), recipe, memory_budget=memory_budget))
+    # Pillow's bilinear filter on float pixels, which reduces with antialiasing.
+    planes = _normalised(pixels, recipe).reshape(-1, 12, 12).astype(np.float32)
+    expected = [np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR)) for plane in planes]
+    np.testing.assert_allclose(found, np.stack(expected).reshape(40, 3, size, size), atol=2e-5)
+
+
+def test_resizing_comes_after_the_augmentation_and_is_the_same_in_any_batch(make_dataset, pixels):
+    data = KnowledgeDataset(make_dataset(pixels), RECIPE.for_network(24))
+    small = KnowledgeDataset(make_dataset(pixels), RECIPE)
+    whole = _all(data)["pixel_values"]
+    expected = torch.nn.functional.interpolate(_all(small)["pixel_values"], scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(whole, expected)
+    for rows in ([3], [39, 3, 8]):
+        assert torch.equal(data.__getitems__(rows)["pixel_values"], whole[rows])
+
+
+def test_a_recipe_for_a_network_of_the_datas_own_size_resizes_nothing():
+    assert RECIPE.for_network(12) == RECIPE == RECIPE.for_network()
+    # Images of any size are cut at the network's size at once.
+    assert CUT.for_network(24) == replace(CUT, size=24)
+    with pytest.raises(ValueError, match="resize is 0"):
+        replace(RECIPE, resize=0)

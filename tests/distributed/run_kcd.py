@@ -156,7 +156,7 @@ def train(name: str, folder: Path) -> None:
 
     data = load_image_data("digits")
     torch.manual_seed(5)
-    teacher = timm.create_model("cifar_resnet20", num_classes=10)
+    teacher = timm.create_model("cifar_resnet20", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
     architecture, architecture_options = STUDENTS[network]
     student = timm.create_model(architecture, num_classes=10, **architecture_options)
     if network == "no_batch_statistics":

@@ -4,7 +4,9 @@ import argparse
 import io
 import json
 import math
+import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_kcd.models import ModelSpec, convert_reference_state_dict, load_model, save_model
+from hf_kcd.models import ModelSpec, load_model, save_model
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TEACHER = SHARED / "teachers" / "cifar100_resnet20"
@@ -187,22 +189,6 @@ def test_old_torch_files_safetensors_and_folders_are_checkpoints_too(tmp_path, r
         assert same_weights(load_model("cifar_resnet8", checkpoint=tmp_path / file), resnet8)
 
 
-def test_conversion_renames_and_never_changes_a_tensor():
-    network = timm.create_model("cifar_wrn_16_2")
-    renamed = {}
-    for key, tensor in network.state_dict().items():
-        if key.startswith("layer"):
-            stage, position, rest = key.split(".", 2)
-            key = f"block{stage[-1]}.layer.{position}.{rest.replace('shortcut', 'convShortcut')}"
-        renamed[key] = tensor
-    converted = convert_reference_state_dict("cifar_wrn_16_2", renamed)
-    assert converted.keys() == network.state_dict().keys()
-    assert all(torch.equal(converted[key], tensor) for key, tensor in network.state_dict().items())
-    assert convert_reference_state_dict("cifar_wrn_16_2", converted).keys() == converted.keys()
-    with pytest.raises(ValueError, match="'resnet18'"):
-        convert_reference_state_dict("resnet18", renamed)
-
-
 def test_another_number_of_classes_is_refused_with_both_numbers(tmp_path, resnet8):
     torch.save(resnet8.state_dict(), tmp_path / "ten.pth")
     with pytest.raises(ValueError, match="ten.pth has 10 classes and num_classes=100"):
@@ -229,20 +215,138 @@ def test_another_architecture_is_refused_with_one_list(tmp_path, resnet8):
     assert "not in the network: " in str(error.value) and "missing: " in str(error.value)
 
 
-def test_a_file_that_would_run_code_is_refused_with_the_way_out(tmp_path, resnet8):
-    torch.save({"model": resnet8.state_dict(), "opt": argparse.Namespace(a=1)}, tmp_path / "namespace.pth")
-    torch.save(resnet8, tmp_path / "whole.pth")
+def test_one_message_lists_all_that_is_wrong_in_the_files_own_words(tmp_path):
+    wrn = timm.create_model("cifar_wrn_16_2", num_classes=10)
+    state = {re.sub(r"^layer(\d)\.", r"module.block\1.layer.", key): t for key, t in wrn.state_dict().items()}
+    state = {key if key.startswith("module.") else f"module.{key}": tensor for key, tensor in state.items()}
+    del state["module.bn1.running_var"], state["module.block2.layer.1.conv1.weight"]
+    state["module.block1.layer.0.conv2.weight"] = torch.zeros(32, 32, 5, 5)
+    state["module.bn1.bias"] = torch.zeros(128, dtype=torch.int8)
+    state["module.projector.weight"] = torch.zeros(1)
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError) as error:
+        load_model("cifar_wrn_16_2", checkpoint=tmp_path / "weights.pth")
+    assert str(error.value) == (
+        f"The weights under 'model.module' in {tmp_path / 'weights.pth'} do not fit cifar_wrn_16_2:\n"
+        "  2 missing: layer2.1.conv1.weight, bn1.running_var.\n"
+        "  1 not in the network: projector.weight.\n"
+        "  1 of another shape: block1.layer.0.conv2.weight [32, 32, 5, 5] instead of [32, 32, 3, 3].\n"
+        "  1 of another type: bn1.bias torch.int8.\n"
+        "It fits no cifar_* network whole; it is laid out as a wide resnet of depth 15 with 128 channels at its end. "
+        "Name the network that they were trained with."
+    )
 
+
+def test_a_classifier_at_odds_with_itself_is_refused(tmp_path, resnet8):
+    torch.save({**resnet8.state_dict(), "fc.bias": torch.zeros(9)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"1 of another shape: fc.bias \[9\] instead of \[10\]\."):
+        load_model("cifar_resnet8", checkpoint=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet8x4", "cifar_vgg8", "cifar_mobilenetv2_half"])
+def test_the_network_that_would_fit_is_named(tmp_path, name):
+    torch.save({"net": timm.create_model(name, num_classes=10).state_dict()}, tmp_path / "weights.pth")
+    for asked in ("cifar_resnet8", "cifar_shufflenetv1", "resnet10t"):
+        with pytest.raises(ValueError, match=rf"do not fit {asked}(?s:.*)\nIt fits {name} \(under 'net'\)\. Name the"):
+            load_model(asked, checkpoint=tmp_path / "weights.pth")
+
+
+def _plane2():
+    """What TAKD's plane2 saves: convolutions and linear layers as two sequences."""
+    convolutions = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
+        *(torch.nn.Conv2d(32, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
+    )
+    layers = {"conv_layers": convolutions, "fc_layers": torch.nn.Sequential(torch.nn.Linear(2048, 100))}
+    return torch.nn.ModuleDict(layers).state_dict()
+
+
+def _resnet14():
+    """What TAKD's resnet14 saves, and everybody's: a resnet20 without the last block of each stage."""
+    state = timm.create_model("cifar_resnet20").state_dict()
+    return {key: tensor for key, tensor in state.items() if ".2." not in key}
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            _plane2,
+            "a plane network of TAKD (convolutions and hidden linear layers in a row), which hf_kcd does not have.",
+        ),
+        (_resnet14, "a resnet of depth 14 with 64 channels at its end."),
+        (lambda: timm.create_model("resnet18").state_dict(), "a resnet of depth 18 with 512 channels at its end."),
+    ],
+    ids=["plane2", "resnet14", "resnet18"],
+)
+def test_a_network_that_is_not_here_is_described(tmp_path, state, said):
+    torch.save({"model_state_dict": state(), "epoch": 3}, tmp_path / "weights.pth.tar")
+    with pytest.raises(ValueError, match=re.escape(f"It fits no cifar_* network whole; it is laid out as {said}")):
+        load_model("cifar_resnet20", checkpoint=tmp_path / "weights.pth.tar")
+
+
+def test_two_networks_that_both_fit_are_not_guessed_at(tmp_path, resnet8):
+    state = resnet8.state_dict()
+    torch.save({"student": {"model": state}, "teacher": {"model": state}}, tmp_path / "both.pth")
+    with pytest.raises(
+        ValueError, match="holds 2 networks that fit cifar_resnet8: student.model, teacher.model.*--part"
+    ):
+        load_model("cifar_resnet8", checkpoint=tmp_path / "both.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_loaded_as_float32(tmp_path, resnet8, dtype):
+    state = {key: t.to(dtype) if t.is_floating_point() else t for key, t in resnet8.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    loaded = load_model("cifar_resnet8", checkpoint=tmp_path / "weights.pth").state_dict()
+    assert loaded["fc.weight"].dtype == torch.float32
+    assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
+@pytest.mark.parametrize("key", ["layer2.0.conv1.weight", "bn1.running_var"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, resnet8, key, value):
+    state = {name: tensor.double() for name, tensor in resnet8.state_dict().items()}
+    state[key].view(-1)[3] = value
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"{key} in .*weights.pth has 1 of \d+ values NaN or beyond torch.float32"):
+        load_model("cifar_resnet8", checkpoint=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_file_that_would_run_code_is_refused_with_the_way_out(tmp_path, resnet8, new_format):
     class Bomb:
         def __reduce__(self):
-            return (Path.touch, (tmp_path / "exploded",))
+            return (os.system, (f"touch {tmp_path / 'exploded'}",))
 
-    torch.save({"model": Bomb()}, tmp_path / "bomb.pth")
-    for file, culprit in [("namespace.pth", "argparse.Namespace"), ("whole.pth", "CifarResNet"), ("bomb.pth", "")]:
-        with pytest.raises(ValueError, match=rf"{file} holds more than tensors \(.*{culprit}") as error:
+    state = resnet8.state_dict()
+    # What RepDistiller's *_last.pth holds beside the weights.
+    contents = {
+        "namespace.pth": ({"opt": argparse.Namespace(lr=0.05), "model": state}, "argparse.Namespace"),
+        "whole.pth": (resnet8, "CifarResNet"),
+        "bomb.pth": ({"model": Bomb()}, "system"),
+        "hidden.pth": ({"model": state, "optimizer": {"state": {0: [Bomb()]}}}, "system"),
+    }
+    for file, (content, culprit) in contents.items():
+        torch.save(content, tmp_path / file, _use_new_zipfile_serialization=new_format)
+        with pytest.raises(ValueError, match=rf"{file} holds more than tensors \(.*{culprit}\)") as error:
             load_model("cifar_resnet8", checkpoint=tmp_path / file)
-        assert "torch.save(model.state_dict(), path)" in str(error.value)
+        if culprit == "system":
+            assert "Do not open it by other means." in str(error.value)
+        else:
+            assert "ckpt_epoch_240.pth" in str(error.value)
+            assert "torch.save(model.state_dict(), path)" in str(error.value)
     assert not (tmp_path / "exploded").exists()
+    # The bomb is one: whoever unpickles it all the same is hit.
+    torch.load(tmp_path / "bomb.pth", weights_only=False)
+    assert (tmp_path / "exploded").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_torchscript_file_is_refused_as_code(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "traced.pt")
+    with pytest.raises(ValueError, match=r"traced.pt holds more than tensors \(TorchScript\)"):
+        load_model("cifar_resnet8", checkpoint=tmp_path / "traced.pt")
 
 
 def _damage(kind, network):

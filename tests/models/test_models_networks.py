@@ -1,209 +1,214 @@
-"""The CIFAR networks are RepDistiller's: sizes, shapes, and what they compute, against plain functional code."""
+"""The CIFAR networks are RepDistiller's: sizes, shapes, how they start, and what they hand out while they train."""
 
-import math
+import copy
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from hf_kcd.models import ModelSpec, load_model, read_outputs
+from hf_kcd.models import ModelSpec
 
-EVERYTHING = frozenset({"logits", "embedding", "features", "preactivations"})
-
-# Parameters, state-dict entries, and channels of f0..f3, of RepDistiller's networks with 100 classes.
+# RepDistiller's networks with 100 classes, instantiated and counted: parameters, millions of multiply-adds of one 32x32
+# image in convolutions and linear layers, entries of the state dict with and without the batch normalisations' counters
+# (None: not counted there), channels and size of f0, f1, ..., and width of what is pooled.
+NARROW = [(16, 32), (16, 32), (32, 16), (64, 8)]
+MIDDLE = [(16, 32), (32, 32), (64, 16), (128, 8)]
+WIDE = [(32, 32), (64, 32), (128, 16), (256, 8)]
+VGG = [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)]
 PUBLISHED = {
-    "cifar_resnet8": (83_892, None, (16, 16, 32, 64)),
-    "cifar_resnet20": (278_324, 128, (16, 16, 32, 64)),
-    "cifar_resnet56": (861_620, 344, (16, 16, 32, 64)),
-    "cifar_resnet8x4": (1_233_540, 62, (32, 64, 128, 256)),
-    "cifar_resnet32x4": (7_433_860, 206, (32, 64, 128, 256)),
-    "cifar_wrn_16_2": (703_284, 83, (16, 32, 64, 128)),
-    "cifar_wrn_40_1": (569_780, 226, (16, 16, 32, 64)),
-    "cifar_wrn_40_2": (2_255_156, 227, (16, 32, 64, 128)),
+    "cifar_resnet8": (83_892, 12.5, None, NARROW, 64),
+    "cifar_resnet20": (278_324, 40.8, (128, 107), NARROW, 64),
+    "cifar_resnet32": (472_756, 69.1, None, NARROW, 64),
+    "cifar_resnet56": (861_620, 125.8, (344, 287), NARROW, 64),
+    "cifar_resnet110": (1_736_564, 253.2, (668, 557), NARROW, 64),
+    "cifar_resnet8x4": (1_233_540, 177.1, (62, 52), WIDE, 256),
+    "cifar_resnet32x4": (7_433_860, 1083.0, (206, 172), WIDE, 256),
+    "cifar_resnet50": (23_705_252, 1298.0, (320, 267), [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
+    "cifar_wrn_16_2": (703_284, 101.1, (83, 70), MIDDLE, 128),
+    "cifar_wrn_40_1": (569_780, 83.3, (226, 189), NARROW, 64),
+    "cifar_wrn_40_2": (2_255_156, 327.6, (227, 190), MIDDLE, 128),
+    "cifar_vgg8": (3_965_028, 96.2, (37, 32), VGG, 512),
+    "cifar_vgg11": (9_277_284, 209.4, None, VGG, 512),
+    "cifar_vgg13": (9_462_180, 284.9, (72, 62), VGG, 512),
+    "cifar_mobilenetv2_half": (812_836, 6.5, (320, 267), [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
+    "cifar_shufflenetv1": (949_258, 38.7, (296, 247), [(24, 32), (240, 16), (480, 8), (960, 4)], 960),
+    "cifar_shufflenetv2": (1_355_528, 44.5, (338, 282), [(24, 32), (116, 16), (232, 8), (464, 4)], 1024),
 }
 
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_sizes_and_taps_are_those_of_the_reference(name):
-    parameters, entries, channels = PUBLISHED[name]
-    network = timm.create_model(name).eval()
-    assert sum(p.numel() for p in network.parameters()) == parameters
-    if entries is not None:
-        assert len(network.state_dict()) == entries
-    with torch.no_grad():
-        outputs = read_outputs(network, torch.randn(1, 3, 32, 32), EVERYTHING)
-    shapes = [(1, width, size, size) for width, size in zip(channels, (32, 32, 16, 8), strict=True)]
-    assert [f.shape for f in outputs.features] == shapes
-    assert [p.shape for p in outputs.preactivations] == shapes[1:]
-    assert outputs.embedding.shape == (1, channels[-1])
-    assert outputs.logits.shape == (1, 100)
-    spec = ModelSpec.of(network)
-    assert (spec.name, spec.num_classes, spec.embedding_dim) == (name, 100, channels[-1])
-    assert (spec.feature_channels, spec.feature_reductions) == (channels, (1, 1, 2, 4))
-    assert spec.mean == (0.5071, 0.4867, 0.4408) and spec.std == (0.2675, 0.2565, 0.2761)
-    assert spec.input_size == (3, 32, 32)
-
-
-# The reference layouts, written out: names as RepDistiller's modules give them, tensors filled by a rule.
-
-
-class Checkpoint(dict):
-    def _add(self, key, *shape, offset=0.0, scale=1.0):
-        count = math.prod(shape)
-        wave = torch.sin(torch.arange(count, dtype=torch.float64) * (1.3 + 0.01 * len(self)) + len(self))
-        self[key] = (offset + scale * wave).reshape(shape)
-
-    def conv(self, name, fan_in, fan_out, size):
-        self._add(f"{name}.weight", fan_out, fan_in, size, size, scale=(2 / (fan_in * size * size)) ** 0.5)
-
-    def norm(self, name, width):
-        self._add(f"{name}.weight", width, offset=1.0, scale=0.3)
-        self._add(f"{name}.bias", width, scale=0.3)
-        self._add(f"{name}.running_mean", width, scale=0.3)
-        self._add(f"{name}.running_var", width, offset=1.0, scale=0.5)
-        self[f"{name}.num_batches_tracked"] = torch.tensor(7)
-
-    def linear(self, name, fan_in, fan_out):
-        self._add(f"{name}.weight", fan_out, fan_in, scale=0.2)
-        self._add(f"{name}.bias", fan_out)
-
-
-def reference_resnet(depth, widths):
-    weights = Checkpoint()
-    weights.conv("conv1", 3, widths[0], 3)
-    weights.norm("bn1", widths[0])
-    width = widths[0]
-    for stage in (1, 2, 3):
-        for i in range((depth - 2) // 6):
-            block, out = f"layer{stage}.{i}", widths[stage]
-            weights.conv(f"{block}.conv1", width, out, 3)
-            weights.norm(f"{block}.bn1", out)
-            weights.conv(f"{block}.conv2", out, out, 3)
-            weights.norm(f"{block}.bn2", out)
-            if i == 0 and (stage > 1 or width != out):
-                weights.conv(f"{block}.downsample.0", width, out, 1)
-                weights.norm(f"{block}.downsample.1", out)
-            width = out
-    weights.linear("fc", width, 10)
-    return weights
-
-
-def reference_wrn(depth, factor):
-    weights = Checkpoint()
-    weights.conv("conv1", 3, 16, 3)
-    width = 16
-    for stage in (1, 2, 3):
-        for i in range((depth - 4) // 6):
-            block, out = f"block{stage}.layer.{i}", 16 * factor * 2 ** (stage - 1)
-            weights.norm(f"{block}.bn1", width)
-            weights.conv(f"{block}.conv1", width, out, 3)
-            weights.norm(f"{block}.bn2", out)
-            weights.conv(f"{block}.conv2", out, out, 3)
-            if width != out:
-                weights.conv(f"{block}.convShortcut", width, out, 1)
-            width = out
-    weights.norm("bn1", width)
-    weights.linear("fc", width, 10)
-    return weights
-
-
-def _norm(w, name, x, training):
-    mean, var = w[f"{name}.running_mean"].clone(), w[f"{name}.running_var"].clone()
-    return F.batch_norm(x, mean, var, w[f"{name}.weight"], w[f"{name}.bias"], training=training)
-
-
-def _blocks(w, prefix):
-    return sorted({int(key[len(prefix) :].split(".")[0]) for key in w if key.startswith(prefix)})
-
-
-def run_reference_resnet(w, x, training):
-    x = F.relu(_norm(w, "bn1", F.conv2d(x, w["conv1.weight"], padding=1), training))
-    features, preactivations = [x], []
-    for stage in (1, 2, 3):
-        for i in _blocks(w, f"layer{stage}."):
-            block, stride = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
-            y = F.conv2d(x, w[f"{block}.conv1.weight"], stride=stride, padding=1)
-            y = F.relu(_norm(w, f"{block}.bn1", y, training))
-            y = _norm(w, f"{block}.bn2", F.conv2d(y, w[f"{block}.conv2.weight"], padding=1), training)
-            if f"{block}.downsample.0.weight" in w:
-                x = F.conv2d(x, w[f"{block}.downsample.0.weight"], stride=stride)
-                x = _norm(w, f"{block}.downsample.1", x, training)
-            total = x + y
-            x = F.relu(total)
-        features.append(x)
-        preactivations.append(total)
-    embedding = x.mean((2, 3))
-    return embedding @ w["fc.weight"].T + w["fc.bias"], embedding, features, preactivations
-
-
-def run_reference_wrn(w, x, training):
-    x = F.conv2d(x, w["conv1.weight"], padding=1)
-    features, preactivations = [x], []
-    for stage in (1, 2, 3):
-        for i in _blocks(w, f"block{stage}.layer."):
-            block, stride = f"block{stage}.layer.{i}", 2 if stage > 1 and i == 0 else 1
-            first = F.relu(_norm(w, f"{block}.bn1", x, training))
-            y = F.conv2d(first, w[f"{block}.conv1.weight"], stride=stride, padding=1)
-            y = F.conv2d(F.relu(_norm(w, f"{block}.bn2", y, training)), w[f"{block}.conv2.weight"], padding=1)
-            if f"{block}.convShortcut.weight" in w:
-                x = F.conv2d(first, w[f"{block}.convShortcut.weight"], stride=stride)
-            x = x + y
-        features.append(x)
-        following = f"block{stage + 1}.layer.0.bn1" if stage < 3 else "bn1"
-        preactivations.append(_norm(w, following, x, training))
-    embedding = F.relu(preactivations[-1]).mean((2, 3))
-    return embedding @ w["fc.weight"].T + w["fc.bias"], embedding, features, preactivations
-
-
-CASES = [
-    ("cifar_resnet8", reference_resnet(8, (16, 16, 32, 64)), run_reference_resnet),
-    ("cifar_resnet20", reference_resnet(20, (16, 16, 32, 64)), run_reference_resnet),
-    ("cifar_resnet8x4", reference_resnet(8, (32, 64, 128, 256)), run_reference_resnet),
-    ("cifar_wrn_16_2", reference_wrn(16, 2), run_reference_wrn),
-    ("cifar_wrn_40_1", reference_wrn(40, 1), run_reference_wrn),
+# One of each kind of block, the smallest.
+FAMILIES = [
+    "cifar_resnet8",
+    "cifar_wrn_16_2",
+    "cifar_vgg8",
+    "cifar_mobilenetv2_half",
+    "cifar_shufflenetv1",
+    "cifar_shufflenetv2",
 ]
 
 
-@pytest.mark.parametrize("size", [8, 32, 64])
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("name", "weights", "run"), CASES, ids=[case[0] for case in CASES])
-def test_a_reference_checkpoint_computes_what_the_reference_computes(tmp_path, name, weights, run, training, size):
-    torch.save(dict(weights), tmp_path / "reference.pth")
-    network = load_model(name, checkpoint=tmp_path / "reference.pth").double().train(training)
-    # Loading is in float32: the reference takes its weights after the same rounding.
-    weights = {key: tensor.float().double() for key, tensor in weights.items()}
-    images = torch.randn(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+def on_meta(name, **arguments):
+    """Make a network without weights: for counting, and for shapes without arithmetic."""
+    with torch.device("meta"):
+        return timm.create_model(name, **arguments)
+
+
+def taps_of(network, *shape):
     with torch.no_grad():
-        logits, embedding, features, preactivations = run(weights, images, training)
-        outputs = read_outputs(network, images, EVERYTHING)
-        plain = network(images)
-    for found, expected in zip(
-        [outputs.logits, plain, outputs.embedding, *outputs.features, *outputs.preactivations],
-        [logits, logits, embedding, *features, *preactivations],
-        strict=True,
-    ):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        return network.forward_taps(torch.empty(shape, device="meta"))
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_2"])
-def test_convolutions_start_as_in_the_reference(name):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_sizes_are_those_of_the_reference(name):
+    parameters, mega_macs, entries, _, _ = PUBLISHED[name]
+    network = on_meta(name)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    if entries is not None:
+        keys = network.state_dict().keys()
+        assert (len(keys), len([key for key in keys if not key.endswith(".num_batches_tracked")])) == entries
+
+    macs = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            # For each output its kernel, over the channels of its group.
+            module.register_forward_hook(lambda conv, _, out: macs.append(out[0].numel() * conv.weight[0].numel()))
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda linear, _, out: macs.append(linear.weight.numel()))
+    network(torch.empty(1, 3, 32, 32, device="meta"))
+    assert round(sum(macs) / 1e6, 1) == mega_macs
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_taps_are_those_of_the_reference(name):
+    _, _, _, taps, pooled = PUBLISHED[name]
+    network = on_meta(name)
+    final, features, preactivations = taps_of(network, 2, 3, 32, 32)
+    assert [(f.shape[1], f.shape[2], f.shape[3]) for f in features] == [(width, size, size) for width, size in taps]
+    assert [p.shape for p in preactivations] == [f.shape for f in features[1:]]
+    assert network.forward_head(final, pre_logits=True).shape == (2, pooled)
+    assert network.forward_head(final).shape == (2, 100)
+
+    spec = ModelSpec.of(network)
+    assert (spec.name, spec.num_classes, spec.embedding_dim) == (name, 100, pooled)
+    assert spec.feature_channels == tuple(width for width, _ in taps)
+    assert spec.feature_reductions == tuple(32 // size for _, size in taps)
+    assert spec.mean == (0.5071, 0.4867, 0.4408) and spec.std == (0.2675, 0.2565, 0.2761)
+    assert spec.input_size == (3, 32, 32)
+    assert network.default_cfg["pool_size"] == tuple(final.shape[2:])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_larger_images_give_larger_features_and_the_same_logits(name):
+    taps = PUBLISHED[name][3]
+    network = on_meta(name)
+    _, features, preactivations = taps_of(network, 1, 3, 64, 64)
+    sizes = [2 * size for _, size in taps]
+    if "vgg" in name:
+        sizes[-1] = 4  # the reference pools a fourth time where the image is 64 high
+    assert [f.shape[-1] for f in features] == sizes
+    assert [p.shape for p in preactivations] == [f.shape for f in features[1:]]
+    assert network(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 100)
+    # Neither square nor a multiple of the reductions.
+    assert network(torch.empty(1, 3, 38, 45, device="meta")).shape == (1, 100)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "cifar_resnet50"])
+def test_networks_start_as_in_the_reference(name):
     torch.manual_seed(0)
     network = timm.create_model(name)
+    pytorchs_own = "shufflenet" in name
     for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d) and module.weight.numel() > 2000:
-            fan_out = module.out_channels * module.kernel_size[0] ** 2
-            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06)
-            assert module.bias is None
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
+            if pytorchs_own:  # uniform, to the bound 1 / sqrt(fan in)
+                bound = module.weight[0].numel() ** -0.5
+                assert 0.99 * bound < module.weight.abs().max() <= bound
+                expected = bound / 3**0.5
+            else:
+                expected = (2 / (module.out_channels * module.kernel_size[0] ** 2)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.06)
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            assert "vgg" in name and (module.bias == 0).all()
+        if isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
-    assert (network.fc.bias == 0).all() == name.startswith("cifar_wrn")
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_2"])
+@pytest.mark.parametrize("name", [*FAMILIES, "cifar_resnet50"])
+def test_linear_layers_start_as_in_the_reference_also_after_a_reset(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    for reset in (False, True):
+        if reset:
+            network.reset_classifier(50)
+        weight, bias = network.fc.weight, network.fc.bias
+        if "vgg" in name or "mobilenet" in name:
+            assert weight.std().item() == pytest.approx(0.01, rel=0.05) and (bias == 0).all()
+            continue
+        bound = weight.shape[1] ** -0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+        assert (bias == 0).all() if "wrn" in name else 0.5 * bound < bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_preactivations_are_what_the_activation_makes_the_features_of(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    final, features, preactivations = network.forward_taps(torch.randn(2, 3, 32, 32))
+    if "mobilenet" in name:  # a linear bottleneck has no activation: both are its output
+        assert all(torch.equal(p, f) for p, f in zip(preactivations, features[1:], strict=True))
+        return
+    assert all((p < 0).any() for p in preactivations)
+    if "wrn" in name:  # features are sums; what is pooled is the last of them, normalised and activated
+        assert torch.equal(F.relu(preactivations[-1]), final)
+        return
+    assert all(torch.equal(F.relu(p), f) for p, f in zip(preactivations, features[1:], strict=True))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_later_layers_leave_features_and_preactivations_as_they_were(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    images = torch.randn(2, 3, 32, 32)
+    _, features, preactivations = network.forward_taps(images)
+    for last, feature in enumerate(features):
+        stopped, early, early_preactivations = network.forward_taps(images, last=last)
+        assert len(early) == last + 1
+        assert torch.equal(early[-1], feature) and torch.equal(stopped, feature)
+        for early_one, late_one in zip(early_preactivations, preactivations, strict=False):
+            assert torch.equal(early_one, late_one)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_reading_everything_counts_and_normalises_a_batch_once(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    plain = copy.deepcopy(network)
+    for step in range(1, 3):
+        images = torch.randn(2, 3, 32, 32)
+        network.forward_head(network.forward_taps(images)[0])
+        plain(images)
+        counters = [module.num_batches_tracked for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert all(counter == step for counter in counters)
+    for (key, found), expected in zip(network.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(found, expected), key
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_parameter_learns_from_the_logits(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name)
+    F.cross_entropy(network(torch.randn(2, 3, 32, 32)), torch.tensor([3, 7])).backward()
+    without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_other_channels_classes_and_memory_formats_run(name):
+    torch.manual_seed(0)
     images = torch.randn(2, 1, 32, 32)
-    network = timm.create_model(name, num_classes=3, in_chans=1).eval()
+    network = timm.create_model(name, num_classes=3, in_chans=1)
+    network(images)  # statistics that are not the start's
+    network.eval()
     spec = ModelSpec.of(network)
     assert spec.input_size == (1, 32, 32) and len(spec.mean) == len(spec.std) == 1
     with torch.no_grad():
@@ -212,28 +217,33 @@ def test_other_channels_classes_and_memory_formats_run(name):
         channels_last = network.to(memory_format=torch.channels_last)
         found = channels_last(images.to(memory_format=torch.channels_last))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        final, features, preactivations = channels_last.forward_taps(images.to(memory_format=torch.channels_last))
+        for tap in (final, *features, *preactivations):
+            assert tap.is_contiguous(memory_format=torch.channels_last)
         halved = network.to(torch.bfloat16)(images.to(torch.bfloat16))
     assert halved.dtype == torch.bfloat16
     torch.testing.assert_close(halved.float(), expected, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_2"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(name):
     torch.manual_seed(0)
     network = timm.create_model(name).double()
     start = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     runs = []
-    network.layer2[0].conv1.register_forward_hook(lambda *_: runs.append(1))
+    next(m for m in network.layer2.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
+        lambda *_: runs.append(1)
+    )
     results = []
     for enable in (False, True):
         runs.clear()
         network.load_state_dict(start)
         network.zero_grad()
         network.set_grad_checkpointing(enable)
-        outputs = read_outputs(network, images, EVERYTHING)
-        loss = outputs.logits.square().mean() + sum(p.square().mean() for p in outputs.preactivations)
-        loss.backward()
+        final, features, preactivations = network.forward_taps(images)
+        taps = [network.forward_head(final), *features, *preactivations]
+        sum(tap.square().mean() for tap in taps).backward()
         assert len(runs) == (2 if enable else 1)
         gradients = {f"gradient of {key}": p.grad.clone() for key, p in network.named_parameters()}
         buffers = {key: buffer.clone() for key, buffer in network.named_buffers()}

@@ -1,5 +1,7 @@
 """The recipes: each parses, names networks that exist, and says what the papers say."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,37 @@ import hf_kcd  # noqa: F401  (registers the networks)
 from hf_kcd.cli.demo import _TRAIN_POINTS
 from hf_kcd.cli.recipe import read_recipe
 from hf_kcd.methods import method_options
+from hf_kcd.models.published import PUBLISHED_TOP1
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.glob("*/*.yaml"))
 
 
+# Every teacher of both papers (KCD's Tables 1 to 5, SLKD's 2 to 6), and two smaller ones.
+TEACHERS = {
+    "cifar100": {"resnet20", "resnet56", "resnet110", "resnet32x4", "resnet50", "vgg13", "wrn_40_2"},
+    "imagenet": {"resnet34"},
+}
+
+
 def read(path: Path):
     return read_recipe("distill", ["--config", str(path), "--output_dir", "x"])
+
+
+def commands_in(path: Path) -> list[list[str]]:
+    """The commands that a recipe's comments say, as the shell would split them."""
+    text = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("   ") and "--config" in line]
+
+
+def words_behind(command: list[str]) -> tuple[str, list[str]]:
+    """Name of an hf-kcd command and the words behind it, however it is started."""
+    if command[0] == "hf-kcd":
+        return command[1], command[2:]
+    start = next(place for place, word in enumerate(command) if word.endswith(".py"))
+    assert command[:2] == ["accelerate", "launch"] and (RECIPES.parent / command[start]).is_file()
+    return Path(command[start]).stem.replace("_", "-"), command[start + 1 :]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -59,6 +85,53 @@ def test_cifar_recipes_are_the_papers(path):
         assert (recipe.kcd.epochs_per_stage, recipe.kcd.final_ratio) == (40, 0.7)
         # The paper prints 81.61 %; a first epoch on all points and floors make it 81.76 % (Eq. 16 as really trained).
         assert recipe.kcd.schedule(50_000, 240).relative_cost == pytest.approx(0.8176, abs=5e-5)
+
+
+@pytest.mark.parametrize("data", TEACHERS)
+def test_every_teacher_of_the_papers_has_a_recipe(data):
+    assert {path.stem.removeprefix("teacher_") for path in (RECIPES / data).glob("teacher_*.yaml")} == TEACHERS[data]
+    for path in (RECIPES / data).glob("teacher_*.yaml"):
+        recipe = read_recipe("train-teacher", ["--config", str(path), "--output_dir", "x"], method="ce")
+        assert recipe.config.teacher is None and recipe.kcd is None and recipe.args.method == "ce"
+        # The comment says what was published of the network, and of no other.
+        published = PUBLISHED_TOP1[recipe.config.student]
+        assert f"{published.get('CRD') or published['KCD']:.2f} %" in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_commands_in_comments_are_as_they_can_be_typed(path, monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    commands = commands_in(path)
+    assert commands
+    for words in commands:
+        command, rest = words_behind(words)
+        recipe = read_recipe(command, rest, method="ce" if command == "train-teacher" else "kd")
+        assert Path(rest[rest.index("--config") + 1]).samefile(path)
+        assert timm.is_model(recipe.config.student)
+        assert (recipe.config.teacher is None) <= (recipe.args.method == "ce")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_files_that_comments_name_are_there(path):
+    for name in re.findall(r"recipes/\S+?\.(?:yaml|py)", path.read_text()):
+        assert (RECIPES.parent / name).is_file(), name
+
+
+def test_networks_alone_take_the_learning_rates_of_repdistiller(monkeypatch):
+    monkeypatch.chdir(RECIPES.parent)
+    rates = {}
+    for words in commands_in(RECIPES / "cifar100" / "alone.yaml"):
+        recipe = read_recipe(*words_behind(words), method="ce")
+        rates[recipe.config.student] = recipe.args.learning_rate
+    assert rates == {"cifar_vgg8": 0.05, "cifar_shufflenetv2": 0.01}
+
+
+def test_imagenet_teacher_is_trained_as_torchvisions_was():
+    args = read(RECIPES / "imagenet" / "teacher_resnet34.yaml").args
+    assert (args.num_train_epochs, args.learning_rate, args.lr_decay_epochs) == (90, 0.1, [30, 60])
+    assert (args.lr_decay_rate, args.momentum, args.weight_decay) == (0.1, 0.9, 1e-4)
+    processes = re.search(r"--num_processes (\d+)", (RECIPES / "imagenet" / "teacher_resnet34.yaml").read_text())[1]
+    assert args.per_device_train_batch_size * int(processes) == 256
 
 
 def test_imagenet_recipe_is_the_papers():

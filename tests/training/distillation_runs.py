@@ -35,8 +35,10 @@ TRAIN, EVAL = image_set(), image_set(40, seed=1)
 
 
 def network(seed: int = 1, name: str = "cifar_resnet8", **options) -> torch.nn.Module:
+    """A network with weights of its own seed, that says of itself that it was trained on the images of these runs."""
     torch.manual_seed(seed)
-    return timm.create_model(name, **{"num_classes": NUM_CLASSES, **options})
+    size = {"input_size": (3, RECIPE.size, RECIPE.size)}
+    return timm.create_model(name, **{"num_classes": NUM_CLASSES, "pretrained_cfg_overlay": size, **options})
 
 
 def dropout_network(seed: int = 1, rate: float = 0.2) -> torch.nn.Module:

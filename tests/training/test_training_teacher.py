@@ -1,10 +1,39 @@
 """The teacher only teaches: never trained, never saved, never in train mode, and shown images as it knows them."""
 
+import copy
+import logging
+
 import pytest
 import torch
+import torch.nn.functional as F
 from distillation_runs import PAPER, make_trainer, network
 
+from hf_kcd.methods import DistillationMethod, register_method
+from hf_kcd.models import ImageConfig
 from hf_kcd.training.model import DistillationModel
+from hf_kcd.training.teacher_images import TeacherImages
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@register_method("test_reads_preactivations")
+class ReadsPreactivations(DistillationMethod):
+    """The mean square distance of the last pre-activations, through a layer built from the specs."""
+
+    student_reads = teacher_reads = frozenset({"preactivations"})
+
+    def __init__(self, student, teacher, num_points):
+        super().__init__(student, teacher, num_points)
+        self.adapter = torch.nn.Conv2d(student.preactivation_channels[-1], teacher.preactivation_channels[-1], 1)
+        self.counts = []
+
+    def forward(self, student, teacher, batch):
+        self.counts.append((len(student.preactivations), len(teacher.preactivations)))
+        adapted = self.adapter(student.preactivations[-1])
+        size = (adapted.shape[-2:], teacher.preactivations[-1].shape[-2:])
+        assert size == (self.student_spec.feature_sizes[-1], self.teacher_spec.feature_sizes[-1])
+        target = F.adaptive_avg_pool2d(teacher.preactivations[-1], size[0])
+        return {"ce": F.cross_entropy(student.logits, batch["labels"]), "hint": F.mse_loss(adapted, target)}
 
 
 def test_the_teacher_is_left_as_it_was(tmp_path):
@@ -63,3 +92,101 @@ def test_the_model_moves_its_teacher_along(tmp_path):
     assert logits.shape == (2, 4) and model.num_classes == 4
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = model.nothing_like_it
+
+
+def _pixels(size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
+
+
+def _normalised(pixels, mean, std):
+    return (pixels - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(std).double().view(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "teachers"), [((8, 8), (20, 12)), ((24, 16), (8, 8)), ((8, 8), (8, 8))])
+def test_the_teacher_sees_the_pixels_at_its_size_and_with_its_normalisation(size, teachers, interpolation):
+    view = TeacherImages(ImageConfig((3, *teachers), (0.1, 0.2, 0.6), (0.5, 0.4, 0.1), interpolation), MEAN, STD, size)
+    view.apply(torch.Tensor.double)
+    pixels = _pixels(size)
+    shrinks = teachers[0] < size[0]
+    resized = pixels if teachers == size else F.interpolate(pixels, teachers, mode=interpolation, antialias=shrinks)
+    found = view(_normalised(pixels, MEAN, STD))
+    torch.testing.assert_close(found, _normalised(resized, (0.1, 0.2, 0.6), (0.5, 0.4, 0.1)), rtol=1e-5, atol=1e-5)
+
+
+def test_images_that_the_teacher_knows_are_handed_on_untouched():
+    view = TeacherImages(ImageConfig((3, 8, 8), MEAN, STD, "bicubic"), MEAN, STD, (8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    assert view(images) is images
+    # A method may cut or enlarge the batch: what counts is the size that arrives.
+    assert view(torch.randn(2, 3, 10, 12)).shape == (2, 3, 8, 8)
+
+
+def test_a_teacher_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match="takes images of 1 channels and the data has 3"):
+        TeacherImages(ImageConfig((1, 8, 8), (0.5,), (0.5,), "bilinear"), MEAN, STD, (8, 8))
+
+
+def test_a_teacher_of_larger_images_gets_them_and_the_run_says_so(tmp_path, caplog):
+    teacher = network(9, pretrained_cfg_overlay={"input_size": (3, 16, 16)})
+    logger = logging.getLogger("hf_kcd")
+    logger.addHandler(caplog.handler)
+    try:
+        trainer = make_trainer(tmp_path, method="spy", teacher=teacher, num_train_epochs=1)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "images of 16 x 16: the data's 8 x 8 are resized" in caplog.text
+    trainer.train()
+    reference = copy.deepcopy(teacher).double()
+    recipe = trainer.train_dataset.recipe
+    config = teacher.pretrained_cfg
+    for step in trainer.method.steps:
+        assert step["pixel_values"].shape[-1] == 8
+        mean, std = (torch.tensor(values).double().view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
+        pixels = F.interpolate(step["pixel_values"].double() * std + mean, (16, 16), mode="bilinear")
+        with torch.no_grad():
+            expected = reference(_normalised(pixels, config["mean"], config["std"]))
+        assert (step["teacher_logits"] - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        method="test_reads_preactivations",
+        model=network(name="resnet10t", channels=(8, 16, 32, 64), stem_width=8),
+        teacher=network(9, name="test_resnet", pretrained_cfg_overlay={"input_size": (3, 32, 32)}),
+        teacher_layers=[2, 4],
+        num_train_epochs=1,
+        lr_decay_epochs=[],
+        learning_rate=0.01,
+    )
+    before = [parameter.clone() for parameter in trainer.student.parameters()]
+    trainer.train()
+    assert set(trainer.method.counts) == {(4, 2)}
+    after = list(trainer.student.parameters())
+    assert sum(not torch.equal(one, other) for one, other in zip(before, after, strict=True)) > len(before) // 2
+    lost = copy.deepcopy(trainer.model)
+    assert lost._read_student.model is lost.student and lost._read_teacher.model is lost.teacher
+
+
+@pytest.mark.parametrize("role", ["model", "teacher"])
+def test_what_a_network_does_not_hand_out_stops_the_run_before_it_starts(tmp_path, role):
+    vit = network(name="vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2)
+    name = {"model": "student", "teacher": "teacher"}[role]
+    message = f"'test_reads_preactivations' reads preactivations of the {name}. vit_tiny_patch16_224 does not hand out"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, method="test_reads_preactivations", **{role: vit})
+
+
+def test_layers_are_given_as_positions_or_as_a_word(tmp_path):
+    for given, kept in (("stages", "stages"), (["stages"], "stages"), (["1", "-1"], [1, -1]), ([2], [2]), (3, [3])):
+        trainer = make_trainer(tmp_path, method="test_reads_preactivations", student_layers=given)
+        assert trainer.args.student_layers == kept
+    assert trainer.method.student_spec.layers == (3,)
+    with pytest.raises(ValueError, match="teacher_layers is .*'deep'.*positions such as 2 5 8, or the word 'stages'"):
+        make_trainer(tmp_path, method="test_reads_preactivations", teacher_layers=["deep"])
+    with pytest.raises(ValueError, match="Layer 9 of cifar_resnet8 does not exist"):
+        make_trainer(tmp_path, method="test_reads_preactivations", teacher_layers=[9])
+    with pytest.raises(ValueError, match="teacher_layers is .* but 'kd' reads no features"):
+        make_trainer(tmp_path, teacher_layers=[1])

@@ -1,0 +1,37 @@
+"""Attention transfer: where the networks look (Zagoruyko and Komodakis, 2017)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .common import match_stages, unit
+
+
+def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+    """Compute the mean squared difference of normalised attention maps, summed over the stages.
+
+    A stage's attention map is the mean of the squared feature over the channels, divided by its Euclidean length.
+
+    Args:
+        student_features: Maps [B, C_s, H, W], from shallow to deep.
+        teacher_features: As many maps [B, C_t, H', W']; receive no gradient. The larger map of a pair is
+            average-pooled first.
+
+    Returns:
+        A scalar, float32 or float64: the mean over batch and positions, as behind the published tables (the paper
+        takes the length of the difference).
+
+    Raises:
+        ValueError: When the lists differ in length or a pair is not of the same points.
+
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, Eq. 2.
+    """
+    losses = [
+        (_attention(student) - _attention(teacher)).square().mean()
+        for student, teacher in match_stages(student_features, teacher_features)
+    ]
+    return sum(losses)
+
+
+def _attention(feature: Tensor) -> Tensor:
+    return unit(feature.square().mean(1).flatten(1))

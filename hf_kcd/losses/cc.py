@@ -1,0 +1,29 @@
+"""Correlation congruence: neighbours of a batch err in different entries (Peng et al., 2019)."""
+
+from torch import Tensor
+
+from .common import check_embeddings, widen
+
+
+def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, detach_teacher: bool = True) -> Tensor:
+    """Compute the mean over i of the sum over entries of |d_i d_(i+1)|, d = e_s - e_t, for consecutive points.
+
+    Args:
+        student_embedding: [B, D], the student's embedding in the common space.
+        teacher_embedding: [B, D], the teacher's; receives no gradient.
+        detach_teacher: False lets the gradient through to a trainable projection of the teacher's embedding, which the
+            published runs train along with the student's.
+
+    Returns:
+        A scalar, float32 or float64; 0 for one point.
+
+    Raises:
+        ValueError: When the two are not of one shape [B, D].
+
+    Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, in the form of RepDistiller's
+    code, which is behind the published tables and differs from the paper's (correlations through a kernel).
+    """
+    check_embeddings(student_embedding, teacher_embedding, same_width=True)
+    student, teacher = widen(student_embedding, teacher_embedding.detach() if detach_teacher else teacher_embedding)
+    distances = (student - teacher).abs()
+    return (distances[:-1] * distances[1:]).sum() / max(len(distances) - 1, 1)

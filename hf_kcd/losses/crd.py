@@ -1,0 +1,47 @@
+"""Contrastive representation distillation: telling the own point from others (Tian et al., 2020)."""
+
+from torch import Tensor
+
+from .common import widen
+
+_EPSILON = 1e-7
+# Scores below this count as this: where they underflow, the loss stays finite.
+_LEAST_SCORE = 1e-30
+
+
+def crd_loss(student_scores: Tensor, teacher_scores: Tensor, num_points: int) -> Tensor:
+    """Compute the noise-contrastive loss of either side, summed over the K negatives, averaged over the batch, and added.
+
+    Of one side: -log(P_0 / (P_0 + K/N + 1e-7)) - sum_k log((K/N) / (P_k + K/N + 1e-7)).
+
+    Args:
+        student_scores: P = exp(m . e / tau) / Z of the student's embedding against the teacher's memory, [B, K + 1], the
+            own point first. Compute them in float32: exp(1 / 0.07) is beyond half precision.
+        teacher_scores: Likewise of the teacher's embedding against the student's memory, [B, K + 1]. Both sides train
+            a projection of their own, so that both receive a gradient; the memory and the teacher do not.
+        num_points: N, of the whole training set.
+
+    Returns:
+        A scalar, float32 or float64.
+
+    Raises:
+        ValueError: When the scores are not of one shape [B, K + 1] with K at least 1, or N is not positive.
+
+    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, Eq. 18, and the authors' code.
+    """
+    if student_scores.shape != teacher_scores.shape or student_scores.ndim != 2 or student_scores.shape[1] < 2:
+        raise ValueError(
+            f"Student scores have shape {list(student_scores.shape)} and teacher scores {list(teacher_scores.shape)}. "
+            f"Both must be [B, K + 1], the own point's first, with at least one negative."
+        )
+    if num_points < 1:
+        raise ValueError(f"num_points is {num_points}. Give the number of points of the whole training set.")
+    student, teacher = widen(student_scores, teacher_scores)
+    return _contrast(student, num_points) + _contrast(teacher, num_points)
+
+
+def _contrast(scores: Tensor, num_points: int) -> Tensor:
+    noise = (scores.shape[1] - 1) / num_points
+    positive = ((noise + _EPSILON) / scores[:, 0].clamp_min(_LEAST_SCORE)).log1p()
+    negatives = ((scores[:, 1:] + _EPSILON) / noise).log1p()
+    return (positive + negatives.sum(1)).mean()

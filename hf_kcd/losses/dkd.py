@@ -1,0 +1,64 @@
+"""Decoupled knowledge distillation: the target class and the others weighed apart (Zhao et al., 2022)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .common import check_labels, check_logits, check_temperature, divergence, scale_logits
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """Compute alpha * TCKD + beta * NCKD, each times T^2 and averaged over the batch.
+
+    TCKD is the divergence between the pairs (p_y, 1 - p_y), NCKD the one between the softmax over the classes that are
+    not the label. With two classes there is one other class, and NCKD is 0.
+
+    Args:
+        student_logits: [B, C], C at least 2, any floating dtype.
+        teacher_logits: [B, C]; receives no gradient.
+        labels: [B] int64.
+        alpha: Weight of the target class.
+        beta: Weight of the other classes; on CIFAR-100 8, 6 or 2 according to the pair.
+        temperature: T, above 0.
+
+    Returns:
+        A scalar, float32 or float64; finite for finite logits.
+
+    Raises:
+        ValueError: When the logits are not of one shape [B, C], there is one class only, the labels are not [B], or
+            the temperature is not above 0.
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, Eq. 7.
+    """
+    check_logits(student_logits, teacher_logits)
+    num_rows, num_classes = student_logits.shape
+    if num_classes < 2:
+        raise ValueError("Logits have one class. Decoupling needs a class besides the label's: give at least two.")
+    check_labels(labels, num_rows)
+    check_temperature(temperature)
+
+    label = labels[:, None]
+    others = torch.arange(num_classes - 1, device=labels.device)
+    others = others + (others >= label)
+
+    def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = scale_logits(logits, temperature)
+        rest = scaled.gather(1, others)
+        # p_y = sigmoid(lead): both of the pair stay exact where one of them underflows.
+        lead = scaled.gather(1, label) - rest.logsumexp(1, keepdim=True)
+        return F.logsigmoid(torch.cat([lead, -lead], 1)), rest.log_softmax(1)
+
+    (student_pair, student_rest), (teacher_pair, teacher_rest) = (
+        decouple(student_logits),
+        decouple(teacher_logits.detach()),
+    )
+    return alpha * divergence(student_pair, teacher_pair, temperature) + beta * divergence(
+        student_rest, teacher_rest, temperature
+    )

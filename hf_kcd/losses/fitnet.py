@@ -1,0 +1,24 @@
+"""Hints: the student's feature regresses the teacher's (FitNets, Romero et al., 2015)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .common import match_maps
+
+
+def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Compute the mean squared difference of two features.
+
+    Args:
+        student_feature: [B, C, H, W] or [B, C], what the regressor made of the student's.
+        teacher_feature: [B, C, H', W'] or [B, C]; receives no gradient. The larger map is average-pooled.
+
+    Returns:
+        A scalar, float32 or float64: the mean over all entries, as behind the published tables (the paper sums, halved).
+
+    Raises:
+        ValueError: When points or channels are not the same.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, Eq. 3.
+    """
+    return F.mse_loss(*match_maps(student_feature, teacher_feature, "feature", same_channels=True))

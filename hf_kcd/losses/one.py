@@ -1,0 +1,42 @@
+"""On-the-fly native ensemble: branches learn from their gated ensemble (Lan et al., 2018)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .cross_entropy import cross_entropy_loss
+from .kd import kd_loss
+
+
+def one_loss(
+    branch_logits: Sequence[Tensor],
+    ensemble_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 3.0,
+    ramp: float = 1.0,
+) -> Tensor:
+    """Compute the cross-entropies of branches and ensemble plus `ramp` times the branches' T^2 KL from the ensemble.
+
+    Args:
+        branch_logits: For each branch [B, C].
+        ensemble_logits: [B, C], the branches' under their gate. Its cross-entropy trains the gate; as the branches'
+            teacher it receives no gradient.
+        labels: [B] int64.
+        temperature: T, above 0; the paper's is 3.
+        ramp: Weight of the divergences; the authors raise it as exp(-5 (1 - epoch / 80)^2).
+
+    Returns:
+        A scalar, float32 or float64: batch means, added.
+
+    Raises:
+        ValueError: When there is no branch, logits are not of one shape, or the temperature is not above 0.
+
+    Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018. The authors' code
+    adds 1e-7 to the target's probabilities against the logarithm of 0, which is not needed here.
+    """
+    if len(branch_logits) == 0:
+        raise ValueError("No logits of a branch were given. Give those of at least one.")
+    cross_entropies = cross_entropy_loss(ensemble_logits, labels) + sum(
+        cross_entropy_loss(branch, labels) for branch in branch_logits
+    )
+    return cross_entropies + ramp * sum(kd_loss(branch, ensemble_logits, temperature) for branch in branch_logits)

@@ -1,0 +1,43 @@
+"""The hierarchical context loss of knowledge review (Chen et al., 2021)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .common import match_stages
+
+
+def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+    """Compute the mean squared difference of maps at their own size and pooled to 4, 2 and 1, summed over the stages.
+
+    The coarser levels weigh 1/2, 1/4, 1/8 and exist where the map is larger than they are; the weights of a stage are
+    normalised to 1.
+
+    Args:
+        student_features: Fused maps [B, C, H, W] or vectors [B, C], from shallow to deep.
+        teacher_features: As many, of the same channels; receive no gradient. The larger map of a pair is
+            average-pooled first.
+
+    Returns:
+        A scalar, float32 or float64.
+
+    Raises:
+        ValueError: When the lists differ in length or the points or channels of a pair are not the same.
+
+    Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021; weights as in the authors' code.
+    """
+    losses = [_hierarchy(*pair) for pair in match_stages(student_features, teacher_features, same_channels=True)]
+    return sum(losses)
+
+
+def _hierarchy(student: Tensor, teacher: Tensor) -> Tensor:
+    # Pooling is linear: the difference is pooled once instead of either map.
+    difference = student - teacher
+    loss, weight, total = difference.square().mean(), 1.0, 1.0
+    for size in (4, 2, 1):
+        if size < min(difference.shape[2:]):
+            weight /= 2
+            total += weight
+            loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
+    return loss / total

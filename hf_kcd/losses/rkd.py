@@ -1,0 +1,53 @@
+"""Relational knowledge distillation: distances and angles between the points of a batch (Park et al., 2019)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .common import check_embeddings, product, unit, widen
+
+# Squared distances below this count as this, and give no gradient.
+_LEAST_SQUARED_DISTANCE = 1e-12
+
+
+def rkd_loss(
+    student_embedding: Tensor,
+    teacher_embedding: Tensor,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
+) -> Tensor:
+    """Compute the smooth L1 differences of distances, in units of their batch mean, and of angles of triplets, weighted.
+
+    Args:
+        student_embedding: [B, D_s].
+        teacher_embedding: [B, D_t]; receives no gradient.
+        distance_weight: Weight of the mean over the B^2 pairs.
+        angle_weight: Weight of the mean over the B^3 cosines. Memory is B^2 (B + D) numbers a side.
+
+    Returns:
+        A scalar, float32 or float64; 0 for one point.
+
+    Raises:
+        ValueError: When the two are not [B, D] with the same B.
+
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, distance-wise and angle-wise
+    loss; means as in the authors' code.
+    """
+    check_embeddings(student_embedding, teacher_embedding)
+    student, teacher = widen(student_embedding, teacher_embedding.detach())
+    (student_distances, student_angles), (teacher_distances, teacher_angles) = _relations(student), _relations(teacher)
+    return distance_weight * F.smooth_l1_loss(student_distances, teacher_distances) + angle_weight * F.smooth_l1_loss(
+        student_angles, teacher_angles
+    )
+
+
+def _relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    # Differences are formed as they are, not from products: equal rows are then exactly 0 apart.
+    differences = embedding[None] - embedding[:, None]
+    distances = differences.square().sum(-1).clamp_min(_LEAST_SQUARED_DISTANCE).sqrt()
+    num_points = len(embedding)
+    distances = distances * (1 - torch.eye(num_points, dtype=distances.dtype, device=distances.device))
+    mean = distances.sum() / max(num_points * (num_points - 1), 1)
+    directions = unit(differences)
+    # One point has no distance to any other: its mean is 0.
+    return distances / mean.clamp_min(_LEAST_SQUARED_DISTANCE**0.5), product(directions, directions.mT)

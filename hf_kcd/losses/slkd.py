@@ -1,0 +1,89 @@
+"""SLKD: learning from a teacher and from self-learning teachers that learn at the same time (Liu et al., 2023)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .common import check_labels, check_logits, check_temperature, divergence, soften
+from .cross_entropy import cross_entropy_loss
+from .kd import kd_loss
+
+
+def slkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    self_learning_logits: Sequence[Tensor],
+    labels: Tensor,
+    alpha: float = 0.1,
+    temperature: float = 4.0,
+    fusion: float | Sequence[float] = 0.5,
+    teacher_weight: float = 1.0,
+    self_learning_weight: float = 3.0,
+) -> Tensor:
+    """Compute the student's total, lambda L(T, S) + eta L(SL, S), each L = alpha CE + (1 - alpha) T^2 KL.
+
+    The self-learning teachers' softened probabilities are fused into one target, rho p_1 + (1 - rho) p_2.
+
+    Args:
+        student_logits: [B, C].
+        teacher_logits: [B, C]; receives no gradient.
+        self_learning_logits: For each self-learning teacher [B, C]; receive no gradient from here.
+        labels: [B] int64.
+        alpha: Weight of the cross-entropy inside either loss; the paper does not give it, 0.1 is the field's.
+        temperature: tau, above 0.
+        fusion: rho, the first one's weight of two; of one it says nothing; of more, the weights of all, adding up to 1.
+            The paper does not give it.
+        teacher_weight: lambda.
+        self_learning_weight: eta.
+
+    Returns:
+        A scalar, float32 or float64.
+
+    Raises:
+        ValueError: When there is no self-learning teacher, logits or labels do not fit, the temperature is not above
+            0, or the fusion's weights are negative, too few, too many, or do not add up to 1.
+
+    Source: Liu et al., "Improving Knowledge Distillation via Transferring Learning Ability", 2023, Eq. 1, 3, 6, 7. The
+    text fuses probabilities, Eq. 6 writes outputs: the text is followed. T^2 is Hinton's; the paper does not mention it.
+    """
+    weights = _fusion_weights(fusion, len(self_learning_logits))
+    for logits in self_learning_logits:
+        check_logits(student_logits, logits)
+    check_labels(labels, len(student_logits))
+    check_temperature(temperature)
+    from_teacher = kd_loss(student_logits, teacher_logits, temperature)
+    # The logarithm of the fused probabilities, so that none of them can underflow on its own.
+    fused = torch.stack(
+        [
+            soften(logits.detach(), temperature) + math.log(weight)
+            for logits, weight in zip(self_learning_logits, weights, strict=True)
+            if weight > 0
+        ]
+    ).logsumexp(0)
+    from_self_learning = divergence(soften(student_logits, temperature), fused, temperature)
+    return (teacher_weight + self_learning_weight) * alpha * cross_entropy_loss(student_logits, labels) + (
+        1 - alpha
+    ) * (teacher_weight * from_teacher + self_learning_weight * from_self_learning)
+
+
+def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]:
+    if number == 0:
+        raise ValueError(
+            "No logits of a self-learning teacher were given. Give those of at least one; the paper has two."
+        )
+    if isinstance(fusion, Sequence):
+        weights = list(fusion)
+    elif number <= 2:
+        weights = [1.0] if number == 1 else [fusion, 1 - fusion]
+    else:
+        raise ValueError(
+            f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights that add up to 1."
+        )
+    if len(weights) != number or min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-6):
+        raise ValueError(
+            f"fusion gives the weights {weights} for {number} self-learning teachers. "
+            f"Give one for each, none negative, adding up to 1."
+        )
+    return weights

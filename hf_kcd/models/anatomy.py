@@ -1,0 +1,273 @@
+"""What a network can hand out, found once by running it on one image: its maps, its activations, its head."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .configuration import image_config, network_name
+
+STAGES = "stages"
+"""The choice of layers that takes the deepest map of each size."""
+
+Layers = str | Sequence[int] | None
+"""Which maps of a network are its features: None for all, "stages", or positions from shallow to deep."""
+
+# Both hold other things besides, none of which hands out a map of the shape it was given.
+_ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one pass over a network found.
+
+    Args:
+        name: The network's name in timm.
+        layers: Positions, among all maps of the network, of those that are its features.
+        feature_shapes: Channels, height and width of each feature at the network's input size.
+        preactivated: Those of `layers` that have a pre-activation: all but the stem, which is position 0.
+        activations: For each of `preactivated` the module whose output it is, and in which of the module's calls; empty
+            for a network that has `forward_taps`.
+        embedding_dim: Channels of the embedding; 0 where there is none.
+        classifier_dims: Dimensions of what the one layer is given that makes the embedding logits: 2, or 4 for a
+            convolution; None where the head is more than one layer.
+        head_is_random: Whether the head has dropout or batch normalisation before the embedding.
+        refusals: What it does not hand out, with the reason.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    feature_shapes: tuple[tuple[int, int, int], ...]
+    preactivated: tuple[int, ...]
+    activations: tuple[tuple[nn.Module, int], ...]
+    embedding_dim: int
+    classifier_dims: int | None
+    head_is_random: bool
+    refusals: dict[str, str]
+
+    def require(self, reads: frozenset[str]) -> None:
+        """Refuse what the network does not hand out.
+
+        Raises:
+            ValueError: Naming the network, what it lacks, why, and what to do.
+        """
+        for read in sorted(reads & self.refusals.keys()):
+            raise ValueError(
+                f"{self.name} does not hand out {read}: {self.refusals[read]} (hf_kcd's own cifar_* networks have every "
+                "output.)"
+            )
+
+
+def examine(model: nn.Module, layers: Layers = None) -> Anatomy:
+    """Run a network once, on one image and without a trace in it, and see what it hands out.
+
+    Args:
+        model: A timm network.
+        layers: Which of its maps are its features: None for all, "stages" for the deepest of each size, or positions from
+            shallow to deep, negative ones from the end.
+
+    Raises:
+        ValueError: For a choice of layers that cannot be, and when the network does not run at its input size.
+    """
+    name = network_name(model)
+    size = image_config(model).input_size
+    weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+    # Not zeros, of which a network without biases makes zeros, that tell nothing apart.
+    image = torch.linspace(-1, 1, size[0] * size[1] * size[2], device=weight.device).view(1, *size).to(weight.dtype)
+    refusals: dict[str, str] = {}
+    activations: list[tuple[nn.Module, int, Tensor]] = []
+    try:
+        with torch.no_grad(), _undisturbed(model):
+            with _watched(model, activations):
+                final, maps, has_taps = _run(model, image, refusals)
+            head = _examine_head(model, final, refusals)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"{name} does not run on an image of {' x '.join(map(str, size))}, which is its input size: {error} Say what it "
+            "was made for in its pretrained_cfg['input_size']."
+        ) from error
+
+    positions = () if "features" in refusals else _positions(name, layers, maps)
+    preactivated = tuple(position for position in positions if position > 0)
+    found = []
+    if not has_taps and "features" not in refusals:
+        ends = [_activation_of(one, activations) for one in maps]
+        found = [ends[position] for position in preactivated if ends[position] is not None]
+        if len(found) < len(preactivated):
+            refusals["preactivations"] = _no_activation(ends, preactivated)
+    if positions and not preactivated:
+        refusals["preactivations"] = "position 0 is its stem, which has none. Choose deeper layers."
+    return Anatomy(
+        name=name,
+        layers=positions,
+        feature_shapes=tuple(tuple(maps[position].shape[1:]) for position in positions),
+        preactivated=() if "preactivations" in refusals else preactivated,
+        activations=() if "preactivations" in refusals else tuple(found),
+        refusals=refusals,
+        **head,
+    )
+
+
+def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any, list[Tensor], bool]:
+    """Run up to the head: what the head is given, all maps, and whether the network taps its pre-activations itself."""
+    final, maps = None, []
+    has_taps = hasattr(model, "forward_taps")
+    if has_taps:
+        final, maps, _ = model.forward_taps(image)
+    elif hasattr(model, "forward_intermediates"):
+        final, maps = model.forward_intermediates(image, output_fmt="NCHW")
+    elif hasattr(model, "forward_features"):
+        final = model.forward_features(image)
+    if not maps:
+        refusals["features"] = (
+            "it has no feature maps (timm's forward_intermediates). Choose another network or method."
+        )
+    elif any(one.ndim != 4 for one in maps):
+        refusals["features"] = "its features are no maps [B, C, H, W]. Choose another network or method."
+    if "features" in refusals:
+        refusals["preactivations"] = refusals["features"]
+    return final, maps, has_taps
+
+
+def _examine_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[str, Any]:
+    """Run the head up to the embedding, then to the logits, and compare what the classifier is given."""
+    found = {"embedding_dim": 0, "classifier_dims": None, "head_is_random": False}
+    if final is None or not hasattr(model, "forward_head"):
+        refusals["embedding"] = "it has no forward_features or no forward_head. Choose another network or method."
+        return found
+    with _RandomCalls() as before:
+        embedding = model.forward_head(final, pre_logits=True)
+    embedding = _flat(embedding)
+    if embedding.ndim != 2:
+        refusals["embedding"] = (
+            f"what comes before its classifier has the shape {list(embedding.shape)}. Create it with its own global_pool."
+        )
+        return found
+    found |= {"embedding_dim": embedding.shape[1], "head_is_random": before.count > 0}
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Module):
+        return found
+    with _recorded(classifier) as calls, _RandomCalls() as whole:
+        logits = model.forward_head(final)
+    if len(calls) != 1:
+        return found
+    given, returned = calls[0]
+    with _RandomCalls() as within:
+        classifier(given)
+    # Some heads add to what the layer returns, do in one module what leads to the embedding, or have dropout behind it.
+    if (
+        _is_same(_flat(given), embedding)
+        and _shares_memory(returned, logits)
+        and whole.count == before.count + within.count
+    ):
+        found["classifier_dims"] = given.ndim
+    return found
+
+
+def _positions(name: str, layers: Layers, maps: list[Tensor]) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(len(maps)))
+    if layers == STAGES:
+        deepest = {tuple(one.shape[2:]): position for position, one in enumerate(maps)}
+        return tuple(sorted(deepest.values()))
+    if isinstance(layers, str) or not layers or any(type(layer) is not int for layer in layers):
+        raise ValueError(f"The layers are {layers!r}: give positions such as 2 5 8, or the word 'stages'.")
+    for layer in layers:
+        if not -len(maps) <= layer < len(maps):
+            raise ValueError(f"Layer {layer} of {name} does not exist: it has {len(maps)}, counted from 0.")
+    positions = tuple(layer % len(maps) for layer in layers)
+    if any(deeper <= shallower for shallower, deeper in pairwise(positions)):
+        raise ValueError(f"The layers of {name} are {list(layers)}: give each once, from shallow to deep.")
+    return positions
+
+
+def _activation_of(feature: Tensor, calls: list[tuple[nn.Module, int, Tensor]]) -> tuple[nn.Module, int] | None:
+    # The same object, and not equal values: what is handed out is what the activation returned.
+    return next(((module, call) for module, call, output in reversed(calls) if output is feature), None)
+
+
+def _no_activation(ends: list[tuple[nn.Module, int] | None], wanted: tuple[int, ...]) -> str:
+    without = ", ".join(str(position) for position in wanted if ends[position] is None)
+    usable = ", ".join(str(position) for position, end in enumerate(ends) if position > 0 and end is not None)
+    return f"what it hands out at layer {without} does not end in an activation. " + (
+        f"Of its layers {usable} do: choose among these." if usable else "Choose another network or method."
+    )
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every module's own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # Through `train` first: some modules drop there what they keep while evaluating.
+        model.train()
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _watched(model: nn.Module, calls: list[tuple[nn.Module, int, Tensor]]) -> Iterator[None]:
+    """Note each call of an activation: module, how often it was called before, what it returned."""
+
+    def note(module: nn.Module, _: tuple, output: Tensor) -> None:
+        calls.append((module, sum(known is module for known, *_ in calls), output))
+
+    handles = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if type(module).__module__ in _ACTIVATION_MODULES
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _recorded(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Note what a module is given and what it returns."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    handle = module.register_forward_hook(lambda _, args, output: calls.append((args[0], output)))
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+class _RandomCalls(TorchFunctionMode):
+    """Counts what differs from run to run while training: batch normalisations, and dropouts that drop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.batch_norm:
+            self.count += 1
+        elif function is F.dropout:
+            self.count += (args[1] if len(args) > 1 else kwargs.get("p", 0.5)) > 0
+        return function(*args, **kwargs)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
+
+
+def _shares_memory(one: Tensor, other: Tensor) -> bool:
+    # On the meta device nothing has memory, and every pointer is 0.
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

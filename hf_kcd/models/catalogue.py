@@ -1,0 +1,116 @@
+"""What can be known of a network without its weights: parameters, cost, taps, and what was published of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .loading import make_from_folder, no_such_network
+from .published import PUBLISHED_TOP1
+from .spec import ModelSpec
+
+_WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What is known of a network before it is trained.
+
+    Args:
+        name: Its timm name, or the folder it was described from.
+        num_parameters: Number of trainable numbers, those of the classifier included.
+        macs: Multiply-accumulates of convolutions and matrix products (attention among them) for one image.
+        input_size: Channels, height and width of that image.
+        taps: Channels, height and width of each feature map, from shallow to deep.
+        embedding_dim: Channels of what the classifier sees.
+        preactivations: Whether it hands out the stages before their last ReLU.
+        published_top1: Top-1 accuracy in per cent of the network trained alone, by a name of `PUBLISHED_SOURCES`.
+    """
+
+    name: str
+    num_parameters: int
+    macs: int
+    input_size: tuple[int, int, int]
+    taps: tuple[tuple[int, int, int], ...]
+    embedding_dim: int
+    preactivations: bool
+    published_top1: dict[str, float]
+
+
+def find_networks(patterns: Sequence[str]) -> list[str]:
+    """Find the networks that names and wildcards stand for.
+
+    Args:
+        patterns: timm names ("resnet18", with a tag or without), wildcards over them ("cifar_*", "vit_tiny*.*_in1k"),
+            and folders with `config.json`.
+
+    Returns:
+        Their names in the order of the patterns, each once.
+
+    Raises:
+        ValueError: For a pattern that stands for no network, with the nearest names.
+        FileNotFoundError: For a folder that does not exist.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        if _WILDCARDS & set(pattern):
+            # Only what has published weights has a tag.
+            names = timm.list_models(pattern, pretrained="." in pattern)
+        else:
+            names = [pattern] if _is_network(pattern) or Path(pattern).is_dir() else []
+        if not names:
+            raise no_such_network(pattern)
+        found += names
+    return list(dict.fromkeys(found))
+
+
+def describe_network(name: str) -> NetworkFacts:
+    """Describe a network without weights: nothing is fetched, and as a rule no memory is taken.
+
+    Args:
+        name: One of what `find_networks` returns.
+
+    Raises:
+        ValueError: When the network cannot be made, or classifies no image.
+    """
+    try:
+        with torch.device("meta"):
+            model = _make(name)
+        return _describe(name, model)
+    except (RuntimeError, ValueError) as error:
+        # A network that looks at its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
+        if "meta" not in str(error):
+            raise
+        return _describe(name, _make(name))
+
+
+def _make(name: str) -> nn.Module:
+    return timm.create_model(name) if _is_network(name) else make_from_folder(Path(name))
+
+
+def _describe(name: str, model: nn.Module) -> NetworkFacts:
+    # The counter follows gradients through the modules, and fails where a weight is given to one as its input.
+    model.eval().requires_grad_(False)
+    spec = ModelSpec.of(model)
+    images = torch.zeros(1, *spec.input_size, device=next(model.parameters()).device)
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    taps = zip(spec.feature_channels, spec.feature_sizes, strict=True)
+    return NetworkFacts(
+        name=name,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        input_size=spec.input_size,
+        taps=tuple((channels, *size) for channels, size in taps),
+        embedding_dim=spec.embedding_dim,
+        preactivations="preactivations" in spec.reads,
+        published_top1=PUBLISHED_TOP1.get(name.removesuffix(".tv_in1k"), {}),
+    )
+
+
+def _is_network(name: str) -> bool:
+    return timm.is_model_pretrained(name) if "." in name else timm.is_model(name)

@@ -1,0 +1,122 @@
+"""The names that the reference programs give the tensors of our networks.
+
+Read from RepDistiller's `models/`, which mdistiller (`mdistiller/models/cifar/`) and SSKD (`models/`) share but for
+MobileNetV2's classifier, and from TAKD's `resnet_cifar.py`, whose ResNets have the names of RepDistiller's.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
+
+from ..names import unknown_name
+
+_Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _name_in_block(match: re.Match[str]) -> str:
+    # Convolution, normalisation and ReLU take turns; vgg's blocks are such turns and nothing else.
+    block, position = int(match[1]), int(match[2])
+    return f"layer{block}.{position // 3}.{('conv', 'bn')[position % 3]}."
+
+
+def _name_in_bottleneck(match: re.Match[str]) -> str:
+    position = int(match[3])
+    return f"layer{match[1]}.{match[2]}.{('conv', 'bn')[position % 3]}{position // 3 + 1}."
+
+
+def _name_in_pair(match: re.Match[str]) -> str:
+    return f"{('conv', 'bn')[int(match[2])]}{match[1]}."
+
+
+_LINEAR: tuple[str, _Replacement] = (r"^linear\.", "fc.")
+_LAYOUTS: dict[str, list[tuple[str, _Replacement]]] = {
+    "cifar_resnet50": [(r"\.shortcut\.", ".downsample."), _LINEAR],
+    "cifar_resnet": [],
+    "cifar_wrn": [(r"^block(\d)\.layer\.", r"layer\1."), (r"\.convShortcut\.", ".shortcut.")],
+    "cifar_vgg": [(r"^block(\d)\.(\d*[0134679])\.", _name_in_block), (r"^classifier\.", "fc.")],
+    "cifar_mobilenetv2": [
+        (r"^blocks\.(\d)\.(\d)\.conv\.([013467])\.", _name_in_bottleneck),
+        (r"^conv([12])\.([01])\.", _name_in_pair),
+        # A sequence of one in RepDistiller and mdistiller, the layer itself in SSKD.
+        (r"^classifier\.(0\.)?", "fc."),
+    ],
+    "cifar_shufflenetv1": [_LINEAR],
+    "cifar_shufflenetv2": [_LINEAR],
+}
+
+_DEPTHS = (
+    ("resnet", r"layer\d\.\d+\.conv\d\.weight$", 2),
+    ("wide resnet", r"block\d\.layer\.\d+\.conv\d\.weight$", 4),
+    ("vgg", r"block\d\.\d+\.weight$", 3),
+)
+"""By family, the names of layers that count for the depth of a network, and how many it has besides them."""
+
+
+def has_reference_layout(model_name: str) -> bool:
+    """Say whether `convert_reference_state_dict` knows a network."""
+    return model_name.startswith(tuple(_LAYOUTS))
+
+
+def reference_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
+    """Find out what the tensors of a reference program's checkpoint are called in our network.
+
+    Args:
+        model_name: One of our networks ("cifar_wrn_40_2").
+        names: The names in the checkpoint.
+
+    Returns:
+        Our name by the checkpoint's; names that are ours already, and those of no tensor of the network, stay.
+
+    Raises:
+        ValueError: For a network whose reference layout is not known.
+    """
+    family = next((family for family in _LAYOUTS if model_name.startswith(family)), None)
+    if family is None:
+        raise unknown_name("network with a reference layout", model_name, [f"{family}*" for family in _LAYOUTS])
+    names, renamed = list(names), {}
+    taken = set(names)
+    for name in names:
+        new = name
+        for pattern, replacement in _LAYOUTS[family]:
+            new = re.sub(pattern, replacement, new)
+        # Two tensors never end under one name: the second is left as it is, and found to be in no network.
+        renamed[name] = name if new in taken else new
+        taken.add(renamed[name])
+    return renamed
+
+
+def convert_reference_state_dict(model_name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors of a checkpoint of RepDistiller, mdistiller, SSKD or TAKD the names of our network.
+
+    Args:
+        model_name: One of our networks ("cifar_wrn_40_2").
+        state_dict: The network's tensors by name, without prefixes; names that are ours already stay.
+
+    Returns:
+        The same tensors under our names.
+
+    Raises:
+        ValueError: For a network whose reference layout is not known.
+    """
+    names = reference_names(model_name, state_dict)
+    return {names[name]: tensor for name, tensor in state_dict.items()}
+
+
+def describe_layout(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Say what family of the reference programs' networks a state dict is laid out as, for one that fits none of ours.
+
+    Args:
+        state_dict: A network's tensors by name, without prefixes.
+
+    Returns:
+        A few words, or None where nothing can be said.
+    """
+    if any(name.startswith("conv_layers.") for name in state_dict):
+        return "a plane network of TAKD (convolutions and hidden linear layers in a row), which hf_kcd does not have"
+    for family, layer, others in _DEPTHS:
+        shapes = [tensor.shape for name, tensor in state_dict.items() if re.match(layer, name) and tensor.ndim == 4]
+        # Those of ShuffleNets have the same names, and are depthwise.
+        if shapes and all(shape[1] > 1 for shape in shapes):
+            return f"a {family} of depth {len(shapes) + others} with {shapes[-1][0]} channels at its end"
+    return None

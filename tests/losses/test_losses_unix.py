@@ -1,0 +1,40 @@
+"""UNIX's mixing weights: the authors' formula, and what base and steepness mean."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_kcd.losses import unix_mask
+
+
+@given(st.integers(1, 128), st.data(), st.floats(0, 1000), st.floats(0, 1))
+def test_formula(num_rows, data, steepness, strength):
+    base = data.draw(st.integers(0, num_rows))
+    middle = (2 * base - 1) / (2 * num_rows)
+    with np.errstate(over="ignore"):
+        expected = strength / (1 + np.exp(-steepness * (np.arange(num_rows) / num_rows - middle)))
+    mask = unix_mask(num_rows, base, steepness, strength)
+    np.testing.assert_allclose(mask, expected, rtol=1e-4, atol=1e-7)
+    assert mask.dtype == torch.float32
+    assert (mask.diff() >= 0).all()
+
+
+def test_defaults_are_the_authors_runs():
+    expected = 1 / (1 + np.exp(-10 * (np.arange(64) / 64 - 63 / 128)))
+    np.testing.assert_allclose(unix_mask(64, 32), expected, rtol=1e-5)
+
+
+def test_a_steep_mask_leaves_the_base_and_mixes_the_rest():
+    mask = unix_mask(64, 48, steepness=1e6, strength=0.3)
+    assert mask[:48].tolist() == [0.0] * 48
+    assert mask[48:].tolist() == pytest.approx([0.3] * 16)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0, 0), (64, 65), (64, -1), (64, 32, -1.0), (64, 32, 10.0, 1.5), (64, 32, float("nan"))]
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match="Give"):
+        unix_mask(*arguments)

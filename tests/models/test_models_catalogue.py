@@ -1,0 +1,209 @@
+"""What the catalogue says of networks, against counts by hand, the fact sheet and the papers' tables."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.models import register_model
+
+from hf_kcd.models import load_model, save_model
+from hf_kcd.models.catalogue import describe_network, find_networks
+from hf_kcd.models.published import PUBLISHED_SOURCES, PUBLISHED_TOP1
+
+RESEARCH = Path(__file__).resolve().parents[3] / "shared" / "research"
+# The names of the papers' tables.
+PAPER_NAMES = {
+    "ResNet50": "cifar_resnet50",
+    "MobileNetV2": "cifar_mobilenetv2_half",
+    "ShuffleV1": "cifar_shufflenetv1",
+    "ShuffleV2": "cifar_shufflenetv2",
+    "ResNet34": "resnet34",
+    "ResNet18": "resnet18",
+}
+
+
+def our_name(paper_name: str) -> str:
+    return PAPER_NAMES.get(paper_name, f"cifar_{paper_name}")
+
+
+def research(name: str) -> str:
+    path = RESEARCH / name
+    if not path.is_file():
+        pytest.skip(f"../shared/research/{name} is not there")
+    return path.read_text()
+
+
+def test_macs_of_resnet20_are_those_counted_by_hand():
+    # (channels in, channels out, kernel, height) of every convolution, then the linear layer.
+    layers = [(3, 16, 3, 32)] + [(16, 16, 3, 32)] * 6
+    layers += [(16, 32, 3, 16), (16, 32, 1, 16)] + [(32, 32, 3, 16)] * 5
+    layers += [(32, 64, 3, 8), (32, 64, 1, 8)] + [(64, 64, 3, 8)] * 5
+    channels_in, channels_out, kernel, height = np.array(layers, dtype=np.int64).T
+    expected = (channels_in * channels_out * kernel**2 * height**2).sum() + 64 * 100
+    assert describe_network("cifar_resnet20").macs == expected
+
+
+def test_macs_of_a_vision_transformer_count_its_attention():
+    patches, tokens, width, depth, patch = 196, 197, 192, 12, 16
+    block = (
+        tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width**2 + 2 * tokens * width * 4 * width
+    )
+    expected = patches * 3 * patch**2 * width + depth * block + width * 1000
+    assert describe_network("vit_tiny_patch16_224").macs == expected
+
+
+def test_grouped_and_strided_convolutions_are_counted_as_what_they_do():
+    # RepDistiller's own count, of the fact sheet: 6.5 MMACs; without groups it would be many times that.
+    assert describe_network("cifar_mobilenetv2_half").macs / 1e6 == pytest.approx(6.5, abs=0.05)
+
+
+def fact_sheet_rows() -> list[list[str]]:
+    lines = research("fact-sheet.md").splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("| Model | Parameters | MMACs |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    # "same" and "as wrn_40_2" mean the row above that spells its taps out.
+    for place, row in enumerate(rows):
+        if row[3] == "same" or row[3].startswith("as "):
+            row[3] = rows[place - 1][3]
+    return rows
+
+
+def test_cifar_networks_are_those_of_the_fact_sheet():
+    rows = fact_sheet_rows()
+    assert {our_name(row[0]) for row in rows} == set(timm.list_models("cifar_*"))
+    for name, parameters, mmacs, taps, *_ in rows:
+        facts = describe_network(our_name(name))
+        assert facts.num_parameters == int(parameters.replace(" ", "")), name
+        assert facts.macs / 1e6 == pytest.approx(float(mmacs), abs=0.0501), name
+        *maps, embedding = taps.split(" / ")
+        expected = tuple(
+            (int(channels), int(height), int(height)) for channels, height in (m.split(",") for m in maps)
+        )
+        if name == "wrn_40_1":
+            expected = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
+            embedding = "64"
+        assert (facts.taps, facts.embedding_dim) == (expected, int(embedding)), name
+        assert facts.input_size == (3, 32, 32)
+
+
+def test_published_accuracies_are_those_of_the_fact_sheet():
+    for name, _, _, _, *accuracies in fact_sheet_rows():
+        expected = {
+            source: float(value)
+            for source, value in zip(("CRD", "SSKD", "SLKD"), accuracies, strict=True)
+            if value != "-"
+        }
+        if name == "ResNet50":
+            # The fact sheet infers it: SLKD prints another network's figure above ResNet50 (Table 6) and none in Table 3.
+            del expected["SLKD"]
+        assert PUBLISHED_TOP1[our_name(name)] == expected, name
+
+
+def test_published_accuracies_are_those_the_papers_print():
+    tables = json.loads(research("paper-tables.json"))
+    standalone = tables["reference_standalone_accuracy_RepDistiller"]
+    for name, value in {**standalone["teachers"], **standalone["students"]}.items():
+        assert PUBLISHED_TOP1[our_name(name)]["CRD"] == value, name
+    printed = {"CRD": {}, "SLKD": {}, "KCD": {}}
+    for record in tables["records"]:
+        role, _, kind = record["method"].partition("_")
+        # Table 6 of SLKD repeats the figures of its Table 5 over other networks.
+        if kind != "standalone" or record["metric"] == "top5_err" or record["table"] == "Table 6":
+            continue
+        value = record.get("corrected_value", record["value"])
+        source = "CRD" if (record["paper"], record["dataset"]) == ("KCD", "CIFAR-100") else record["paper"]
+        name = our_name(record[role])
+        printed[source][name] = round(100 - value, 2) if record["metric"] == "top1_err" else value
+    for source, accuracies in printed.items():
+        assert accuracies
+        for name, value in accuracies.items():
+            assert PUBLISHED_TOP1[name][source] == value, (source, name)
+
+
+def test_every_published_accuracy_has_a_network_and_a_source():
+    assert all(timm.is_model(name) for name in PUBLISHED_TOP1)
+    assert {source for accuracies in PUBLISHED_TOP1.values() for source in accuracies} == set(PUBLISHED_SOURCES)
+    assert describe_network("resnet34.tv_in1k").published_top1 == PUBLISHED_TOP1["resnet34"]
+    # Other weights of the same network reach something else.
+    assert describe_network("resnet34.a1_in1k").published_top1 == {}
+
+
+def test_describing_takes_no_memory_no_network_and_no_random_number(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    before = torch.random.get_rng_state()
+    # 27 GB in float32.
+    assert describe_network("vit_7b_patch16_dinov3").num_parameters == pytest.approx(6.7e9, rel=0.01)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_network_that_cannot_be_made_without_memory_is_made_with_it():
+    @register_model
+    def looks_at_its_numbers(pretrained=False, **kwargs):
+        # How many networks outside timm spread their stochastic depth.
+        assert [rate.item() for rate in torch.linspace(0, 0.5, 3)] == [0, 0.25, 0.5]
+        return timm.create_model("cifar_resnet8", **kwargs)
+
+    with pytest.raises(RuntimeError, match="meta"), torch.device("meta"):
+        timm.create_model("looks_at_its_numbers")
+    found, expected = describe_network("looks_at_its_numbers"), describe_network("cifar_resnet8")
+    assert (found.num_parameters, found.macs, found.taps) == (expected.num_parameters, expected.macs, expected.taps)
+
+
+def test_transformer_taps_are_maps_and_a_plain_resnet_has_preactivations():
+    vit = describe_network("vit_tiny_patch16_224")
+    assert set(vit.taps) == {(192, 14, 14)} and vit.embedding_dim == 192
+    assert not vit.preactivations
+    resnet = describe_network("resnet18")
+    assert resnet.taps == ((64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+    assert resnet.preactivations
+
+
+def test_folder_is_described_by_its_configuration_alone(tmp_path):
+    save_model(load_model("cifar_resnet8", num_classes=10), tmp_path / "student")
+    (tmp_path / "student" / "model.safetensors").unlink()
+    folder = str(tmp_path / "student")
+    assert find_networks([folder]) == [folder]
+    facts = describe_network(folder)
+    # 90 classes fewer, each with 64 weights and a bias, than the 83,892 parameters of the published network.
+    assert facts.num_parameters == 83_892 - 90 * 65
+    assert facts.name == folder and facts.published_top1 == {}
+
+
+def test_patterns_are_found_in_order_and_each_network_once():
+    found = find_networks(["cifar_wrn_40_*", "resnet18", "cifar_wrn_*"])
+    assert found == ["cifar_wrn_40_1", "cifar_wrn_40_2", "resnet18", "cifar_wrn_16_2"]
+    # A pattern with a tag asks for published weights.
+    assert {"resnet34.a1_in1k", "resnet34.tv_in1k"} <= set(find_networks(["resnet34.*"]))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "error", "said"),
+    [
+        ("cifar_resnet21", ValueError, "cifar_resnet20"),
+        ("resnet8x4", ValueError, "Did you mean 'cifar_resnet8x4'"),
+        ("cifar_vgq*", ValueError, "cifar_vgg"),
+        ("resnet18.no_such_tag", ValueError, "resnet18"),
+        ("runs/nothing", FileNotFoundError, "runs/nothing"),
+    ],
+)
+def test_pattern_without_a_network_names_the_nearest(pattern, error, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=re.escape(said)):
+        find_networks([pattern])
+
+
+def test_folder_without_a_configuration_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        describe_network(str(tmp_path))
