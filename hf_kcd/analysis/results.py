@@ -81,6 +81,7 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
             "planned": schedule.absolute_cost / (account.num_points * account.num_epochs),
             "paid": account.relative_cost,
             "points": sum(account.points),
+            "step": trainer.method.step_cost,
         },
         "seconds": {"training": sum(account.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
         "seed": args.seed,

@@ -2,11 +2,14 @@
 
 from . import ce, kd  # registered by being imported
 from .base import Batch, DistillationMethod
-from .registry import available_methods, create_method, method_options, register_method
+from .registry import as_teachers, available_methods, create_method, method_options, register_method
+from .term import TermMethod
 
 __all__ = [
     "Batch",
     "DistillationMethod",
+    "TermMethod",
+    "as_teachers",
     "available_methods",
     "ce",
     "create_method",

@@ -29,16 +29,39 @@ class DistillationMethod(nn.Module):
     teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     """What `forward` needs of the teacher; empty for a method without one."""
 
+    many_teachers: ClassVar[bool] = False
+    """Whether it learns from several teachers: `teacher` is then a list, in the constructor and in `forward`."""
+
+    teacher_batch_statistics: ClassVar[bool] = False
+    """Whether the teacher's normalisations use the statistics of the batch; its running ones stay as they are."""
+
+    unsynchronised_buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of large buffers that every process keeps equal by itself, so that DDP need not send them each step."""
+
     initialisation_epochs: int = 0
     """Epochs of a first phase, before the training proper, in which `initialisation_losses` are minimised instead."""
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec | None, num_points: int) -> None:
+    initialisation_reads_student: ClassVar[bool] = True
+    """Whether the first phase trains the student too; otherwise it is not run, and `student` is None in that phase."""
+
+    initialisation_learning_rate: float | None = None
+    """Learning rate of the first phase; None for that of the training."""
+
+    initialisation_decay_epochs: tuple[float, ...] = ()
+    """Epochs of the first phase after which its learning rate becomes a tenth."""
+
+    name: ClassVar[str]
+    """The name it is registered under."""
+
+    def __init__(self, student: ModelSpec, teacher: "ModelSpec | list[ModelSpec] | None", num_points: int) -> None:
         super().__init__()
         self.student_spec = student
         self.teacher_spec = teacher
         self.num_points = num_points
         # Epochs trained so far, with fraction: what ramps and warm-ups are functions of. The trainer sets it.
         self.epoch = 0.0
+        # Class of every point, int64 [num_points], on the CPU. The trainer sets it; nothing saves it.
+        self.labels: Tensor | None = None
 
     def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
         """Change the batch before the networks see it: rotate, mix, choose. The default returns it as it is.
@@ -76,6 +99,19 @@ class DistillationMethod(nn.Module):
         """Say which rows of the prepared batch stand for their points when these are valued: all of them by default."""
         return slice(None)
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Name the networks that learn along and are of use themselves (peers): each is evaluated, and saved beside the student.
+
+        Returns:
+            Networks of timm by name; none by default.
+        """
+        return {}
+
+    @property
+    def step_cost(self) -> float:
+        """What a step costs in relation to one of KD on the same drawn points, for the account of the run's cost."""
+        return 1.0
+
 
 def check_weights(**options: float) -> None:
     """Refuse weights of a loss that are NaN, infinite or negative.
@@ -89,3 +125,13 @@ def check_weights(**options: float) -> None:
     for name, value in options.items():
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name} is {value}: give a finite number that is not negative.")
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number.
+
+    Raises:
+        ValueError: With its value.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature is {temperature}: give a positive number; the papers use 4.")

@@ -1,12 +1,10 @@
 """KD: the student matches the teacher's softened class probabilities (Hinton et al., 2015)."""
 
-import math
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_weights
+from .base import Batch, DistillationMethod, check_temperature, check_weights
 from .registry import register_method
 
 
@@ -35,8 +33,7 @@ class KD(DistillationMethod):
     ) -> None:
         super().__init__(student, teacher, num_points)
         check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"temperature is {temperature}: give a positive number; the papers use 4.")
+        check_temperature(temperature)
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
         self.temperature = temperature

@@ -1,7 +1,7 @@
 """Methods by name: how one is registered, listed and made."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,7 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
             )
         if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
             raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
+        cls.name = name
         _METHODS[name] = cls
         return cls
 
@@ -45,7 +46,7 @@ def available_methods() -> list[str]:
 def create_method(
     name: str,
     student: ModelSpec | nn.Module,
-    teacher: ModelSpec | nn.Module | None,
+    teacher: ModelSpec | nn.Module | Sequence[ModelSpec | nn.Module] | None,
     num_points: int,
     *,
     student_layers: Layers = None,
@@ -57,7 +58,8 @@ def create_method(
     Args:
         name: One of `available_methods()`.
         student: The student or its spec.
-        teacher: The teacher or its spec; None for methods without one.
+        teacher: The teacher or its spec; None for methods without one; a list, the teacher before its assistants, for
+            methods with several.
         num_points: Number of points of the whole training set.
         student_layers, teacher_layers: Which maps of a network are its features: None for all, "stages" for the deepest of
             each size, or positions from shallow to deep. A spec has its layers already.
@@ -73,24 +75,44 @@ def create_method(
     if name not in _METHODS:
         raise unknown_name("method", name, _METHODS)
     cls = _METHODS[name]
-    if cls.teacher_reads and teacher is None:
+    teachers = as_teachers(teacher)
+    if cls.teacher_reads and not teachers:
         raise ValueError(f"Method {name!r} needs a teacher: pass one, or train the student alone with method 'ce'.")
     valid = method_options(name)
     for option in options:
         if option not in valid:
             raise unknown_name(f"option of method {name!r}", option, valid)
+    if len(teachers) > 1 and not cls.many_teachers:
+        several = ", ".join(sorted(other for other, method in _METHODS.items() if method.many_teachers))
+        raise ValueError(
+            f"Method {name!r} has one teacher and got {len(teachers)}: give one. With several: {several}."
+        )
     student = _spec(name, "student", student, cls.student_reads, student_layers)
-    if teacher is not None:
-        teacher = _spec(name, "teacher", teacher, cls.teacher_reads, teacher_layers)
-    return cls(student, teacher, num_points, **options)
+    specs = [_spec(name, "teacher", one, cls.teacher_reads, teacher_layers) for one in teachers]
+    return cls(student, specs if cls.many_teachers else next(iter(specs), None), num_points, **options)
 
 
 def method_options(name: str) -> dict[str, Any]:
-    """List the options of a method with their defaults."""
+    """List the options of a method with their defaults, those that its class hands on with `**` included."""
     if name not in _METHODS:
         raise unknown_name("method", name, _METHODS)
-    parameters = inspect.signature(_METHODS[name].__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options: dict[str, Any] = {}
+    for cls in _METHODS[name].__mro__:
+        if "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        options = {**own, **options}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return options
+
+
+def as_teachers(teacher: Any) -> list[Any]:
+    """List the teachers, of which there may be none, one, or several."""
+    if teacher is None:
+        return []
+    return list(teacher) if isinstance(teacher, list | tuple) else [teacher]
 
 
 def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozenset[str], layers: Layers) -> ModelSpec:

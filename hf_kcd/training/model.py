@@ -1,9 +1,11 @@
 """The module that is trained: student and method in one, so that DDP, AMP and compilation see every trainable weight."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from ..methods import DistillationMethod
+from ..methods import DistillationMethod, as_teachers
 from ..models import ModelOutputs, ModelSpec, OutputReader, image_config
 from .teacher_images import TeacherImages
 
@@ -17,7 +19,8 @@ class DistillationModel(nn.Module):
     Args:
         student: The network that is trained.
         method: The method it is trained under.
-        teacher: The network it learns from; put in eval mode and frozen here, never saved, never wrapped.
+        teacher: The network it learns from, or a list of them; put in eval mode and frozen here, never saved, never
+            wrapped.
         mean: Per channel mean that the images were normalised with.
         std: Per channel standard deviation that the images were normalised with.
         image_size: Height and width of the images, in pixels.
@@ -34,7 +37,7 @@ class DistillationModel(nn.Module):
         self,
         student: nn.Module,
         method: DistillationMethod,
-        teacher: nn.Module | None,
+        teacher: nn.Module | Sequence[nn.Module] | None,
         mean: tuple[float, ...],
         std: tuple[float, ...],
         image_size: tuple[int, int],
@@ -42,19 +45,24 @@ class DistillationModel(nn.Module):
         super().__init__()
         self.student = student
         self.method = method
-        if teacher is not None:
-            teacher.eval().requires_grad_(False)
-        # In a tuple the teacher is no submodule: not in the state dict, not in DDP's buckets, not put in train mode.
-        self._teacher = (teacher,)
+        # In a tuple a teacher is no submodule: not in the state dict, not in DDP's buckets, not put in train mode.
+        self.teachers = tuple(as_teachers(teacher))
+        for one in self.teachers:
+            one.eval().requires_grad_(False)
+            if method.teacher_batch_statistics:
+                use_batch_statistics(one)
         self.initialising = False
         # Valuing the points takes the student's logits, whatever the method reads.
         self._read_student = _reader(
             method, "student", student, method.student_reads | {"logits"}, method.student_spec
         )
-        self._read_teacher = self._teacher_images = None
+        self._read_teachers: list[tuple[TeacherImages, OutputReader]] = []
         if method.teacher_reads:
-            self._read_teacher = _reader(method, "teacher", teacher, method.teacher_reads, method.teacher_spec)
-            self._teacher_images = TeacherImages(image_config(teacher), mean, std, image_size)
+            for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
+                images = TeacherImages(image_config(one), mean, std, image_size)
+                self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
+        # DDP leaves these out when it sends buffers to all processes at every step.
+        self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronised_buffers]
 
     def __getattr__(self, name: str):
         try:
@@ -64,8 +72,8 @@ class DistillationModel(nn.Module):
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The network that is learned from."""
-        return self._teacher[0]
+        """The network that is learned from; the first of several."""
+        return self.teachers[0] if self.teachers else None
 
     def train(self, mode: bool = True) -> "DistillationModel":
         """Choose between training and evaluation mode; what is frozen of the student stays in the latter.
@@ -80,10 +88,10 @@ class DistillationModel(nn.Module):
         return self
 
     def _apply(self, fn, recurse=True):
-        if self.teacher is not None:
-            self.teacher._apply(fn, recurse)
-        if self._teacher_images is not None:
-            self._teacher_images.apply(fn)
+        for teacher in self.teachers:
+            teacher._apply(fn, recurse)
+        for images, _ in self._read_teachers:
+            images.apply(fn)
         return super()._apply(fn, recurse)
 
     def forward(
@@ -99,32 +107,37 @@ class DistillationModel(nn.Module):
         Returns:
             The student's logits [B, classes] without labels. With them `loss` (scalar, with gradient), its `parts` by name,
             and, without gradient, `student_logits`, `teacher_logits` (absent without a teacher), `labels` and `point_ids`
-            of the rows that stand for their points.
+            of the rows that stand for their points. A first phase that leaves the student out has `loss` and `parts` alone.
         """
         if labels is None:
             return self.student(pixel_values)
         method = self.method
         batch = method.prepare_batch({"pixel_values": pixel_values, "labels": labels, **batch}, self.student)
         images = batch["pixel_values"]
-        teacher = self._run_teacher(images) if method.teacher_reads else None
-        student = self._read_student(images)
+        teacher = self._run_teachers(images) if method.teacher_reads else None
+        student = None
+        if method.initialisation_reads_student or not self.initialising:
+            student = self._read_student(images)
         losses = method.initialisation_losses if self.initialising else method
         parts = losses(student, teacher, batch)
+        outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}
+        if student is None:
+            return outputs
         rows = method.valued_rows(batch)
-        outputs = {
-            "loss": sum(parts.values()),
-            "parts": {name: part.detach() for name, part in parts.items()},
+        outputs |= {
             "student_logits": student.logits.detach()[rows],
             "labels": batch["labels"][rows],
             "point_ids": batch["point_ids"][rows],
         }
-        if teacher is not None and teacher.logits is not None:
-            outputs["teacher_logits"] = teacher.logits[rows]
+        first = teacher[0] if method.many_teachers else teacher
+        if first is not None and first.logits is not None:
+            outputs["teacher_logits"] = first.logits[rows]
         return outputs
 
     @torch.no_grad()
-    def _run_teacher(self, images: Tensor) -> ModelOutputs:
-        return self._read_teacher(self._teacher_images(images))
+    def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
+        outputs = [read(prepare(images)) for prepare, read in self._read_teachers]
+        return outputs if self.method.many_teachers else outputs[0]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the student's activations in the backward pass instead of keeping them (timm's interface)."""
@@ -135,6 +148,14 @@ class DistillationModel(nn.Module):
         self.set_grad_checkpointing(True)
 
     gradient_checkpointing_enable = activation_checkpointing_enable
+
+
+def use_batch_statistics(network: nn.Module) -> None:
+    """Let the normalisations of a network in eval mode take the statistics of each batch, and leave their own alone."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
+            module.track_running_stats = False
 
 
 def _reader(

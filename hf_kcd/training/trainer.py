@@ -1,7 +1,7 @@
 """`DistillationTrainer`: transformers' Trainer for a teacher, a student, and epochs whose length follows the selection."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import ImageRecipe, KnowledgeDataset, collate
 from ..files import load_tensors, save_tensors, write_json
 from ..losses import cross_entropy_loss
-from ..methods import DistillationMethod, create_method
+from ..methods import DistillationMethod, as_teachers, create_method
 from ..models import image_config, load_model, network_name, save_model
 from .account import Account
 from .callback import KCDTrainerCallback, apply_mask
@@ -39,7 +39,8 @@ class DistillationTrainer(Trainer):
 
     Args:
         model: The student: a timm network (or its name).
-        teacher: The network it learns from (or its name); None trains the student alone, with method "ce".
+        teacher: The network it learns from (or its name); None for methods without one; for methods with several, a list of
+            the teacher and its assistants.
         args: How to train.
         train_dataset: A `datasets.Dataset` with an image and a label column, or a `KnowledgeDataset`.
         eval_dataset: The same, for evaluation.
@@ -59,7 +60,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         model: nn.Module | str,
-        teacher: nn.Module | str | None = None,
+        teacher: nn.Module | str | Sequence[nn.Module | str] | None = None,
         args: DistillationConfig | None = None,
         train_dataset: datasets.Dataset | KnowledgeDataset | None = None,
         eval_dataset: datasets.Dataset | KnowledgeDataset | None = None,
@@ -85,8 +86,10 @@ class DistillationTrainer(Trainer):
         if eval_dataset is not None:
             eval_dataset = _knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
         student = load_model(model, train_dataset.num_classes) if isinstance(model, str) else model
-        teacher = load_model(teacher, train_dataset.num_classes) if isinstance(teacher, str) else teacher
-        _check_classes(student, teacher, train_dataset, eval_dataset)
+        teachers = [
+            load_model(one, train_dataset.num_classes) if isinstance(one, str) else one for one in as_teachers(teacher)
+        ]
+        _check_classes(student, teachers, train_dataset, eval_dataset)
         recipe = train_dataset.recipe
         _check_images(student, recipe.network_size)
         # From here on this is what the student is shown: where it is saved, or becomes a teacher, its configuration says so.
@@ -94,12 +97,15 @@ class DistillationTrainer(Trainer):
         method = create_method(
             args.method,
             student,
-            teacher,
+            teachers,
             train_dataset.num_points,
             student_layers=args.student_layers,
             teacher_layers=args.teacher_layers,
             **args.method_options,
         )
+        method.labels = train_dataset.labels
+        for network in method.networks().values():
+            network.pretrained_cfg.update(_data_config(recipe))
         if method.initialisation_epochs:
             # Either phase leaves weights of the other out, for whose gradients DDP would wait.
             args.ddp_find_unused_parameters = True
@@ -107,7 +113,7 @@ class DistillationTrainer(Trainer):
             apply_mask(train_dataset, mask, mask_mixing)
 
         size = (recipe.network_size, recipe.network_size)
-        model = DistillationModel(student, method, teacher, recipe.mean, recipe.std, size)
+        model = DistillationModel(student, method, teachers, recipe.mean, recipe.std, size)
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         super().__init__(
@@ -137,6 +143,8 @@ class DistillationTrainer(Trainer):
         self.account = Account(train_dataset.num_points, args.num_train_epochs)
         self._loss_parts: dict[str, Tensor] = {}
         self._num_loss_parts = 0
+        # What is evaluated in the student's place: a network that learns along.
+        self._evaluated: nn.Module | None = None
         if self.kcd is not None:
             self.kcd.attach(
                 train_dataset,
@@ -156,8 +164,13 @@ class DistillationTrainer(Trainer):
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The network that is learned from."""
+        """The network that is learned from; the first of several."""
         return self.model.teacher
+
+    @property
+    def teachers(self) -> tuple[nn.Module, ...]:
+        """The networks that are learned from: the teacher, then its assistants."""
+        return self.model.teachers
 
     @property
     def method(self) -> DistillationMethod:
@@ -360,9 +373,11 @@ class DistillationTrainer(Trainer):
     def _initialise_method(self, model: nn.Module, train_dataloader) -> None:
         """Run a method's first phase (FitNet, FT, AB, FSP): its own losses, its own optimiser, nothing recorded."""
         method, args = self.method, self.args
+        trained = model if method.initialisation_reads_student else method
+        learning_rate = method.initialisation_learning_rate or args.learning_rate
         optimizer = torch.optim.SGD(
-            [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=args.learning_rate,
+            [parameter for parameter in trained.parameters() if parameter.requires_grad],
+            lr=learning_rate,
             momentum=args.momentum,
             nesterov=args.nesterov,
             weight_decay=args.weight_decay,
@@ -375,6 +390,9 @@ class DistillationTrainer(Trainer):
             self.train_dataset.set_epoch(self.schedule.num_epochs + epoch)
             train_dataloader.set_epoch(self.schedule.num_epochs + epoch)
             self._seed_workers(train_dataloader, self.schedule.num_epochs + epoch)
+            decays = sum(epoch >= decay_epoch for decay_epoch in method.initialisation_decay_epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * 0.1**decays
             for step, batch in enumerate(train_dataloader):
                 method.epoch = epoch + step / len(train_dataloader)
                 self._backward(model(**self._prepare_inputs(batch))["loss"])
@@ -418,7 +436,16 @@ class DistillationTrainer(Trainer):
         if self.args.world_size > 1:
             for buffer in self.student.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        return super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.pop("metric_key_prefix", "eval")
+        for name, network in self.method.networks().items():
+            self._evaluated = network
+            try:
+                metrics = super().evaluation_loop(*args, **kwargs, metric_key_prefix=f"{prefix}_{name}").metrics
+            finally:
+                self._evaluated = None
+            output.metrics.update(metrics)
+        return output
 
     def prediction_step(
         self, model, inputs, prediction_loss_only, ignore_keys=None
@@ -426,11 +453,27 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
         with torch.no_grad():
-            logits = model(inputs["pixel_values"])
+            if self._evaluated is None:
+                logits = model(inputs["pixel_values"])
+            else:
+                with self.accelerator.autocast():
+                    logits = self._evaluated(inputs["pixel_values"])
             loss = cross_entropy_loss(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     # ---- Saving and loading ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the student, and each network that learned along into a folder of its name beside it.
+
+        Args:
+            output_dir: The folder; that of the run without it.
+        """
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not _internal_call:
+            for name, network in self.method.networks().items():
+                folder = Path(output_dir or self.args.output_dir) / name
+                save_model(network, folder, label_names=self.train_dataset.class_names)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # No training_args.bin: a pickle, and one that would carry a token.
@@ -554,13 +597,13 @@ def _check_launch(args: DistillationConfig) -> None:
 
 
 def _check_classes(
-    student: nn.Module, teacher: nn.Module | None, train: KnowledgeDataset, evaluation: KnowledgeDataset | None
+    student: nn.Module, teachers: list[nn.Module], train: KnowledgeDataset, evaluation: KnowledgeDataset | None
 ) -> None:
-    if student is teacher:
+    if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, of which one is frozen: load the network twice.")
     counts = {"student": student.num_classes, "training set": train.num_classes}
-    if teacher is not None:
-        counts["teacher"] = teacher.num_classes
+    for number, teacher in enumerate(teachers):
+        counts["teacher" if number == 0 else f"assistant {number}"] = teacher.num_classes
     if evaluation is not None:
         counts["evaluation set"] = evaluation.num_classes
     if len(set(counts.values())) > 1:
