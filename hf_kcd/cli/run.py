@@ -16,7 +16,7 @@ from ..analysis.results import Results
 from ..condensation import KnowledgeMask
 from ..data import ImageData, ImageRecipe, KnowledgeDataset, load_image_data
 from ..identity import find_columns
-from ..models import ModelSpec, load_model
+from ..models import image_config, load_model
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.callback import MASK_FOLDER, STAGES_FOLDER
 from ..training.checkpoint import last_whole_checkpoint
@@ -199,8 +199,8 @@ def recipe_of_network(recipe: ImageRecipe, model: nn.Module) -> ImageRecipe:
         recipe: The data set's own recipe.
         model: A timm network.
     """
-    spec = ModelSpec.of(model)
-    return recipe.for_network(spec.input_size[-1], spec.mean, spec.std)
+    images = image_config(model)
+    return recipe.for_network(images.input_size[-1], images.mean, images.std)
 
 
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:

@@ -529,6 +529,8 @@ class DistillationTrainer(Trainer):
             "images": repr(self.train_dataset.recipe),
             "method": self.args.method,
             "method_options": self.args.method_options,
+            "student_layers": self.args.student_layers,
+            "teacher_layers": self.args.teacher_layers,
             "seed": self.args.seed,
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
