@@ -38,6 +38,20 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
     return register
 
 
+def get_method(name: str) -> type[DistillationMethod]:
+    """Look a method's class up.
+
+    Args:
+        name: One of `available_methods()`.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    if name not in _METHODS:
+        raise unknown_name("method", name, _METHODS)
+    return _METHODS[name]
+
+
 def available_methods() -> list[str]:
     """List the names that `create_method` takes."""
     return sorted(_METHODS)
@@ -72,9 +86,7 @@ def create_method(
         ValueError: For an unknown name or option, for a method that needs a teacher and gets none, and for a network that
             does not hand out what the method reads.
     """
-    if name not in _METHODS:
-        raise unknown_name("method", name, _METHODS)
-    cls = _METHODS[name]
+    cls = get_method(name)
     teachers = as_teachers(teacher)
     if cls.teacher_reads and not teachers:
         raise ValueError(f"Method {name!r} needs a teacher: pass one, or train the student alone with method 'ce'.")
@@ -94,10 +106,8 @@ def create_method(
 
 def method_options(name: str) -> dict[str, Any]:
     """List the options of a method with their defaults, those that its class hands on with `**` included."""
-    if name not in _METHODS:
-        raise unknown_name("method", name, _METHODS)
     options: dict[str, Any] = {}
-    for cls in _METHODS[name].__mro__:
+    for cls in get_method(name).__mro__:
         if "__init__" not in vars(cls):
             continue
         parameters = inspect.signature(cls.__init__).parameters.values()
