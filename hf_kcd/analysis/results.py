@@ -76,7 +76,9 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
         "num_points": account.num_points,
         "num_epochs": schedule.num_epochs,
         "optimisation": _optimisation(args),
-        "accuracy": _accuracy(trainer.state.log_history),
+        "accuracy": _accuracy(trainer.state.log_history, "eval"),
+        # Of those that learnt along and are saved beside the student, which need not be the best.
+        "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
         "cost": {
             "planned": schedule.absolute_cost / (account.num_points * account.num_epochs),
             "paid": account.relative_cost,
@@ -191,11 +193,11 @@ def _epoch_history(trainer: "DistillationTrainer", epoch: int) -> dict[str, floa
     }
 
 
-def _accuracy(log: list[dict[str, float]]) -> dict[str, dict[str, float]] | None:
+def _accuracy(log: list[dict[str, float]], prefix: str) -> dict[str, dict[str, float]] | None:
     evaluations = [
-        {"top1": line["eval_top1"], "top5": line.get("eval_top5"), "epoch": line["epoch"]}
+        {"top1": line[f"{prefix}_top1"], "top5": line.get(f"{prefix}_top5"), "epoch": line["epoch"]}
         for line in log
-        if "eval_top1" in line
+        if f"{prefix}_top1" in line
     ]
     if not evaluations:
         return None

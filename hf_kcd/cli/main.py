@@ -14,6 +14,7 @@ _COMMANDS = {
     "distill": "train a student under a teacher, condensing the knowledge with --condense",
     "train-teacher": "train a network alone",
     "evaluate": "top-1 and top-5 accuracy of a network on a data set",
+    "methods": "list the distillation methods, what each reads, trains and keeps, and what a step costs",
     "models": "list networks with their parameters, cost, taps and published accuracies",
     "convert": "turn a checkpoint of RepDistiller, mdistiller, SSKD or TAKD into a folder that everything here reads",
     "mask": "show a knowledge mask, or compare several",

@@ -96,6 +96,13 @@ class RunConfig:
         default=None,
         metadata={"help": "File with the weights of a teacher given by its timm name (.safetensors, .pth)."},
     )
+    assistants: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Networks of middle size between teacher and student, from the first to the last (TAKD, DGKD). Each timm "
+            "name is trained in output_dir/assistant-N, from those before it; a folder with weights is used as it is."
+        },
+    )
     mask: str | None = field(
         default=None,
         metadata={"help": "Knowledge mask (folder or Hub id) whose points are trained on from the start."},
@@ -118,6 +125,10 @@ class RunConfig:
         if self.teacher_checkpoint is not None and self.teacher is None:
             raise ValueError(
                 "teacher_checkpoint is given but teacher is not: name the network these weights belong to."
+            )
+        if self.assistants and self.teacher is None:
+            raise ValueError(
+                "assistants is given but teacher is not: name the network that the first of them learns from."
             )
         if self.mask is not None and self.condense:
             raise ValueError(
@@ -217,8 +228,11 @@ class _RecipeParser(HfArgumentParser):
                 action.help += f" Paper: {action.default}."
                 action.default = argparse.SUPPRESS
 
-    def words_of_file(self, path: str) -> list[str]:
-        """Turn a YAML file's keys and values into command-line words, which are then checked in one place."""
+    def words_of_file(self, path: str, above: tuple[Path, ...] = ()) -> list[str]:
+        """Turn a YAML file's keys and values into command-line words, which are then checked in one place.
+
+        Its `base` is another such file, beside it, whose values it overrides.
+        """
         try:
             values = yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -227,7 +241,12 @@ class _RecipeParser(HfArgumentParser):
             return []
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a {type(values).__name__}: write one 'option: value' a line.")
-        words = []
+        base, words = values.pop("base", None), []
+        if base is not None:
+            above = (*above, Path(path).resolve())
+            if (Path(path).parent / str(base)).resolve() in above:
+                raise ValueError(f"base in {path} is {base}, which is based on {path} itself: leave one of them out.")
+            words = self.words_of_file(str(Path(path).parent / str(base)), above)
         for key, value in values.items():
             option = f"--{key}"
             if option not in self._option_string_actions or key in ("config", "help"):

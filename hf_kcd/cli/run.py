@@ -16,10 +16,12 @@ from ..analysis.results import Results
 from ..condensation import KnowledgeMask
 from ..data import ImageData, ImageRecipe, KnowledgeDataset, load_image_data
 from ..identity import find_columns
+from ..methods.registry import get_method
 from ..models import image_config, load_model
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.callback import MASK_FOLDER, STAGES_FOLDER
 from ..training.checkpoint import last_whole_checkpoint
+from .interruption import interruptible
 from .progress import show_progress
 from .recipe import RECIPE_NAME, Recipe, RunConfig
 
@@ -31,6 +33,15 @@ class RunFailed(Exception):
 
 
 def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
+    """Do what `train` does, as the last thing that the process trains."""
+    results = train(recipe, command, quiet)
+    if torch.distributed.is_initialized():
+        # gloo's threads must not outlive the interpreter; the DDP module that uses them went with the trainer.
+        torch.distributed.destroy_process_group()
+    return results
+
+
+def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
     """Train as a recipe says and write the run's folder.
 
     Args:
@@ -46,7 +57,7 @@ def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Resu
         RunFailed: When the training itself stops.
     """
     config, args = recipe.config, recipe.args
-    checkpoint = _find_checkpoint(recipe)
+    checkpoint = find_checkpoint(recipe)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     with args.main_process_first(desc="data"):
@@ -59,7 +70,8 @@ def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Resu
     if not quiet:
         say(_announcement(trainer, recipe))
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with interruptible(trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         results = run_results(trainer, data=config.data, command=command)
         if args.should_save:
@@ -71,10 +83,6 @@ def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Resu
             write_results(folder / RESULTS_NAME, results)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
-    if torch.distributed.is_initialized():
-        # gloo's threads must not outlive the interpreter; the trainer holds the DDP module that uses them.
-        del trainer
-        torch.distributed.destroy_process_group()
     return results
 
 
@@ -101,10 +109,10 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     else:
         evaluation = KnowledgeDataset(data.eval, images, training=False, **columns)
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
-    teacher = config.teacher and load_trained_model(config.teacher, train.num_classes, config.teacher_checkpoint)
+    teachers = [load_trained_model(name, train.num_classes, checkpoint) for name, checkpoint in teachers_of(recipe)]
     return DistillationTrainer(
         student,
-        teacher,
+        teachers,
         args,
         train_dataset=train,
         eval_dataset=evaluation,
@@ -112,6 +120,28 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
         mask=mask,
         mask_mixing=config.mask_mixing,
     )
+
+
+def teachers_of(recipe: Recipe) -> list[tuple[str, str | None]]:
+    """Name the networks that a run learns from, each with its file of weights if it has one.
+
+    Returns:
+        The teacher and all assistants for a method of several teachers, the last of them for any other.
+    """
+    config = recipe.config
+    if config.teacher is None:
+        return []
+    assistants = assistant_folders(config, recipe.args.output_dir)
+    teachers = [(config.teacher, config.teacher_checkpoint), *((folder, None) for folder in assistants)]
+    return teachers if get_method(recipe.args.method).many_teachers else teachers[-1:]
+
+
+def assistant_folders(config: RunConfig, output_dir: str) -> list[str]:
+    """Name the assistants by where their weights are, or will be once they have been trained."""
+    return [
+        name if brings_weights(name) else str(Path(output_dir) / f"assistant-{number}")
+        for number, name in enumerate(config.assistants or [], start=1)
+    ]
 
 
 def load_run_data(config: RunConfig) -> ImageData:
@@ -247,10 +277,13 @@ def summary(results: Results, folder: str | Path) -> str:
     lines.append(f"  cost      {cost['paid']:.2%} of the points of a whole training (planned {cost['planned']:.2%})")
     lines.append(f"  time      {seconds:.1f} s of training")
     lines.append(f"  folder    {folder}")
+    for name, accuracy in results["networks"].items():
+        reached = "" if accuracy is None else f", top-1 {accuracy['last']['top1']:.2f} %"
+        lines.append(f"  beside it {Path(folder) / name}{reached}")
     return "\n".join(lines)
 
 
-def _find_checkpoint(recipe: Recipe) -> str | None:
+def find_checkpoint(recipe: Recipe) -> str | None:
     """Find what to continue from, and refuse to write over a run."""
     folder = Path(recipe.args.output_dir)
     if recipe.args.resume_from_checkpoint is not None:
@@ -275,7 +308,7 @@ def _find_checkpoint(recipe: Recipe) -> str | None:
 def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
     config, args = recipe.config, recipe.args
     num_parameters = sum(parameter.numel() for parameter in trainer.student.parameters())
-    source = "alone" if config.teacher is None else f"from {config.teacher}"
+    source = "from " + ", ".join(name for name, _ in teachers_of(recipe)) if config.teacher else "alone"
     lines = [
         f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
         f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."

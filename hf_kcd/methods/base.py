@@ -99,6 +99,23 @@ class DistillationMethod(nn.Module):
         """Say which rows of the prepared batch stand for their points when these are valued: all of them by default."""
         return slice(None)
 
+    def valued(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
+        """Hand out what points are valued by: by default the prepared batch's rows that `valued_rows` names.
+
+        Args:
+            student, teacher: As in `forward`; of several teachers the first.
+            batch: What `prepare_batch` returned.
+
+        Returns:
+            `student_logits` [V, classes], without gradient, `labels` and `point_ids` [V]; with `teacher_logits` where the
+            teacher has answered the same images.
+        """
+        rows = self.valued_rows(batch)
+        found = {"student_logits": student.logits.detach(), "labels": batch["labels"], "point_ids": batch["point_ids"]}
+        if teacher is not None and teacher.logits is not None:
+            found["teacher_logits"] = teacher.logits
+        return {name: values[rows] for name, values in found.items()}
+
     def networks(self) -> dict[str, nn.Module]:
         """Name the networks that learn along and are of use themselves (peers): each is evaluated, and saved beside the student.
 

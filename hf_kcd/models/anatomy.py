@@ -1,5 +1,6 @@
 """What a network can hand out, found once by running it on one image: its maps, its activations, its head."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ STAGES = "stages"
 Layers = str | Sequence[int] | None
 """Which maps of a network are its features: None for all, "stages", or positions from shallow to deep."""
 
+Norm = tuple[Tensor, Tensor]
+"""Weight and bias of a batch normalisation, each [C]."""
+
 # Both hold other things besides, none of which hands out a map of the shape it was given.
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 
@@ -34,6 +38,8 @@ class Anatomy:
         preactivated: Those of `layers` that have a pre-activation: all but the stem, which is position 0.
         activations: For each of `preactivated` the module whose output it is, and in which of the module's calls; empty
             for a network that has `forward_taps`.
+        norms: For each of `preactivated` the batch normalisation that it comes out of; None where it comes out of none, or
+            where no activation follows.
         embedding_dim: Channels of the embedding; 0 where there is none.
         classifier_dims: Dimensions of what the one layer is given that makes the embedding logits: 2, or 4 for a
             convolution; None where the head is more than one layer.
@@ -46,6 +52,7 @@ class Anatomy:
     feature_shapes: tuple[tuple[int, int, int], ...]
     preactivated: tuple[int, ...]
     activations: tuple[tuple[nn.Module, int], ...]
+    norms: tuple[Norm | None, ...]
     embedding_dim: int
     classifier_dims: int | None
     head_is_random: bool
@@ -81,11 +88,11 @@ def examine(model: nn.Module, layers: Layers = None) -> Anatomy:
     # Not zeros, of which a network without biases makes zeros, that tell nothing apart.
     image = torch.linspace(-1, 1, size[0] * size[1] * size[2], device=weight.device).view(1, *size).to(weight.dtype)
     refusals: dict[str, str] = {}
-    activations: list[tuple[nn.Module, int, Tensor]] = []
+    activations: list[_Call] = []
     try:
         with torch.no_grad(), _undisturbed(model):
-            with _watched(model, activations):
-                final, maps, has_taps = _run(model, image, refusals)
+            with _Norms() as norms, _watched(model, activations):
+                final, maps, taps = _run(model, image, refusals)
             head = _examine_head(model, final, refusals)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
@@ -95,31 +102,35 @@ def examine(model: nn.Module, layers: Layers = None) -> Anatomy:
 
     positions = () if "features" in refusals else _positions(name, layers, maps)
     preactivated = tuple(position for position in positions if position > 0)
-    found = []
-    if not has_taps and "features" not in refusals:
+    ends: list[_Call | None] = []
+    if taps is None and "features" not in refusals:
         ends = [_activation_of(one, activations) for one in maps]
-        found = [ends[position] for position in preactivated if ends[position] is not None]
-        if len(found) < len(preactivated):
+        if any(ends[position] is None for position in preactivated):
             refusals["preactivations"] = _no_activation(ends, preactivated)
     if positions and not preactivated:
         refusals["preactivations"] = "position 0 is its stem, which has none. Choose deeper layers."
+    if "preactivations" in refusals:
+        preactivated = ()
     return Anatomy(
         name=name,
         layers=positions,
         feature_shapes=tuple(tuple(maps[position].shape[1:]) for position in positions),
-        preactivated=() if "preactivations" in refusals else preactivated,
-        activations=() if "preactivations" in refusals else tuple(found),
+        preactivated=preactivated,
+        activations=tuple((ends[position].module, ends[position].number) for position in preactivated if ends),
+        norms=tuple(
+            norms.before(ends[position].given if ends else taps[position - 1], maps[position] if taps else None)
+            for position in preactivated
+        ),
         refusals=refusals,
         **head,
     )
 
 
-def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any, list[Tensor], bool]:
-    """Run up to the head: what the head is given, all maps, and whether the network taps its pre-activations itself."""
-    final, maps = None, []
-    has_taps = hasattr(model, "forward_taps")
-    if has_taps:
-        final, maps, _ = model.forward_taps(image)
+def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any, list[Tensor], list[Tensor] | None]:
+    """Run up to the head: what the head is given, all maps, and the pre-activations of a network that taps them itself."""
+    final, maps, taps = None, [], None
+    if hasattr(model, "forward_taps"):
+        final, maps, taps = model.forward_taps(image)
     elif hasattr(model, "forward_intermediates"):
         final, maps = model.forward_intermediates(image, output_fmt="NCHW")
     elif hasattr(model, "forward_features"):
@@ -132,7 +143,7 @@ def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any
         refusals["features"] = "its features are no maps [B, C, H, W]. Choose another network or method."
     if "features" in refusals:
         refusals["preactivations"] = refusals["features"]
-    return final, maps, has_taps
+    return final, maps, taps
 
 
 def _examine_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[str, Any]:
@@ -187,12 +198,22 @@ def _positions(name: str, layers: Layers, maps: list[Tensor]) -> tuple[int, ...]
     return positions
 
 
-def _activation_of(feature: Tensor, calls: list[tuple[nn.Module, int, Tensor]]) -> tuple[nn.Module, int] | None:
+@dataclass(frozen=True)
+class _Call:
+    """A call of an activation: the module, how often it was called before, what it was given and what it returned."""
+
+    module: nn.Module
+    number: int
+    given: Tensor
+    returned: Tensor
+
+
+def _activation_of(feature: Tensor, calls: list[_Call]) -> _Call | None:
     # The same object, and not equal values: what is handed out is what the activation returned.
-    return next(((module, call) for module, call, output in reversed(calls) if output is feature), None)
+    return next((call for call in reversed(calls) if call.returned is feature), None)
 
 
-def _no_activation(ends: list[tuple[nn.Module, int] | None], wanted: tuple[int, ...]) -> str:
+def _no_activation(ends: list[_Call | None], wanted: tuple[int, ...]) -> str:
     without = ", ".join(str(position) for position in wanted if ends[position] is None)
     usable = ", ".join(str(position) for position, end in enumerate(ends) if position > 0 and end is not None)
     return f"what it hands out at layer {without} does not end in an activation. " + (
@@ -215,11 +236,11 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(model: nn.Module, calls: list[tuple[nn.Module, int, Tensor]]) -> Iterator[None]:
-    """Note each call of an activation: module, how often it was called before, what it returned."""
+def _watched(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
+    """Note each call of an activation."""
 
-    def note(module: nn.Module, _: tuple, output: Tensor) -> None:
-        calls.append((module, sum(known is module for known, *_ in calls), output))
+    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append(_Call(module, sum(call.module is module for call in calls), args[0], output))
 
     handles = [
         module.register_forward_hook(note)
@@ -258,6 +279,50 @@ class _RandomCalls(TorchFunctionMode):
         elif function is F.dropout:
             self.count += (args[1] if len(args) > 1 else kwargs.get("p", 0.5)) > 0
         return function(*args, **kwargs)
+
+
+class _Norms(TorchFunctionMode):
+    """Follows the tensors of a pass from the batch normalisation that they come out of through sums.
+
+    Where two normalised branches meet it is that of the longer one: a block's own, not its shortcut's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By identity: the tensor (kept, for its identity to stay its own), the normalisations passed on its longest way,
+        # and the one that it comes out of.
+        self._known: dict[int, tuple[Tensor, int, Norm | None]] = {}
+
+    def before(self, given: Tensor, feature: Tensor | None) -> Norm | None:
+        """Find the normalisation before an activation that is given one tensor; `feature` itself has no activation."""
+        if given is feature:
+            return None
+        return self._known[id(given)][2] if id(given) in self._known else None
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        inputs = [self._known[id(one)] for one in _tensors(args) if id(one) in self._known]
+        _, depth, norm = max(inputs, key=lambda known: known[1], default=(None, 0, None))
+        adds = getattr(function, "__name__", "").strip("_") in ("add", "iadd", "radd")
+        if function is F.batch_norm:
+            given = inspect.signature(F.batch_norm).bind(*args, **(kwargs or {})).arguments
+            weight, bias = given.get("weight"), given.get("bias")
+            depth, norm = depth + 1, None if weight is None or bias is None else (weight.detach(), bias.detach())
+        for one in _tensors((result,)):
+            if function is F.batch_norm or adds:
+                self._known[id(one)] = (one, depth, norm)
+            else:
+                # What works in place, as activations do, was what it is.
+                self._known.setdefault(id(one), (one, depth, None))
+        return result
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _flat(x: Tensor) -> Tensor:

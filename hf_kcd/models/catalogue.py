@@ -1,14 +1,16 @@
 """What can be known of a network without its weights: parameters, cost, taps, and what was published of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .configuration import image_config
 from .loading import make_from_folder, no_such_network
 from .published import PUBLISHED_TOP1
 from .spec import ModelSpec
@@ -77,33 +79,53 @@ def describe_network(name: str) -> NetworkFacts:
     Raises:
         ValueError: When the network cannot be made, or classifies no image.
     """
+    return _without_memory(lambda: _make(name), lambda model: _describe(name, model))
+
+
+def count_macs(make: Callable[[], nn.Module]) -> int:
+    """Count the multiply-accumulates of convolutions and matrix products that one image costs a network.
+
+    Args:
+        make: Makes the network; called where, as a rule, that takes no memory.
+
+    Returns:
+        Those of one image of the network's input size.
+    """
+    return _without_memory(make, _count_macs)
+
+
+def _without_memory(make: Callable[[], nn.Module], look: Callable[[nn.Module], Any]) -> Any:
     try:
         with torch.device("meta"):
-            model = _make(name)
-        return _describe(name, model)
+            model = make()
+        return look(model)
     except (RuntimeError, ValueError) as error:
         # A network that looks at its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
         if "meta" not in str(error):
             raise
-        return _describe(name, _make(name))
+        return look(make())
 
 
 def _make(name: str) -> nn.Module:
     return timm.create_model(name) if _is_network(name) else make_from_folder(Path(name))
 
 
-def _describe(name: str, model: nn.Module) -> NetworkFacts:
+def _count_macs(model: nn.Module) -> int:
     # The counter follows gradients through the modules, and fails where a weight is given to one as its input.
     model.eval().requires_grad_(False)
-    spec = ModelSpec.of(model)
-    images = torch.zeros(1, *spec.input_size, device=next(model.parameters()).device)
+    images = torch.zeros(1, *image_config(model).input_size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:
         model(images)
+    return counter.get_total_flops() // 2
+
+
+def _describe(name: str, model: nn.Module) -> NetworkFacts:
+    spec = ModelSpec.of(model)
     taps = zip(spec.feature_channels, spec.feature_sizes, strict=True)
     return NetworkFacts(
         name=name,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=_count_macs(model),
         input_size=spec.input_size,
         taps=tuple((channels, *size) for channels, size in taps),
         embedding_dim=spec.embedding_dim,

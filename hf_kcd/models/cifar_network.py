@@ -224,6 +224,19 @@ class CifarNetwork(nn.Module):
             self.reset_classifier(0, "")
         return positions
 
+    def prune_shallow_layers(self, position: int) -> None:
+        """Drop everything up to a feature: the network then takes that feature in the place of an image.
+
+        Args:
+            position: Position of the feature, not the last.
+        """
+        dropped = self.stages_until(position)
+        for name in self._stem + dropped:
+            delattr(self, name)
+        self.in_chans = self.feature_info[position]["num_chs"]
+        self.feature_info = self.feature_info[position + 1 :]
+        self._stem, self._stages = [], self._stages[len(dropped) :]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Compute what is pooled, [B, num_features, H', W']."""
         return self.forward_taps(x)[0]

@@ -84,8 +84,10 @@ class CifarWideResNet(CifarNetwork):
         A pre-activation is the first normalisation of the following stage, the last of them that of the tail, so with
         `last` there is one less.
         """
-        x = self.conv1(x)
-        features, normalisations = [x], []
+        features, normalisations = [], []
+        if self._stem:
+            x = self.conv1(x)
+            features.append(x)
         for name in self.stages_until(last):
             first, *others = getattr(self, name)
             x, normalised = self.run_block(first, x)

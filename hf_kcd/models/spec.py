@@ -1,11 +1,11 @@
 """What is known of a network before it is run: `ModelSpec`."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
-from .anatomy import Anatomy, Layers, examine
+from .anatomy import Anatomy, Layers, Norm, examine
 from .configuration import image_config, network_name
 from .outputs import READS
 
@@ -25,6 +25,8 @@ class ModelSpec:
         feature_sizes: Height and width of each feature map, at `input_size`.
         preactivation_channels: Channels of each pre-activation. They belong to the last of the features, one for each but
             the stem (position 0 of the network's maps), and have their sizes.
+        preactivation_norms: For each pre-activation weight and bias of the batch normalisation that it comes out of (the
+            network's own tensors); None where it comes out of none, or where no activation follows.
         layers: Positions of the features among the network's maps; None for all of them.
         reads: What the network can hand out: of "logits", "embedding", "features", "preactivations".
     """
@@ -39,6 +41,7 @@ class ModelSpec:
     input_size: tuple[int, int, int]
     feature_sizes: tuple[tuple[int, int], ...] = ()
     preactivation_channels: tuple[int, ...] = ()
+    preactivation_norms: tuple[Norm | None, ...] = field(default=(), compare=False, repr=False)
     layers: tuple[int, ...] | None = None
     reads: frozenset[str] = frozenset(READS)
 
@@ -83,6 +86,7 @@ class ModelSpec:
             feature_reductions=_reductions(model, anatomy, images.input_size[1]),
             feature_sizes=tuple(shape[1:] for shape in anatomy.feature_shapes),
             preactivation_channels=tuple(channels[position] for position in anatomy.preactivated),
+            preactivation_norms=anatomy.norms,
             layers=anatomy.layers,
             reads=frozenset(READS) - anatomy.refusals.keys(),
         )

@@ -106,8 +106,8 @@ class DistillationModel(nn.Module):
 
         Returns:
             The student's logits [B, classes] without labels. With them `loss` (scalar, with gradient), its `parts` by name,
-            and, without gradient, `student_logits`, `teacher_logits` (absent without a teacher), `labels` and `point_ids`
-            of the rows that stand for their points. A first phase that leaves the student out has `loss` and `parts` alone.
+            and, without gradient, what points are valued by: `student_logits`, `teacher_logits` (absent without a teacher),
+            `labels` and `point_ids`. A first phase that leaves the student out has `loss` and `parts` alone.
         """
         if labels is None:
             return self.student(pixel_values)
@@ -123,16 +123,7 @@ class DistillationModel(nn.Module):
         outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}
         if student is None:
             return outputs
-        rows = method.valued_rows(batch)
-        outputs |= {
-            "student_logits": student.logits.detach()[rows],
-            "labels": batch["labels"][rows],
-            "point_ids": batch["point_ids"][rows],
-        }
-        first = teacher[0] if method.many_teachers else teacher
-        if first is not None and first.logits is not None:
-            outputs["teacher_logits"] = first.logits[rows]
-        return outputs
+        return outputs | method.valued(student, teacher[0] if method.many_teachers else teacher, batch)
 
     @torch.no_grad()
     def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:

@@ -133,3 +133,20 @@ def test_first_points_take_the_classes_in_turn():
     assert chosen["label"] == labels[expected].tolist()
     with pytest.raises(ValueError, match="1501"):
         first_points(digits, 1502)
+
+
+def test_a_file_overrides_its_base_and_the_command_line_both(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "pair.yaml").write_text(
+        "student: cifar_resnet20\nlearning_rate: 0.02\nlr_decay_epochs: [3, 4]\n"
+    )
+    (tmp_path / "method.yaml").write_text(
+        "base: pairs/pair.yaml\nlearning_rate: 0.03\nlr_decay_epochs: [5]\nmomentum: 0.8\n"
+    )
+    words = ["--config", str(tmp_path / "method.yaml"), "--output_dir", "x", "--momentum", "0.7"]
+    recipe = read_recipe("distill", words)
+    assert recipe.config.student == "cifar_resnet20"
+    assert (recipe.args.learning_rate, recipe.args.lr_decay_epochs, recipe.args.momentum) == (0.03, [5.0], 0.7)
+    (tmp_path / "pairs" / "pair.yaml").write_text("base: ../method.yaml\n")
+    with pytest.raises(ValueError, match="based on"):
+        read_recipe("distill", words)

@@ -38,6 +38,7 @@ def test_the_overridden_methods_are_those_the_design_names():
         "get_eval_dataloader",
         "get_test_dataloader",
         "prediction_step",
+        "save_model",
         "_save",
         "_save_checkpoint",
         "_load_from_checkpoint",

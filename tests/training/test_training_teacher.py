@@ -167,7 +167,8 @@ def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
     after = list(trainer.student.parameters())
     assert sum(not torch.equal(one, other) for one, other in zip(before, after, strict=True)) > len(before) // 2
     lost = copy.deepcopy(trainer.model)
-    assert lost._read_student.model is lost.student and lost._read_teacher.model is lost.teacher
+    ((_, read_teacher),) = lost._read_teachers
+    assert lost._read_student.model is lost.student and read_teacher.model is lost.teacher
 
 
 @pytest.mark.parametrize("role", ["model", "teacher"])

@@ -1,0 +1,44 @@
+"""Ctrl-C that is not lost: the interpreter drops an interrupt that falls into one of its own callbacks."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import Trainer, TrainerCallback
+
+
+class _Interruption(TrainerCallback):
+    """Notes that Ctrl-C was pressed, and interrupts the training at its next step if it still runs."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def press(self, number: int, frame: object) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.pressed:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Stop a training for certain when Ctrl-C is pressed within the block.
+
+    Args:
+        trainer: What trains there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread receives signals, or may say what becomes of them.
+        yield
+        return
+    interruption = _Interruption()
+    trainer.add_callback(interruption)
+    before = signal.signal(signal.SIGINT, interruption.press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        trainer.remove_callback(interruption)

@@ -1,0 +1,47 @@
+"""CC: neighbours of a batch differ from the teacher in different entries (Peng et al., ICCV 2019)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..losses import cc_loss
+from ..models import ModelOutputs, ModelSpec
+from .base import Batch
+from .registry import register_method
+from .term import TermMethod
+
+
+@register_method("cc")
+class CC(TermMethod):
+    """CE + 0.02 x the mean over consecutive points of sum |d_i d_(i+1)|, d = embed(e_s) - embed(e_t).
+
+    The form of RepDistiller, which is behind the published tables: both embeds are linear and both are trained, so that
+    the teacher's side has a gradient. The paper correlates points through a kernel. Of one point the term is 0.
+
+    Args:
+        student, teacher, num_points: As in `TermMethod`.
+        weight: Weight of the congruence.
+        common_dim: Width of the space that both are embedded in.
+        **class_weights: What `TermMethod` takes besides.
+    """
+
+    student_reads = frozenset({"logits", "embedding"})
+    teacher_reads = frozenset({"logits", "embedding"})
+
+    def __init__(
+        self,
+        student: ModelSpec,
+        teacher: ModelSpec,
+        num_points: int,
+        *,
+        weight: float = 0.02,
+        common_dim: int = 128,
+        **class_weights: Any,
+    ) -> None:
+        super().__init__(student, teacher, num_points, weight=weight, **class_weights)
+        self.student_embed = nn.Linear(student.embedding_dim, common_dim)
+        self.teacher_embed = nn.Linear(teacher.embedding_dim, common_dim)
+
+    def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
+        ours, theirs = self.student_embed(student.embedding), self.teacher_embed(teacher.embedding)
+        return cc_loss(ours, theirs, detach_teacher=False)

@@ -1,0 +1,78 @@
+"""DML: untrained networks that learn together, each from the labels and from the others (Zhang et al., 2018)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..losses import cross_entropy_loss, dml_loss
+from ..models import ModelOutputs, ModelSpec, image_config, load_model
+from .base import Batch, DistillationMethod, check_temperature, check_weights
+from .networks import untrained_network
+from .registry import register_method
+
+
+@register_method("dml")
+class DML(DistillationMethod):
+    """CE + `weight` x the mean over the other networks of T^2 KL(other || own), for the student and for each of its peers.
+
+    All learn in one step, each from what the others said in it, under one optimiser: targets are detached, so the gradients
+    do not meet. (The authors' code lets the peers step in turn, with fresh forward passes.) There is no teacher; a step costs
+    the forward and backward passes of all networks. The student is the first of them: a point's value is taken from its
+    logits, and it is what is saved. Each peer is evaluated and saved beside it, where the best can be chosen.
+
+    Args:
+        student, teacher, num_points: As in `DistillationMethod`; a teacher is not read.
+        peers: timm names of the other networks, at least one; None for one more of the student's architecture.
+        weight: Weight of the divergences.
+        temperature: T, positive; the paper's is 1.
+
+    Source: Zhang et al., "Deep Mutual Learning", CVPR 2018.
+    """
+
+    teacher_reads = frozenset()
+
+    def __init__(
+        self,
+        student: ModelSpec,
+        teacher: ModelSpec | None,
+        num_points: int,
+        *,
+        peers: Sequence[str] | None = None,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(student, teacher, num_points)
+        check_weights(weight=weight)
+        check_temperature(temperature)
+        if isinstance(peers, str) or (peers is not None and len(peers) == 0):
+            raise ValueError(f"peers is {peers!r}: give a list of at least one timm name, e.g. ['{student.name}'].")
+        self.weight = weight
+        self.temperature = temperature
+        networks = [untrained_network(student)] if peers is None else [_peer(name, student) for name in peers]
+        self.peers = nn.ModuleList(networks)
+
+    def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
+        logits = [student.logits, *(peer(batch["pixel_values"]) for peer in self.peers)]
+        parts = {}
+        for number, own in enumerate(logits):
+            others = logits[:number] + logits[number + 1 :]
+            suffix = f"_peer_{number}" if number else ""
+            parts[f"ce{suffix}"] = cross_entropy_loss(own, batch["labels"])
+            if self.weight:
+                parts[f"dml{suffix}"] = self.weight * dml_loss(own, others, self.temperature)
+        return parts
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {f"peer_{number}": network for number, network in enumerate(self.peers, start=1)}
+
+
+def _peer(name: str, student: ModelSpec) -> nn.Module:
+    network = load_model(name, student.num_classes)
+    network.pretrained_cfg.update(input_size=student.input_size, mean=student.mean, std=student.std)
+    own_size = image_config(network).input_size
+    if own_size != student.input_size:
+        raise ValueError(
+            f"The peer {name} takes images of {own_size[1]} x {own_size[2]} alone, and {student.name} is shown "
+            f"{student.input_size[1]} x {student.input_size[2]}: choose another network."
+        )
+    return network

@@ -1,0 +1,100 @@
+"""ONE: a network with several ends on one trunk, each of which learns from their gated ensemble (Lan et al., 2018)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import one_loss
+from ..models import ModelOutputs, ModelSpec
+from ..models.cifar_network import CifarNetwork
+from .base import Batch, DistillationMethod, check_temperature
+from .networks import untrained_network
+from .registry import register_method
+
+
+@register_method("one")
+class ONE(DistillationMethod):
+    """The sum of all branches' CE, the ensemble's CE, and w(epoch) x the sum over the branches of T^2 KL(ensemble || branch).
+
+    The student is the trunk and the first branch: it is what a point's value is taken from, and what is saved. The other
+    branches are fresh copies of everything behind its last feature but one (of the last stage, in most networks), and start
+    from that feature, through which they train the trunk too. The ensemble is the sum of the branches' logits weighted by a
+    gate on the same feature. w rises as exp(-5 (1 - epoch / `ramp_epochs`)^2) to 1. There is no teacher; a step costs the
+    copies' forward and backward passes besides the student's. Copies and gate are left behind with the method.
+
+    Args:
+        student, teacher, num_points: As in `DistillationMethod`; the student is one of hf_kcd's `cifar_*` networks, a teacher
+            is not read. `student_layers` chooses another place for the branches to start.
+        num_branches: Number of branches, the student's own included, at least 2; the authors have 3.
+        temperature: T, positive; the paper's is 3.
+        ramp_epochs: Epochs over which w rises; the authors' 80, of 300.
+
+    Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, and its code for the gate.
+    """
+
+    student_reads = frozenset({"logits", "features"})
+    teacher_reads = frozenset()
+
+    def __init__(
+        self,
+        student: ModelSpec,
+        teacher: ModelSpec | None,
+        num_points: int,
+        *,
+        num_branches: int = 3,
+        temperature: float = 3.0,
+        ramp_epochs: float = 80.0,
+    ) -> None:
+        super().__init__(student, teacher, num_points)
+        check_temperature(temperature)
+        if num_branches < 2 or not ramp_epochs > 0:
+            raise ValueError(
+                f"num_branches is {num_branches} and ramp_epochs {ramp_epochs}: give at least 2 branches, and a positive "
+                "number of epochs."
+            )
+        self.temperature = temperature
+        self.ramp_epochs = ramp_epochs
+        self.branches = nn.ModuleList(_branch(student) for _ in range(num_branches - 1))
+        self.gate = Gate(student.feature_channels[-2], num_branches)
+
+    def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
+        trunk = student.features[-2]
+        branches = [student.logits, *(branch(trunk) for branch in self.branches)]
+        ensemble = (self.gate(trunk)[:, :, None] * torch.stack(branches, dim=1)).sum(1)
+        return {"one": one_loss(branches, ensemble, batch["labels"], self.temperature, self.ramp())}
+
+    def ramp(self) -> float:
+        """Say how much the divergences count at `self.epoch`."""
+        return math.exp(-5 * max(0.0, 1 - self.epoch / self.ramp_epochs) ** 2)
+
+
+class Gate(nn.Module):
+    """Weights of the branches for each image, [B, num_branches], which add up to 1.
+
+    Args:
+        channels: Channels of the feature map that it looks at.
+        num_branches: Number of branches.
+    """
+
+    def __init__(self, channels: int, num_branches: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, num_branches)
+        self.norm = nn.BatchNorm1d(num_branches)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        scores = self.linear(feature.mean((2, 3)))
+        # A single image, the rest of an epoch, has no statistics of its own.
+        self.norm.train(self.training and len(scores) > 1)
+        return self.norm(scores).relu().softmax(1)
+
+
+def _branch(student: ModelSpec) -> nn.Module:
+    network = untrained_network(student)
+    if not isinstance(network, CifarNetwork) or len(student.layers) < 2:
+        raise ValueError(
+            f"ONE makes copies of the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be "
+            "cut in two: choose one of hf_kcd's cifar_* networks, with at least 2 maps."
+        )
+    network.prune_shallow_layers(student.layers[-2])
+    return network

@@ -1,0 +1,118 @@
+"""The process that tests of the contrastive methods start, once per rank: what two processes make of one memory.
+
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python run_contrast.py <folder> <seconds>
+
+It writes `<what>.rank<r>.safetensors`: "whole", the state after a training with CRD; "resumed", the same from a checkpoint of
+it; and of either method by its name the state after a few steps alone, on the rows of `rows`.
+"""
+
+import faulthandler
+import os
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd.data import load_image_data
+from hf_kcd.files import save_tensors
+from hf_kcd.methods import DistillationMethod, create_method
+from hf_kcd.models import ModelOutputs, ModelSpec
+
+METHODS = ("crd", "wcord")
+NUM_POINTS, NUM_CLASSES, NUM_STEPS, ROWS = 40, 4, 3, 5
+SPEC = ModelSpec("net", NUM_CLASSES, 6, (4,), (1,), (0.5,) * 3, (0.2,) * 3, (3, 8, 8))
+OPTIONS = {"embedding_dim": 8, "num_negatives": 12}
+CHECKPOINT = 7
+
+
+def bare_method(name: str) -> DistillationMethod:
+    """The method without a trainer, equal in every process that asks for it."""
+    torch.manual_seed(4)
+    method = create_method(name, SPEC, SPEC, NUM_POINTS, **OPTIONS)
+    method.labels = torch.arange(NUM_POINTS) % NUM_CLASSES
+    return method
+
+
+def rows(step: int) -> tuple[list[ModelOutputs], dict[str, Tensor]]:
+    """Outputs of both networks and the batch of a step, for two processes together; one point is in both halves."""
+    generator = torch.Generator().manual_seed(step)
+    ids = torch.randperm(NUM_POINTS, generator=generator)[: 2 * ROWS]
+    ids[2 * ROWS - 1] = ids[1]
+    logits, first, second = (torch.randn(2 * ROWS, width, generator=generator) for width in (NUM_CLASSES, 6, 6))
+    outputs = [ModelOutputs(logits=logits, embedding=embedding) for embedding in (first, second)]
+    return outputs, {"point_ids": ids, "labels": ids % NUM_CLASSES}
+
+
+def steps_alone(name: str, rank: int) -> dict[str, Tensor]:
+    """Let the method take its steps on this process's half of the rows."""
+    method = bare_method(name)
+    half = slice(rank * ROWS, (rank + 1) * ROWS)
+    totals = []
+    for step in range(NUM_STEPS):
+        outputs, batch = rows(step)
+        outputs = [ModelOutputs(logits=one.logits[half], embedding=one.embedding[half]) for one in outputs]
+        parts = method(*outputs, {key: values[half] for key, values in batch.items()})
+        totals.append(torch.stack([parts[key].detach() for key in sorted(parts)]))
+    return {"parts": torch.stack(totals), **method.state_dict()}
+
+
+def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
+    """Train with CRD under condensation, with epochs that do not divide by a round of both processes."""
+    args = DistillationConfig(
+        str(output_dir),
+        method="crd",
+        method_options=OPTIONS,
+        num_train_epochs=4,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=2,
+        learning_rate=0.02,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=CHECKPOINT,
+        seed=3,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        ddp_backend="gloo",
+    )
+    data = load_image_data("digits")
+    # What a process has drawn before must not matter.
+    torch.manual_seed(100 + args.process_index + (resume is not None))
+    student = timm.create_model("cifar_resnet8", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
+    torch.manual_seed(5)
+    teacher = timm.create_model("cifar_resnet20", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
+    torch.manual_seed(200 + args.process_index + (resume is not None))
+    trainer = DistillationTrainer(
+        student,
+        teacher,
+        args,
+        KnowledgeDataset(data.train.select(range(150)), data.recipe, seed=args.seed),
+        callbacks=[KCDTrainerCallback(KCDConfig(final_ratio=0.5, epochs_per_stage=1))],
+    )
+    if resume is None and args.process_index == 1:
+        # The first process's state is the one that counts, but for what is never sent.
+        trainer.method.memory.seed.add_(1)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return {
+        **{f"student.{key}": value for key, value in trainer.student.state_dict().items()},
+        **{f"method.{key}": value for key, value in trainer.method.state_dict().items()},
+    }
+
+
+if __name__ == "__main__":
+    # A process that waits for another one for ever says where, and ends itself.
+    faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    # The first training makes the process group.
+    whole = train(folder / "whole", None)
+    resumed = train(folder / "resumed", folder / "whole" / f"checkpoint-{CHECKPOINT}")
+    tensors = {"whole": whole, "resumed": resumed, **{name: steps_alone(name, rank) for name in METHODS}}
+    for name, values in tensors.items():
+        save_tensors(folder / f"{name}.rank{rank}.safetensors", {key: value.clone() for key, value in values.items()})
+    # Under gloo the interpreter may abort on its way out, after everything has been done.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,104 @@
+"""CRD and WCoRD by two processes (gloo, CPU): both keep one memory, as a single process with their rows together does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_contrast import METHODS, NUM_STEPS, bare_method, rows
+from safetensors.numpy import load_file
+
+SCRIPT = Path(__file__).with_name("run_contrast.py")
+TIME_LIMIT = 120
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What each of two processes ended with, by what it did."""
+    folder = tmp_path_factory.mktemp("contrast")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **shared, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), str(TIME_LIMIT)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=(folder / f"rank{rank}.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        try:
+            process.wait(timeout=TIME_LIMIT + 30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    files = {
+        name: [folder / f"{name}.rank{rank}.safetensors" for rank in range(2)]
+        for name in ("whole", "resumed", *METHODS)
+    }
+    if not all(file.is_file() for pair in files.values() for file in pair):
+        logs = [(folder / f"rank{rank}.log").read_text(errors="replace")[-3000:] for rank in range(2)]
+        pytest.fail("\n".join(["Not every result was written. The ends of the outputs:", *logs]))
+    return {name: [load_file(file) for file in pair] for name, pair in files.items()}
+
+
+def part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    assert found
+    return found
+
+
+def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not np.array_equal(one[name], other[name])]
+
+
+def test_both_processes_keep_one_memory_through_a_condensed_training(results):
+    first, second = results["whole"]
+    assert_equal(part(first, "method."), part(second, "method."))
+    # Between steps each process has running statistics of its own.
+    weights = [
+        {name: tensor for name, tensor in part(tensors, "student.").items() if "running" not in name}
+        for tensors in (first, second)
+    ]
+    assert_equal(*weights)
+    memory = part(first, "method.memory.")
+    # Every point of the 150 was seen by one of the processes: its entry is no longer the noise of the start.
+    for role in ("student", "teacher"):
+        np.testing.assert_allclose(np.linalg.norm(memory[role], axis=1), 1, rtol=1e-5)
+    assert set(memory["last_epoch"]) == {0, 1, 2, 3}
+    sizes = [150, *(int(150 * 0.5 ** (stage / 4)) for stage in (1, 2, 3))]
+    assert int(memory["step"]) == sum(-(-size // 32) for size in sizes)
+
+
+def test_two_processes_resume_to_the_bit(results):
+    for whole, resumed in zip(results["whole"], results["resumed"], strict=True):
+        assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_remember_what_one_with_all_rows_does(results, name):
+    single, totals = bare_method(name), []
+    for step in range(NUM_STEPS):
+        outputs, batch = rows(step)
+        parts = single(*outputs, batch)
+        totals.append([parts[key].item() for key in sorted(parts)])
+    first, second = results[name]
+    for key, tensor in single.state_dict().items():
+        for tensors in (first, second):
+            np.testing.assert_allclose(tensors[key], tensor.numpy(), rtol=1e-5, atol=1e-6, err_msg=key)
+    parts, means = np.array(totals), (first["parts"] + second["parts"]) / 2
+    # All but the transport within a batch are means over its rows, of whichever process.
+    exact = slice(None) if name == "crd" else slice(0, 2)
+    np.testing.assert_allclose(means[:, exact], parts[:, exact], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,137 @@
+"""Every pair of the papers is paired stage by stage, and what cannot be is refused or said."""
+
+import warnings
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import timm
+import torch
+
+from hf_kcd.methods import create_method
+from hf_kcd.methods.pairing import feature_maps, pair_stages, stage_maps
+from hf_kcd.models import ModelOutputs, ModelSpec
+
+METHODS = ["fitnet", "at", "sp", "vid", "rkd", "pkt", "cc", "nst", "dkd", "reviewkd", "ofd", "ft", "ab", "fsp"]
+# Teacher, student, and whether their features have the same channels.
+PAIRS = [
+    ("cifar_wrn_40_2", "cifar_wrn_16_2", True),
+    ("cifar_wrn_40_2", "cifar_wrn_40_1", False),
+    ("cifar_resnet56", "cifar_resnet20", True),
+    ("cifar_resnet110", "cifar_resnet20", True),
+    ("cifar_resnet110", "cifar_resnet32", True),
+    ("cifar_resnet32x4", "cifar_resnet8x4", True),
+    ("cifar_vgg13", "cifar_vgg8", True),
+    ("cifar_vgg13", "cifar_mobilenetv2_half", False),
+    ("cifar_resnet50", "cifar_mobilenetv2_half", False),
+    ("cifar_resnet50", "cifar_vgg8", False),
+    ("cifar_resnet32x4", "cifar_shufflenetv1", False),
+    ("cifar_resnet32x4", "cifar_shufflenetv2", False),
+    ("cifar_wrn_40_2", "cifar_shufflenetv1", False),
+    ("resnet34", "resnet18", True),
+]
+
+
+@cache
+def spec(name: str, layers: tuple[int, ...] | str | None = None, size: int | None = None) -> ModelSpec:
+    images = {"input_size": (3, size, size)} if size else None
+    with torch.device("meta"):
+        found = ModelSpec.of(timm.create_model(name, pretrained_cfg_overlay=images), layers)
+    fresh = tuple(norm and (torch.ones(len(norm[0])), torch.zeros(len(norm[1]))) for norm in found.preactivation_norms)
+    return replace(found, preactivation_norms=fresh)
+
+
+def outputs(of: ModelSpec, num_points: int = 3) -> ModelOutputs:
+    """Noise of the network's shapes."""
+
+    def noise(*shape):
+        return torch.randn(num_points, *shape)
+
+    maps = feature_maps(of)
+    return ModelOutputs(
+        logits=noise(of.num_classes),
+        embedding=noise(of.embedding_dim),
+        features=[noise(one.channels, *one.size) for one in maps],
+        preactivations=[noise(one.channels, *one.size) for one in maps[-len(of.preactivation_channels) :]],
+    )
+
+
+# A ResNet-110 hands out what a ResNet-56 does.
+@pytest.mark.parametrize(("teacher", "student", "like"), [pair for pair in PAIRS if pair[0] != "cifar_resnet110"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_every_pair_of_the_papers(name, teacher, student, like):
+    torch.manual_seed(0)
+    # Smaller images than the papers', for speed: the proportions of the maps are the same.
+    size = 64 if student == "resnet18" else 32 if student == "cifar_mobilenetv2_half" else 16
+    ours, theirs = spec(student, size=size), spec(teacher, size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if name == "fsp" and not like:
+            with pytest.raises(ValueError, match="same channels"):
+                create_method(name, ours, theirs, 10)
+            return
+        method = create_method(name, ours, theirs, 10)
+    method.epoch = 30.0
+    batch = {"labels": torch.tensor([1, 0, 3])}
+    with torch.no_grad():
+        parts = (method.initialisation_losses if name in ("ab", "fsp") else method)(
+            outputs(ours), outputs(theirs), batch
+        )
+    assert name in parts and all(part.isfinite() and part != 0 for part in parts.values())
+
+
+@pytest.mark.parametrize(("teacher", "student", "like"), PAIRS)
+def test_the_stages_of_the_papers_pairs_are_compared_in_their_order_without_the_stem(teacher, student, like):
+    pairs = pair_stages(spec(student), spec(teacher))
+    assert [(one.position, other.position) for one, other in pairs] == [
+        (stage, stage) for stage in range(1, len(spec(student).feature_channels))
+    ]
+    assert [one.channels for one, _ in pairs] == list(spec(student).feature_channels[1:])
+
+
+def test_preactivations_are_counted_without_the_stem():
+    resnet = spec("cifar_resnet8")
+    assert [one.position for one in stage_maps(resnet, "preactivations")] == [0, 1, 2]
+    assert [one.position for one in stage_maps(resnet)] == [1, 2, 3]
+    deep = spec("cifar_resnet8", (2, 3))
+    assert [one.position for one in stage_maps(deep, "preactivations")] == [0, 1]
+    assert [(one.position, one.layer) for one in stage_maps(deep)] == [(0, 2), (1, 3)]
+
+
+def test_of_more_stages_the_deepest_of_each_size_are_compared_and_it_is_said():
+    # VGG has two stages of 4 x 4, of which the deeper counts.
+    with pytest.warns(UserWarning, match=r"f1 \(16 x 32 x 32\) with f1 \(128 x 16 x 16\).*f3 \(64 x 8 x 8\) with f4"):
+        pairs = pair_stages(spec("cifar_resnet8"), spec("cifar_vgg8"))
+    assert [(one.layer, other.layer) for one, other in pairs] == [(1, 1), (2, 2), (3, 4)]
+
+
+def test_of_more_sizes_the_deepest_are_compared_and_it_is_said():
+    with pytest.warns(UserWarning, match="cifar_resnet8 and cifar_resnet50 have different numbers of stages"):
+        pairs = pair_stages(spec("cifar_resnet8"), spec("cifar_resnet50"))
+    assert [(one.layer, other.layer) for one, other in pairs] == [(1, 2), (2, 3), (3, 4)]
+    with pytest.warns(UserWarning, match="and no others; student_layers and teacher_layers choose"):
+        pairs = pair_stages(spec("cifar_resnet8"), spec("test_vit"))
+    assert [(one.layer, other.layer) for one, other in pairs] == [(3, 5)]
+
+
+def test_chosen_layers_are_compared_in_their_order():
+    pairs = pair_stages(spec("cifar_resnet8", (1, 3)), spec("test_vit", (2, 5)))
+    assert [(one.position, other.position, other.layer) for one, other in pairs] == [(0, 0, 2), (1, 1, 5)]
+
+
+def test_the_stem_alone_is_refused():
+    with pytest.raises(ValueError, match=r"cifar_resnet8 the layers are \[0\], its stem alone"):
+        pair_stages(spec("cifar_resnet8", (0,)), spec("cifar_resnet20"))
+    with pytest.raises(ValueError, match="its stem alone"):
+        create_method("vid", spec("cifar_resnet20"), spec("cifar_resnet8", (0,)), 5)
+
+
+@pytest.mark.parametrize("name", ["at", "nst", "ft"])
+def test_maps_of_one_position_are_refused_by_methods_that_compare_positions(name):
+    # Of such a map the normalised attention is always 1, and the loss always 0.
+    tiny = spec("cifar_mobilenetv2_half", (4,), 16)
+    with pytest.raises(
+        ValueError, match=r"cifar_mobilenetv2_half and cifar_vgg13 .* single one: f4 \(160 x 1 x 1\) with f4"
+    ):
+        create_method(name, tiny, spec("cifar_vgg13", (4,)), 5)
+    create_method("sp", tiny, spec("cifar_vgg13", (4,)), 5)

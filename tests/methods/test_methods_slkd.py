@@ -1,0 +1,211 @@
+"""SLKD: Eq. 1 to 7 in NumPy, who learns from whom, its ablations, the sequential form, and a training."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from rebatched_runs import CIFAR_PAIRS, network
+from several_networks_runs import (
+    check_evaluated_and_saved,
+    check_resume,
+    cross_entropy,
+    divergence,
+    make,
+    softened,
+)
+
+from hf_kcd.methods import create_method
+from hf_kcd.models import ModelOutputs, ModelSpec, load_model
+
+TEACHER, STUDENT = network(9, "cifar_wrn_16_2"), network(1)
+SPECS = [ModelSpec.of(model, reads={"logits"}) for model in (STUDENT, TEACHER)]
+
+
+def step(method, seed: int = 0):
+    """Loss parts of one batch of the networks of this file, the student's logits and the batch."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(6, 3, 8, 8, generator=generator)
+    batch = {"pixel_values": images, "labels": torch.randint(4, (6,), generator=generator)}
+    student = ModelOutputs(logits=torch.randn(6, 4, generator=generator).mul(2).requires_grad_())
+    teacher = ModelOutputs(logits=torch.randn(6, 4, generator=generator).mul(2).requires_grad_())
+    return method(student, teacher, batch), student.logits, teacher.logits, batch
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alpha": 0.3, "temperature": 2.0, "fusion": 0.25, "teacher_weight": 2.0, "self_learning_weight": 1.0},
+        {"num_sl_teachers": 1},
+        {"num_sl_teachers": 3, "fusion": [0.5, 0.3, 0.2]},
+        {"num_sl_teachers": 3},
+    ],
+)
+def test_parts_are_those_of_the_paper(options):
+    method = create_method("slkd", *SPECS, 8, **options)
+    twin = deepcopy(method)
+    parts, student, teacher, batch = step(method)
+    number, fusion = options.get("num_sl_teachers", 2), options.get("fusion")
+    weights = {1: [1.0], 2: [0.5, 0.5], 3: [1 / 3] * 3}[number] if fusion is None else fusion
+    weights = [weights, 1 - weights] if isinstance(weights, float) else weights
+    alpha, temperature = options.get("alpha", 0.1), options.get("temperature", 4.0)
+    with torch.no_grad():
+        # In training mode, as the step: with the statistics of the batch.
+        own = [one(batch["pixel_values"]).numpy() for one in twin.sl_teachers]
+    labels, student, teacher = batch["labels"].numpy(), student.detach().numpy(), teacher.detach().numpy()
+    target = softened(teacher, temperature)
+    # Eq. 6, of probabilities as the text has it.
+    fused = sum(weight * softened(logits, temperature) for weight, logits in zip(weights, own, strict=True))
+
+    def loss(logits, probabilities):
+        cross = cross_entropy(logits, labels)
+        return alpha * cross + (1 - alpha) * divergence(logits, probabilities, temperature)
+
+    expected = {
+        "teacher": options.get("teacher_weight", 1.0) * loss(student, target),
+        "sl_teachers": options.get("self_learning_weight", 3.0) * loss(student, fused),
+        **{f"sl_teacher_{i}": loss(logits, target) for i, logits in enumerate(own, start=1)},
+    }
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_learns_from_its_own_losses_alone():
+    method = create_method("slkd", *SPECS, 8)
+    parts, student, teacher, _ = step(method)
+    first, second = (list(one.parameters()) for one in method.sl_teachers)
+
+    def gradients(name, tensors):
+        return torch.autograd.grad(parts[name], tensors, retain_graph=True, allow_unused=True)
+
+    for name in ("teacher", "sl_teachers"):
+        assert gradients(name, [student])[0].abs().sum() > 0
+        assert gradients(name, [*first, *second, teacher]) == (None,) * (2 * len(first) + 1)
+    assert all(gradient is not None for gradient in gradients("sl_teacher_1", first))
+    assert gradients("sl_teacher_1", [student, *second, teacher]) == (None,) * (len(second) + 2)
+    sum(parts.values()).backward()
+    assert all(weight.grad is not None for weight in method.parameters()) and teacher.grad is None
+
+
+def test_sl_teachers_are_untrained_networks_of_the_teacher_and_run_once_a_step():
+    method = create_method("slkd", *SPECS, 8)
+    step(method)
+    weights = [one.conv1.weight for one in (TEACHER, *method.sl_teachers)]
+    assert all(weight.shape == weights[0].shape for weight in weights)
+    assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert [int(one.bn1.num_batches_tracked) for one in method.sl_teachers] == [1, 1]
+
+
+def test_teacher_alone_is_kd_without_sl_teachers():
+    method = create_method("slkd", *SPECS, 8, self_learning_weight=0.0)
+    parts, student, teacher, batch = step(method)
+    assert parts.keys() == {"teacher"} and not method.networks() and not list(method.parameters())
+    kd = create_method("kd", *SPECS, 8)(ModelOutputs(logits=student), ModelOutputs(logits=teacher), batch)
+    assert parts["teacher"].item() == pytest.approx(sum(kd.values()).item(), rel=1e-6)
+
+
+def test_sl_teachers_alone_still_learn_from_the_teacher():
+    parts, student, *_ = step(create_method("slkd", *SPECS, 8, teacher_weight=0.0))
+    assert parts.keys() == {"sl_teachers", "sl_teacher_1", "sl_teacher_2"}
+    sum(parts.values()).backward()
+    assert student.grad.abs().sum() > 0
+
+
+def test_sequential_sl_teachers_learn_first_and_teach_frozen():
+    method = create_method("slkd", *SPECS, 8, initialisation_epochs=240)
+    assert method.initialisation_decay_epochs == (150, 180, 210)
+    _, student, teacher, batch = step(create_method("slkd", *SPECS, 8, self_learning_weight=0.0))
+    first = method.initialisation_losses(None, ModelOutputs(logits=teacher), batch)
+    assert first.keys() == {"sl_teacher_1", "sl_teacher_2"}
+    sum(first.values()).backward()
+    assert all(weight.grad.abs().sum() >= 0 for weight in method.parameters())
+    method.zero_grad()
+    before = deepcopy(method.state_dict())
+    parts, student, *_ = step(method.train())
+    assert parts.keys() == {"teacher", "sl_teachers"}
+    sum(parts.values()).backward()
+    assert student.grad.abs().sum() > 0 and all(weight.grad is None for weight in method.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in method.state_dict().items())
+    with torch.no_grad():
+        fused = sum(softened(one.eval()(batch["pixel_values"]).numpy(), 4.0) for one in method.sl_teachers) / 2
+    logits, labels = student.detach().numpy(), batch["labels"].numpy()
+    expected = 3 * (0.1 * cross_entropy(logits, labels) + 0.9 * divergence(logits, fused, 4.0))
+    assert parts["sl_teachers"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_sl_teachers": 0}, "num_sl_teachers is 0"),
+        ({"fusion": [0.5, 0.2]}, "adding up to 1"),
+        ({"num_sl_teachers": 3, "fusion": 0.5}, "Give 3 weights"),
+        ({"alpha": 1.5}, "alpha 1.5"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"teacher_weight": 0, "self_learning_weight": 0}, "at least one of the two"),
+        ({"self_learning_weight": 0, "initialisation_epochs": 2}, "self_learning_weight is 0"),
+        ({"initialisation_epochs": -1}, "-1"),
+        ({"self_learning_weight": float("nan")}, "nan"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        create_method("slkd", *SPECS, 8, **options)
+
+
+def test_teacher_that_is_bound_to_other_images_is_refused():
+    with torch.device("meta"):
+        bound = load_model("vit_tiny_patch16_224", 4)
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224 for images of 8 x 8"):
+        create_method("slkd", STUDENT, bound, 8)
+
+
+@pytest.mark.parametrize("teacher", sorted({teacher for teacher, _ in CIFAR_PAIRS}))
+def test_teachers_of_the_papers(teacher):
+    with torch.device("meta"):
+        model = load_model(f"cifar_{teacher}", 100)
+    method = create_method("slkd", network(1, "cifar_vgg8"), model, 50_000, num_sl_teachers=1)
+    batch = {"pixel_values": torch.randn(2, 3, 32, 32), "labels": torch.tensor([3, 99])}
+    parts = method(*(ModelOutputs(logits=torch.randn(2, 100)) for _ in range(2)), batch)
+    assert all(part.isfinite() and part > 0 for part in parts.values())
+
+
+def test_cost_of_a_step_counts_two_more_teachers_that_learn():
+    # Multiply-accumulates in millions: WRN-40-2 327.6, WRN-16-2 101.1.
+    specs = [ModelSpec.of(load_model(f"cifar_{name}", 100), reads={"logits"}) for name in ("wrn_16_2", "wrn_40_2")]
+    kd = 327.6 + 2 * 101.1
+    assert create_method("slkd", *specs, 9).step_cost == pytest.approx((kd + 2 * 2 * 327.6) / kd, rel=1e-3)
+    sequential = create_method("slkd", *specs, 9, initialisation_epochs=1)
+    assert sequential.step_cost == pytest.approx((kd + 2 * 327.6) / kd, rel=1e-3)
+    assert create_method("slkd", *specs, 9, self_learning_weight=0).step_cost == 1
+
+
+def test_half_precision():
+    with torch.autocast("cpu", torch.bfloat16):
+        parts, *_ = step(create_method("slkd", *SPECS, 8))
+    assert all(part.isfinite() and part.dtype == torch.float32 for part in parts.values())
+
+
+@pytest.mark.parametrize("condensed", [False, True], ids=["plain", "condensed"])
+@pytest.mark.parametrize("first", [0, 2], ids=["parallel", "sequential"])
+def test_training_and_resuming(tmp_path, condensed, first):
+    options = {"method_options": {"initialisation_epochs": first}}
+    trainer = check_resume(tmp_path, "slkd", condensed, **options)
+    if not condensed:
+        check_evaluated_and_saved(trainer, tmp_path / "saved", ["sl_teacher_1", "sl_teacher_2"])
+
+
+def test_first_phase_trains_the_sl_teachers_and_not_the_student(tmp_path):
+    trainer = make(tmp_path, "slkd", method_options={"initialisation_epochs": 4}, max_steps=1, learning_rate=0.05)
+    before = deepcopy(trainer.student.state_dict())
+    losses = []
+    trainer.model.register_forward_hook(
+        lambda model, inputs, outputs: losses.append((model.initialising, outputs["loss"].item()))
+    )
+    steps = []
+    trainer.method.register_forward_pre_hook(
+        lambda *_: steps.append(all(torch.equal(before[k], v) for k, v in trainer.student.named_parameters()))
+    )
+    trainer.train()
+    first = [loss for initialising, loss in losses if initialising]
+    assert len(first) == 4 * 3 and np.mean(first[-3:]) < np.mean(first[:3])
+    assert steps == [True]
