@@ -275,6 +275,10 @@ def summary(results: Results, folder: str | Path) -> str:
         )
     cost, seconds = results["cost"], results["seconds"]["training"]
     lines.append(f"  cost      {cost['paid']:.2%} of the points of a whole training (planned {cost['planned']:.2%})")
+    if cost.get("step") not in (None, 1.0):
+        lines.append(
+            f"            {cost['paid'] * cost['step']:.2%} of its computation, a step being {cost['step']:.2f} of one of KD"
+        )
     lines.append(f"  time      {seconds:.1f} s of training")
     lines.append(f"  folder    {folder}")
     for name, accuracy in results["networks"].items():

@@ -125,9 +125,9 @@ class DistillationMethod(nn.Module):
         return {}
 
     @property
-    def step_cost(self) -> float:
-        """What a step costs in relation to one of KD on the same drawn points, for the account of the run's cost."""
-        return 1.0
+    def step_cost(self) -> float | None:
+        """What a step computes in relation to one of KD on the same drawn points; None where that is not known."""
+        return None
 
 
 def check_weights(**options: float) -> None:

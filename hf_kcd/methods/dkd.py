@@ -51,7 +51,10 @@ class DKD(DistillationMethod):
         self.warmup_epochs = warmup_epochs
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        labels = batch["labels"]
-        decoupled = dkd_loss(student.logits, teacher.logits, labels, self.alpha, self.beta, self.temperature)
-        ramp = warm_up(self.epoch, self.warmup_epochs)
-        return {"ce": self.ce_weight * cross_entropy_loss(student.logits, labels), "dkd": ramp * decoupled}
+        labels, parts = batch["labels"], {}
+        if self.ce_weight:
+            parts["ce"] = self.ce_weight * cross_entropy_loss(student.logits, labels)
+        if self.alpha or self.beta:
+            decoupled = dkd_loss(student.logits, teacher.logits, labels, self.alpha, self.beta, self.temperature)
+            parts["dkd"] = warm_up(self.epoch, self.warmup_epochs) * decoupled
+        return parts

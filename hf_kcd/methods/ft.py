@@ -53,6 +53,11 @@ class FT(TermMethod):
         super().__init__(student, teacher, num_points, weight=weight, **class_weights)
         check_weights(factor_ratio=factor_ratio)
         check_phase(initialisation_epochs, 1)
+        if initialisation_learning_rate is not None and not initialisation_learning_rate > 0:
+            raise ValueError(
+                f"initialisation_learning_rate is {initialisation_learning_rate}: give a number above 0, or None for that of "
+                "the training."
+            )
         maps = feature_maps(student)[-1], feature_maps(teacher)[-1]
         require_positions(student, teacher, [maps])
         self.initialisation_epochs = initialisation_epochs

@@ -38,6 +38,10 @@ class KD(DistillationMethod):
         self.kd_weight = kd_weight
         self.temperature = temperature
 
+    @property
+    def step_cost(self) -> float:
+        return 1.0
+
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {
             "ce": self.ce_weight * cross_entropy_loss(student.logits, batch["labels"]),

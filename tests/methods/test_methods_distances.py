@@ -339,6 +339,11 @@ def test_kd_can_be_turned_on_and_parts_without_weight_are_left_out(name):
     assert list(run(make(name, weight=0.0))[0]) == ["ce"]
 
 
+def test_parts_of_dkd_without_weight_are_left_out():
+    assert list(run(make("dkd", ce_weight=0.0))[0]) == ["dkd"]
+    assert list(run(make("dkd", alpha=0.0, beta=0.0))[0]) == ["ce"]
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 def test_one_point_is_finite_with_its_gradient(name):
     parts, student, _ = run(make(name), num_points=1)
@@ -478,6 +483,7 @@ def test_reviewkd_fuses_in_as_many_channels_as_the_embedding_has_up_to_512():
         ("ab", {"initialisation_epochs": -1}, "initialisation_epochs is -1"),
         ("fsp", {"initialisation_epochs": 1.5}, "initialisation_epochs is 1.5"),
         ("ft", {"initialisation_epochs": 0}, "initialisation_epochs is 0: give a whole number of at least 1"),
+        ("ft", {"initialisation_learning_rate": 0.0}, "initialisation_learning_rate is 0.0"),
         ("ab", {"initialisation_epochs": 2, "weight": 0.0}, "weight is 0.0.*give either a weight above 0"),
         ("ab", {"initialisation_epochs": 2, "ce_weight": 0.0}, "ce_weight 0.0, kd_weight 0.0"),
         ("ab", {"margin": -1.0}, "margin is -1.0"),
