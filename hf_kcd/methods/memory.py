@@ -93,8 +93,8 @@ class ContrastMemory(nn.Module):
     generator, of the step and of the point ids alone: the same on every device and process, and after a restart.
 
     Points dropped by condensation: their entries go stale while the projections move on. Points that were seen in the
-    present epoch or the one before it come first in the order (before epoch 2: all points); others serve where those are
-    too few. A point that returns counts again from its first step on.
+    present epoch or the one before it come first in the order (in epoch 0: all points, most of which are noise as yet);
+    others serve where those are too few. A point that returns counts again from its first step on.
 
     Args:
         num_points: N, of the whole training set.
@@ -114,7 +114,8 @@ class ContrastMemory(nn.Module):
         noise = (2 * torch.rand(2, num_points, embedding_dim, generator=generator) - 1) * math.sqrt(3 / embedding_dim)
         self.register_buffer("student", noise[0].clone())
         self.register_buffer("teacher", noise[1].clone())
-        self.register_buffer("last_epoch", torch.zeros(num_points, dtype=torch.int32))
+        # -1 for a point that was not seen yet.
+        self.register_buffer("last_epoch", torch.full((num_points,), -1, dtype=torch.int32))
         self.register_buffer("seed", torch.randint(2**31, ()))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 

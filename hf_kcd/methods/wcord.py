@@ -17,7 +17,7 @@ class WCoRD(ContrastiveMethod):
     """`ce_weight` CE + `kd_weight` T^2 KL + `weight` global + `local_weight` local, by default 1 CE + 0.8 + 0.05.
 
     Global: E[g | negatives] - E[g | own point], of the student's embedding with the teacher's memory and of the teacher's
-    with the student's, added. The critic is g = t log(1 + exp(m . e / t)), t the `score_temperature`: 1-Lipschitz in either
+    with the student's, added; 0 for rows whose point is not remembered yet, all those of the first epoch. The critic is g = t log(1 + exp(m . e / t)), t the `score_temperature`: 1-Lipschitz in either
     unit vector and between 0 and 1 + t log 2, and the projections are what it learns. Local: the Sinkhorn cost of moving
     the batch's student embeddings to its teacher embeddings. `ContrastiveMethod` says how points are embedded, remembered
     and drawn. A point's value is taken from the student's logits.
@@ -54,9 +54,12 @@ class WCoRD(ContrastiveMethod):
         parts = self.class_parts(student, teacher, batch)
         if not (self.weight or self.local_weight):
             return parts
+        # An own entry that is noise would be told from renewed ones by what embeddings have in common: all would turn away
+        # from all others, to where the critic is flat.
+        remembered = (self.memory.last_epoch[batch["point_ids"]] >= 0)[:, None]
         student_embedding, teacher_embedding, *cosines = self.contrast(student, teacher, batch)
         if self.weight:
-            losses = [wcord_global_loss(self._critic(cosine), negative_weight=1.0) for cosine in cosines]
+            losses = [wcord_global_loss(self._critic(cosine) * remembered, negative_weight=1.0) for cosine in cosines]
             parts["global"] = self.weight * sum(losses)
         if self.local_weight:
             local = wcord_local_loss(student_embedding, teacher_embedding, detach_teacher=False)

@@ -203,7 +203,7 @@ def start_and_signal(words: list[object], folder: Path, number: signal.Signals) 
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(folder.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.005)

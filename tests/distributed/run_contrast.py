@@ -22,7 +22,7 @@ from hf_kcd.methods import DistillationMethod, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
 METHODS = ("crd", "wcord")
-NUM_POINTS, NUM_CLASSES, NUM_STEPS, ROWS = 40, 4, 3, 5
+NUM_POINTS, NUM_CLASSES, NUM_STEPS, ROWS = 40, 4, 5, 5
 SPEC = ModelSpec("net", NUM_CLASSES, 6, (4,), (1,), (0.5,) * 3, (0.2,) * 3, (3, 8, 8))
 OPTIONS = {"embedding_dim": 8, "num_negatives": 12}
 CHECKPOINT = 7

@@ -64,7 +64,7 @@ def test_the_paraphraser_is_trained_first_without_the_student_and_fixed_from_the
 
     seen = []
     trainer = make(tmp_path, "ft", kcd=None, num_train_epochs=1)
-    trainer.student.register_forward_hook(note)
+    trainer.student.conv1.register_forward_hook(note)
     note()
     trainer.train()
     note()
