@@ -1,5 +1,6 @@
 """What the losses share: the precision they are computed in, softened predictions, and bringing two maps to one size."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,8 +49,8 @@ def check_labels(labels: Tensor, num_rows: int) -> None:
 
 
 def check_temperature(temperature: float, name: str = "temperature") -> None:
-    """Refuse a temperature that is not above 0."""
-    if not temperature > 0:
+    """Refuse a temperature that is not a finite number above 0."""
+    if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"{name} is {temperature}. Give a number above 0; the papers use 4.")
 
 

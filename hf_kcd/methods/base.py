@@ -142,13 +142,3 @@ def check_weights(**options: float) -> None:
     for name, value in options.items():
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name} is {value}: give a finite number that is not negative.")
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not a positive finite number.
-
-    Raises:
-        ValueError: With its value.
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature is {temperature}: give a positive number; the papers use 4.")

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
+from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_temperature
+from .base import Batch, DistillationMethod
 from .registry import register_method
 from .takd import check_share
 

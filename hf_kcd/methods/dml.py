@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, dml_loss
+from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec, image_config, load_model
-from .base import Batch, DistillationMethod, check_temperature, check_weights
+from .base import Batch, DistillationMethod, check_weights
 from .networks import untrained_network
 from .registry import register_method
 

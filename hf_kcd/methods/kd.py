@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
+from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_temperature, check_weights
+from .base import Batch, DistillationMethod, check_weights
 from .registry import register_method
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import one_loss
+from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
 from ..models.cifar_network import CifarNetwork
-from .base import Batch, DistillationMethod, check_temperature
+from .base import Batch, DistillationMethod
 from .networks import untrained_network
 from .registry import register_method
 
