@@ -12,6 +12,7 @@ import torch
 from ..files import read_json, write_json
 from ..methods import method_options
 from ..models import network_name
+from ..version import library_versions
 
 if TYPE_CHECKING:
     from ..training import DistillationTrainer
@@ -53,9 +54,6 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
     Raises:
         RuntimeError: When nothing has been trained yet.
     """
-    # Imported here: comparing results that were read from files takes no Trainer.
-    from ..training import library_versions
-
     args, schedule, account = trainer.args, trainer.schedule, trainer.account
     trained = [epoch for epoch in range(schedule.num_epochs) if account.points[epoch]]
     if not trained:

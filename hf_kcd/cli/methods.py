@@ -8,10 +8,11 @@ from functools import partial
 import torch
 
 from ..analysis import format_table
-from ..analysis.methods import MethodFacts, describe_method, measure_methods
+from ..analysis.methods import MethodFacts, describe_method
 from ..analysis.results import cpu_name
 from ..files import write_json
 from ..methods import available_methods
+from ..training.step_time import measure_methods
 
 _EPILOG = """examples:
   hf-kcd methods

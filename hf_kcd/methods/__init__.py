@@ -28,7 +28,7 @@ from . import (  # registered by being imported
     wcord,
 )
 from .base import Batch, DistillationMethod
-from .registry import as_teachers, available_methods, create_method, method_options, register_method
+from .registry import as_teachers, available_methods, create_method, method_options, paper_of, register_method
 from .term import TermMethod
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "nst",
     "ofd",
     "one",
+    "paper_of",
     "pkt",
     "register_method",
     "reviewkd",

@@ -1,6 +1,7 @@
 """Methods by name: how one is registered, listed and made."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,6 +117,13 @@ def method_options(name: str) -> dict[str, Any]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return options
+
+
+def paper_of(name: str) -> str:
+    """Return authors and year of a method's paper, which the first line of its file ends with; "" where it has none."""
+    first_line = (inspect.getmodule(get_method(name)).__doc__ or "").splitlines()[0]
+    found = re.search(r"\(([^()]*\d{4})\)\.?$", first_line)
+    return found[1] if found else ""
 
 
 def as_teachers(teacher: Any) -> list[Any]:

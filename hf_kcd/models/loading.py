@@ -2,19 +2,17 @@
 
 import difflib
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from ..files import read_json, save_tensors, write_json
 from ..names import unknown_name
+from ..repository import fetch_files, hub_errors
 from .checkpoints import (
     CHECKPOINT_SUFFIXES,
     WEIGHT_FILES,
@@ -163,29 +161,20 @@ def make_from_folder(folder: Path) -> nn.Module:
 def _load_published(name: str, num_classes: int | None) -> nn.Module:
     """Load what timm finds under a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
-        found = _read_config(_hub_config_file(name))["num_classes"]
+        repo_id, _, revision = name.partition(":")[2].partition("@")
+        # What timm then takes out of the cache is checked and of one commit; weights of another format it fetches itself.
+        folder = fetch_files(repo_id, ["config.json"], [WEIGHT_FILES[0]], revision=revision or None)
+        found = _read_config(folder / "config.json")["num_classes"]
     else:
+        repo_id, revision = f"timm/{name}", ""
         found = timm.get_pretrained_cfg_value(name, "num_classes")
     _check_classes(name, found, num_classes)
-    with _hub_errors(name):
-        return timm.create_model(name, pretrained=True)
-
-
-def _hub_config_file(name: str) -> Path:
-    repo_id, _, revision = name.partition(":")[2].partition("@")
-    with _hub_errors(name):
-        return Path(hf_hub_download(repo_id, "config.json", revision=revision or None))
-
-
-@contextmanager
-def _hub_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"The weights of {name} are neither in the local cache nor handed out by the Hub: {error} Check the name, the "
-            "connection and, where the repository is private, your login (hf auth login)."
-        ) from error
+    with hub_errors(repo_id, "model", revision or None, "read"):
+        model = timm.create_model(name, pretrained=True)
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} cannot be used: {key} of its weights holds NaN or an infinity.")
+    return model
 
 
 def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:

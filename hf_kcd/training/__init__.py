@@ -2,7 +2,7 @@
 
 from .callback import KCDTrainerCallback, apply_mask
 from .config import DistillationConfig, KCDConfig
-from .trainer import DistillationTrainer, library_versions
+from .trainer import DistillationTrainer
 
 __all__ = [
     "DistillationConfig",
@@ -10,5 +10,4 @@ __all__ = [
     "KCDConfig",
     "KCDTrainerCallback",
     "apply_mask",
-    "library_versions",
 ]

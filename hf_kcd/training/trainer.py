@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..files import load_tensors, save_tensors, write_json
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, as_teachers, create_method
 from ..models import image_config, load_model, network_name, save_model
+from ..version import library_versions
 from .account import Account
 from .callback import KCDTrainerCallback, apply_mask
 from .checkpoint import RUN_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
@@ -547,11 +547,6 @@ class DistillationTrainer(Trainer):
             "seed": self.args.seed,
             "versions": library_versions(),
         }
-
-
-def library_versions() -> dict[str, str]:
-    """List the versions of the libraries that decide a result."""
-    return {name: version(name) for name in ("hf-kcd", "torch", "transformers", "accelerate", "datasets", "timm")}
 
 
 def _knowledge_dataset(
