@@ -73,6 +73,11 @@ def hub_errors(repo_id: str, repo_type: str, revision: str | None, doing: str) -
 
     try:
         yield
+    except RuntimeError as error:
+        # What goes wrong with a large file comes wrapped.
+        if not any(isinstance(cause, errors.HTTPError) for cause in _causes(error)):
+            raise
+        raise hub_error(error, repo_id, repo_type, revision, doing) from error
     except (OSError, errors.HTTPError, errors.HFValidationError, errors.EntryNotFoundError) as error:
         raise hub_error(error, repo_id, repo_type, revision, doing) from error
 

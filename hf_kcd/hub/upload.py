@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from ..repository import hub_errors
 if TYPE_CHECKING:
     import huggingface_hub
 
+_ATTEMPTS = 4
+_PASSING = (429, 500, 502, 503, 504)
 _TEXTS = {".json", ".md", ".yaml"}
 _ALLOWED = _TEXTS | {".safetensors", ".parquet", ".png"}
 # The Hub's tokens, and those of the services that a run is most likely to be logged in to.
@@ -77,7 +80,7 @@ def upload(
     """Upload a folder in one commit; the repository is made where it does not exist.
 
     An upload that is interrupted leaves the repository's branches as they were: files that went up before the commit belong to
-    none. huggingface_hub itself waits and tries again where the Hub asks for it (429) or fails for a moment.
+    none. Where the Hub asks for fewer requests (429) or fails for a moment, it is waited for and tried again.
 
     Args:
         folder: What is uploaded, after `check_folder`.
@@ -103,14 +106,33 @@ def upload(
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        return api.upload_folder(
-            repo_id=repo_id,
-            repo_type=repo_type,
-            folder_path=folder,
-            revision=revision,
-            commit_message=commit_message,
-            delete_patterns=_OURS,
-        )
+        for attempt in range(_ATTEMPTS):
+            try:
+                return api.upload_folder(
+                    repo_id=repo_id,
+                    repo_type=repo_type,
+                    folder_path=folder,
+                    revision=revision,
+                    commit_message=commit_message,
+                    delete_patterns=_OURS,
+                )
+            except huggingface_hub.errors.HTTPError as error:
+                if attempt == _ATTEMPTS - 1 or not _is_passing_failure_of_commit(error):
+                    raise
+                time.sleep(_seconds_to_wait(error, attempt))
+
+
+def _is_passing_failure_of_commit(error: Exception) -> bool:
+    # huggingface_hub tries every other request again by itself. Committing the same files twice does no harm.
+    response = getattr(error, "response", None)
+    request = error.request if response is None else response.request
+    return "/commit/" in str(request.url) and (response is None or response.status_code in _PASSING)
+
+
+def _seconds_to_wait(error: Exception, attempt: int) -> float:
+    response = getattr(error, "response", None)
+    asked = "" if response is None else response.headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else 2.0**attempt
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -35,6 +35,9 @@ class DistillationMethod(nn.Module):
     teacher_batch_statistics: ClassVar[bool] = False
     """Whether the teacher's normalisations use the statistics of the batch; its running ones stay as they are."""
 
+    copies_teacher: ClassVar[bool] = False
+    """Whether it makes networks of the teacher's architecture, so that the teacher's answers alone are not enough."""
+
     unsynchronised_buffers: ClassVar[tuple[str, ...]] = ()
     """Names of large buffers that every process keeps equal by itself, so that DDP need not send them each step."""
 
@@ -123,6 +126,11 @@ class DistillationMethod(nn.Module):
             Networks of timm by name; none by default.
         """
         return {}
+
+    @property
+    def leaves_weights_out(self) -> bool:
+        """Whether some step trains without some of the weights, for whose gradients DDP would wait."""
+        return bool(self.initialisation_epochs)
 
     @property
     def step_cost(self) -> float | None:

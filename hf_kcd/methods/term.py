@@ -50,6 +50,11 @@ class TermMethod(DistillationMethod):
         """Compute the method's own term, unweighted; arguments as in `forward`."""
         raise TypeError(f"{type(self).__name__} defines no term.")
 
+    @property
+    def leaves_weights_out(self) -> bool:
+        # The adapters of a term that is not computed.
+        return not self.weight or super().leaves_weights_out
+
     def ramp(self) -> float:
         """Say which share of the weight counts at `self.epoch`: all of it by default."""
         return 1.0

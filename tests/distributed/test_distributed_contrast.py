@@ -1,18 +1,12 @@
 """CRD and WCoRD by two processes (gloo, CPU): both keep one memory, as a single process with their rows together does."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from run_contrast import METHODS, NUM_STEPS, bare_method, rows
 from safetensors.numpy import load_file
+from two_processes import run_two_processes
 
-SCRIPT = Path(__file__).with_name("run_contrast.py")
 TIME_LIMIT = 120
 
 pytestmark = pytest.mark.skipif(
@@ -24,32 +18,11 @@ pytestmark = pytest.mark.skipif(
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
     """What each of two processes ended with, by what it did."""
     folder = tmp_path_factory.mktemp("contrast")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **shared, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), str(TIME_LIMIT)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=(folder / f"rank{rank}.log").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        try:
-            process.wait(timeout=TIME_LIMIT + 30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    run_two_processes("run_contrast.py", folder, TIME_LIMIT)
     files = {
         name: [folder / f"{name}.rank{rank}.safetensors" for rank in range(2)]
         for name in ("whole", "resumed", *METHODS)
     }
-    if not all(file.is_file() for pair in files.values() for file in pair):
-        logs = [(folder / f"rank{rank}.log").read_text(errors="replace")[-3000:] for rank in range(2)]
-        pytest.fail("\n".join(["Not every result was written. The ends of the outputs:", *logs]))
     return {name: [load_file(file) for file in pair] for name, pair in files.items()}
 
 

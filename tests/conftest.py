@@ -1,0 +1,35 @@
+"""For the whole suite: the Hub is a server on this machine, so that no test can reach the real one.
+
+huggingface_hub reads its endpoint and folders from the environment once, when it is imported; therefore they are set
+here, before any test file is. The server answers as long as the session lasts. It is empty, so that a repository
+asked for by mistake is missing at once, without the waits that follow a refused connection.
+"""
+
+import os
+import tempfile
+
+import pytest
+from hub.local_hub import LocalHub
+
+_HUB = LocalHub()
+_HOME = tempfile.TemporaryDirectory(prefix="hf-kcd-tests-", ignore_cleanup_errors=True)
+
+# A login, a mirror or an offline switch of whoever runs the tests is none of theirs.
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ.pop(_name, None)
+os.environ.update(
+    HF_ENDPOINT=_HUB.endpoint,
+    HF_HUB_CACHE=os.path.join(_HOME.name, "hub"),
+    HF_TOKEN_PATH=os.path.join(_HOME.name, "token"),
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
+    NO_PROXY=",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
+)
+
+
+@pytest.fixture(scope="session")
+def session_hub() -> LocalHub:
+    """The one server of the session; tests want `hub` of tests/hub/conftest.py, which is empty and logged in."""
+    return _HUB

@@ -1,0 +1,73 @@
+"""An empty Hub with a login and a fresh cache for each test, and programs that a stranger starts elsewhere."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pytest
+from hub.local_hub import LocalHub
+
+
+@pytest.fixture
+def hub(session_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """The Hub without repositories and faults; this process is logged in as "me", may write, and has an empty cache."""
+    session_hub.clear()
+    monkeypatch.setenv("HF_TOKEN", session_hub.token("me"))
+    # huggingface_hub asks its constants at each call, other programs the environment.
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    datasets.disable_progress_bars()
+    yield session_hub
+    session_hub.clear()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody in this process waits any more; the list holds the seconds that each would have."""
+    seconds: list[float] = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def run_fresh(
+    hub: LocalHub, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs Python code as a stranger would: another process, folder and home, this Hub.
+
+    Its arguments: the code, or a list of the command's words after `python`; `token`, or None for nobody logged in;
+    `offline`; `cache`, a folder to share what was downloaded between runs (None takes a new one); the seconds of
+    `timeout`; and further variables of the environment. It returns the finished process, its output as text.
+    """
+
+    def run(
+        code: str | list[str],
+        *,
+        token: str | None = None,
+        offline: bool = False,
+        cache: Path | None = None,
+        timeout: float = 120,
+        **variables: str,
+    ) -> subprocess.CompletedProcess[str]:
+        kept = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_") or key in kept}
+        environment |= {"HF_HOME": str(cache or tmp_path_factory.mktemp("home")), "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+        environment |= {"HF_TOKEN": token} if token else {}
+        environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
+        return subprocess.run(
+            [sys.executable, *(["-c", code] if isinstance(code, str) else code)],
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
