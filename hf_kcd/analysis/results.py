@@ -17,6 +17,10 @@ from ..version import library_versions
 if TYPE_CHECKING:
     from ..training import DistillationTrainer
 
+# Files of a run's folder.
+RESULTS_NAME = "results.json"
+RECIPE_NAME = "recipe.yaml"
+
 _TYPE = "hf_kcd.Results"
 _FORMAT_VERSION = 1
 _KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
@@ -29,6 +33,7 @@ _SETTINGS = (
     "method_options",
     "condensation",
     "mask",
+    "soft_labels",
     "num_epochs",
     "optimisation",
 )
@@ -49,7 +54,8 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
         command: What was typed to make the run.
 
     Returns:
-        The results; accuracy in per cent, None for a run that was never evaluated; seconds of training alone.
+        The results; accuracy in per cent, None for a run that was never evaluated, and "saved" beside "last" and "best" where
+        the weights are not those of the last epoch (`load_best_model_at_end`); seconds of training alone.
 
     Raises:
         RuntimeError: When nothing has been trained yet.
@@ -64,24 +70,28 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
         "format_version": _FORMAT_VERSION,
         "student": network_name(trainer.student),
         # A teacher that the method does not read (a student alone, from a pair's recipe) taught nothing.
-        "teacher": network_name(trainer.teacher) if trainer.method.teacher_reads else None,
+        "teacher": trainer.teacher_name if trainer.method.teacher_reads else None,
         "data": data,
         "method": args.method,
         "method_options": {**method_options(args.method), **args.method_options},
         "condensation": None if trainer.kcd is None else trainer.kcd.config.to_dict(),
         "mask": _mask_description(trainer),
+        # The teacher's stored answers where these taught, None where the network did.
+        "soft_labels": None if trainer.soft_labels is None else trainer.soft_labels.description(),
         "num_parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "num_points": account.num_points,
         "num_epochs": schedule.num_epochs,
+        "epochs_trained": trainer.state.epoch,
         "optimisation": _optimisation(args),
-        "accuracy": _accuracy(trainer.state.log_history, "eval"),
+        "accuracy": _accuracy(trainer.state.log_history, "eval", _best_step(trainer)),
         # Of those that learnt along and are saved beside the student, which need not be the best.
         "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
         "cost": {
             "planned": schedule.absolute_cost / (account.num_points * account.num_epochs),
             "paid": account.relative_cost,
             "points": sum(account.points),
-            "step": trainer.method.step_cost,
+            # What a method states of its steps counts the teacher's share, which soft labels save.
+            "step": trainer.method.step_cost if trainer.soft_labels is None else None,
         },
         "seconds": {"training": sum(account.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
         "seed": args.seed,
@@ -130,7 +140,55 @@ def read_results(path: str | Path) -> Results:
         raise ValueError(
             f"{path} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. Run it again."
         )
+    wrong = [name for name, fits in _SHAPES.items() if not fits(results[name])]
+    if wrong:
+        raise ValueError(
+            f"{path} is damaged: {', '.join(wrong)} is not what results of a run have there. Run it again."
+        )
     return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_numbers(value: Any, *names: str) -> bool:
+    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
+
+
+def _is_history(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(column, list) for column in value.values()):
+        return False
+    columns = list(value.values())
+    entries = [entry for column in columns for entry in column]
+    return (
+        {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
+        and len({len(column) for column in columns}) == 1
+        and all(entry is None or _is_number(entry) for entry in entries)
+        and None not in value["epoch"]
+        and None not in value["num_kept"]
+    )
+
+
+# A published file is a stranger's: what is read of it later has to be there, and of its kind.
+_SHAPES = {
+    "student": lambda value: isinstance(value, str),
+    "teacher": lambda value: value is None or isinstance(value, str),
+    "data": lambda value: isinstance(value, str),
+    "method": lambda value: isinstance(value, str),
+    "condensation": lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("value"), str)),
+    "accuracy": lambda value: (
+        value is None
+        or (
+            isinstance(value, dict)
+            and all(_has_numbers(value.get(which), "top1", "epoch") for which in ("last", "best"))
+        )
+    ),
+    "cost": lambda value: _has_numbers(value, "planned", "paid"),
+    "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
+    "seed": lambda value: isinstance(value, int),
+    "history": _is_history,
+}
 
 
 def run_label(results: Results) -> str:
@@ -146,6 +204,10 @@ def run_label(results: Results) -> str:
     if results.get("mask") is not None:
         # Fig. 4 calls the two "+VAKS" and "+DS" (direct selection).
         name += " on a mask" if results["mask"]["num_mixed"] else " on a mask, unmixed"
+    if results.get("soft_labels") is not None:
+        stored = results["soft_labels"]
+        coded = f", top {stored['top_k']}" if stored["top_k"] else ""
+        name += f", soft labels ({stored['num_views']} views{coded}, {stored['bits']} bits)"
     student = results["student"].removeprefix("cifar_")
     teacher = (results["teacher"] or "").removeprefix("cifar_")
     return f"{name}, {teacher} → {student}" if teacher else f"{name}, {student}"
@@ -191,15 +253,23 @@ def _epoch_history(trainer: "DistillationTrainer", epoch: int) -> dict[str, floa
     }
 
 
-def _accuracy(log: list[dict[str, float]], prefix: str) -> dict[str, dict[str, float]] | None:
+def _best_step(trainer: "DistillationTrainer") -> int | None:
+    """Return the step whose weights were taken up again at the end; None for a run that keeps its last ones."""
+    return trainer.state.best_global_step if trainer.args.load_best_model_at_end and not trainer.is_in_train else None
+
+
+def _accuracy(
+    log: list[dict[str, float]], prefix: str, saved_step: int | None = None
+) -> dict[str, dict[str, float]] | None:
+    lines = [line for line in log if f"{prefix}_top1" in line]
     evaluations = [
-        {"top1": line[f"{prefix}_top1"], "top5": line.get(f"{prefix}_top5"), "epoch": line["epoch"]}
-        for line in log
-        if f"{prefix}_top1" in line
+        {"top1": line[f"{prefix}_top1"], "top5": line.get(f"{prefix}_top5"), "epoch": line["epoch"]} for line in lines
     ]
     if not evaluations:
         return None
-    return {"last": evaluations[-1], "best": max(evaluations, key=lambda line: line["top1"])}
+    accuracy = {"last": evaluations[-1], "best": max(evaluations, key=lambda line: line["top1"])}
+    saved = [evaluation for evaluation, line in zip(evaluations, lines, strict=True) if line["step"] == saved_step]
+    return accuracy | {"saved": saved[-1]} if saved else accuracy
 
 
 def _seconds_per_stage(trainer: "DistillationTrainer", trained: list[int]) -> list[dict[str, float]]:
