@@ -14,9 +14,11 @@ from hub.local_hub import LocalHub
 _HUB = LocalHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-kcd-tests-", ignore_cleanup_errors=True)
 
-# A login, a mirror or an offline switch of whoever runs the tests is none of theirs.
-for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-    os.environ.pop(_name, None)
+# A login, an offline switch or a proxy of whoever runs the tests is none of theirs.
+_FOREIGN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+for _name in set(os.environ):
+    if _name in _FOREIGN or _name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        del os.environ[_name]
 os.environ.update(
     HF_ENDPOINT=_HUB.endpoint,
     HF_HUB_CACHE=os.path.join(_HOME.name, "hub"),
@@ -25,7 +27,6 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_UPDATE_DOWNLOAD_COUNTS="0",
-    NO_PROXY=",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
 )
 
 

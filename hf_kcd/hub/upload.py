@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,31 +100,34 @@ def upload(
         ConnectionError: When the Hub could not be reached or broke off.
     """
     import huggingface_hub
+    from huggingface_hub.errors import HTTPError
 
-    check_folder(folder)
+    names = [name for name, _ in check_folder(folder)]
     api = huggingface_hub.HfApi()
     with hub_errors(repo_id, repo_type, revision, "written to"):
         repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        repository = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
         for attempt in range(_ATTEMPTS):
+            # Made anew each time: what a commit whose answer was lost has done already is then not done again.
+            operations = [huggingface_hub.CommitOperationAdd(name, Path(folder) / name) for name in names]
+            operations += [
+                huggingface_hub.CommitOperationDelete(name)
+                for name in api.list_repo_files(**repository)
+                if name not in names and any(fnmatch(name, pattern) for pattern in _OURS)
+            ]
             try:
-                return api.upload_folder(
-                    repo_id=repo_id,
-                    repo_type=repo_type,
-                    folder_path=folder,
-                    revision=revision,
-                    commit_message=commit_message,
-                    delete_patterns=_OURS,
-                )
-            except huggingface_hub.errors.HTTPError as error:
+                # Not upload_folder, which makes several commits of what it sends through Xet.
+                return api.create_commit(**repository, operations=operations, commit_message=commit_message)
+            except HTTPError as error:
                 if attempt == _ATTEMPTS - 1 or not _is_passing_failure_of_commit(error):
                     raise
                 time.sleep(_seconds_to_wait(error, attempt))
 
 
 def _is_passing_failure_of_commit(error: Exception) -> bool:
-    # huggingface_hub tries every other request again by itself. Committing the same files twice does no harm.
+    # huggingface_hub tries the requests before it again by itself. Files that are there already make no second commit.
     response = getattr(error, "response", None)
     request = error.request if response is None else response.request
     return "/commit/" in str(request.url) and (response is None or response.status_code in _PASSING)

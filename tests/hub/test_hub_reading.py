@@ -42,7 +42,7 @@ def test_a_file_that_always_comes_damaged_is_refused_and_works_once_the_hub_does
     repo.fail(f"resolve/.*/{name}", "corrupt", times=math.inf)
     with pytest.raises(ConnectionError, match=f"^{name} of the data set repository 'me/things' came damaged twice"):
         fetch()
-    repo._faults.clear()
+    repo.mend()
     assert fetch()[name] == FILES[name]
 
 
@@ -51,7 +51,7 @@ def test_a_download_that_breaks_off_leaves_no_half_file(repo, waits, tmp_path):
     with pytest.raises(ConnectionError, match="'me/things' could not be read.* Check it and try again"):
         fetch()
     assert not list((tmp_path / "hub_cache").rglob("table.parquet*"))
-    repo._faults.clear()
+    repo.mend()
     assert fetch()["table.parquet"] == FILES["table.parquet"]
 
 

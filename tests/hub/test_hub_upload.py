@@ -66,6 +66,7 @@ def test_private_repositories_and_branches(hub, folder):
         ("objects/batch", "drop"),
         ("commit/main", "status"),
         ("commit/main", "drop_upload"),
+        ("commit/main", "drop"),
     ],
 )
 def test_an_upload_that_breaks_off_leaves_the_repository_as_it_was_and_works_when_tried_again(
@@ -79,9 +80,16 @@ def test_an_upload_that_breaks_off_leaves_the_repository_as_it_was_and_works_whe
         upload(folder, "me/things", commit_message="Second")
     assert "\n" not in str(error.value)
     assert [one.sha for one in hub.commits("me/things")] == before and hub.files("me/things") == files
-    hub._faults.clear()
+    hub.mend()
     upload(folder, "me/things", commit_message="Second")
     assert hub.files("me/things") == contents(folder)
+
+
+def test_a_commit_whose_answer_is_lost_is_made_once(hub, folder, waits):
+    hub.fail("commit/main", "lost")
+    commit = upload(folder, "me/things", commit_message="First")
+    assert hub.files("me/things") == contents(folder)
+    assert [one.sha for one in hub.commits("me/things")[:-1]] == [commit.oid]
 
 
 @pytest.mark.parametrize("request_", ["PUT", "preupload", "objects/batch", "commit/main"])
