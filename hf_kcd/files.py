@@ -98,7 +98,8 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # ValueError: also bytes that are no text, and integers of thousands of digits; RecursionError: nested beyond reason.
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a JSON file ({error}). It was cut short or overwritten: fetch it again."
         ) from error

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import datasets
 import numpy as np
@@ -129,11 +131,27 @@ class DatasetIdentity:
         return {**asdict(self), "class_names": list(self.class_names)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "DatasetIdentity":
-        """From `to_dict`'s values."""
-        return cls(
-            int(values["num_points"]), tuple(values["class_names"]), str(values["labels"]), str(values["images"])
-        )
+    def from_dict(cls, values: Any) -> "DatasetIdentity":
+        """From `to_dict`'s values, as a stranger's file has them.
+
+        Raises:
+            ValueError: When they are no identity of a data set, naming what is wrong.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or set(values) != set(names):
+            raise ValueError(f"its dataset is no object of {', '.join(names)}.")
+        num_points, classes = values["num_points"], values["class_names"]
+        # More points than an int64 counts would be an error of torch's own.
+        if not isinstance(num_points, int) or isinstance(num_points, bool) or not 0 < num_points < 2**63:
+            raise ValueError(f"its dataset has the num_points {str(num_points)[:50]!r} instead of a number of points.")
+        if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its dataset has class_names that are no list of strings.")
+        if len(set(classes)) < len(classes):
+            raise ValueError("its dataset has two classes of one name.")
+        for name in ("labels", "images"):
+            if not isinstance(values[name], str) or not re.fullmatch("[0-9a-f]{64}", values[name]):
+                raise ValueError(f"its dataset has {name} that are no SHA-256.")
+        return cls(num_points, tuple(classes), values["labels"], values["images"])
 
 
 def _image_bytes(image: dict) -> bytes:

@@ -67,7 +67,9 @@ def test_no_module_imports_itself_by_way_of_others():
         for node in executed(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 base = [*package[: len(package) - node.level + 1], *filter(None, (node.module or "").split("."))]
-                names = [".".join([*(base if node.level else base[len(package) :]), alias.name]) for alias in node.names]
+                names = [
+                    ".".join([*(base if node.level else base[len(package) :]), alias.name]) for alias in node.names
+                ]
                 found |= {name if name in files else name.rpartition(".")[0] for name in names}
         # A package that lists its own modules is no circle with a module that asks another one of them by its full name.
         imports[module] = {name for name in found & set(files) if not module.startswith(f"{name}.") and name != module}

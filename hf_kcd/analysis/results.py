@@ -24,6 +24,7 @@ RECIPE_NAME = "recipe.yaml"
 _TYPE = "hf_kcd.Results"
 _FORMAT_VERSION = 1
 _KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
+_KEYS |= {"num_points", "num_epochs"}
 # What makes two runs one experiment with several seeds.
 _SETTINGS = (
     "student",
@@ -140,7 +141,7 @@ def read_results(path: str | Path) -> Results:
         raise ValueError(
             f"{path} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. Run it again."
         )
-    wrong = [name for name, fits in _SHAPES.items() if not fits(results[name])]
+    wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
     if wrong:
         raise ValueError(
             f"{path} is damaged: {', '.join(wrong)} is not what results of a run have there. Run it again."
@@ -177,6 +178,8 @@ _SHAPES = {
     "data": lambda value: isinstance(value, str),
     "method": lambda value: isinstance(value, str),
     "condensation": lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("value"), str)),
+    "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
+    "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
     "accuracy": lambda value: (
         value is None
         or (

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import read_results
-from ..analysis.results import Results
+from ..analysis.results import RECIPE_NAME, Results
 from ..methods import method_options
 from ..methods.registry import get_method
 from ..models import load_model
-from .recipe import RECIPE_NAME, Recipe
+from .recipe import Recipe
 from .run import RESULTS_NAME, assistant_folders, brings_weights, find_checkpoint, run, say, summary, train
 
 

@@ -19,6 +19,8 @@ _COMMANDS = {
     "convert": "turn a checkpoint of RepDistiller, mdistiller, SSKD or TAKD into a folder that everything here reads",
     "mask": "show a knowledge mask, or compare several",
     "plot": "draw the plots of a run, or compare runs",
+    "card": "write the card of a finished run",
+    "push": "publish the student of a run on the Hub, and its mask, with their cards",
 }
 _DESCRIPTION = "Distil image classifiers with condensed knowledge."
 _EPILOG = """examples:
@@ -40,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except KeyboardInterrupt:
-        _fail("interrupted. The same command with --resume continues a training from its last checkpoint.", 130)
+        resumable = arguments[:1] in (["distill"], ["train-teacher"])
+        hint = " The same command with --resume continues from the last checkpoint." if resumable else ""
+        _fail(f"interrupted.{hint}", 130)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if os.environ.get("HF_KCD_TRACEBACK") == "1":
             raise

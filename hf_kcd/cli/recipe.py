@@ -16,7 +16,6 @@ from ..files import atomic_file
 from ..names import unknown_name
 from ..training import DistillationConfig, KCDConfig
 
-RECIPE_NAME = "recipe.yaml"
 _PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
 
 # What most runs change. The order is the one of the help and of the files that are written.
@@ -45,6 +44,7 @@ _COMMON = (
     "save_total_limit",
     "disable_tqdm",
 )
+_TEACHER = ("teacher", "teacher_checkpoint", "assistants")
 # Where a run is written and whether it is taken up again is not what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
 
@@ -108,6 +108,10 @@ class RunConfig:
         metadata={"help": "Knowledge mask (folder or Hub id) whose points are trained on from the start."},
     )
     mask_mixing: bool = field(default=True, metadata={"help": "Mix the mask's borderline points as it says."})
+    soft_labels: bool = field(
+        default=False,
+        metadata={"help": "Learn from the teacher's soft labels that came with the mask, without the teacher."},
+    )
     plots: bool = field(default=True, metadata={"help": "Draw the run's plots at its end."})
     resume: bool = field(
         default=False, metadata={"help": "Continue the run in output_dir from its last whole checkpoint."}
@@ -130,6 +134,10 @@ class RunConfig:
             raise ValueError(
                 "assistants is given but teacher is not: name the network that the first of them learns from."
             )
+        if self.soft_labels and self.mask is None:
+            raise ValueError("soft_labels come with a mask: say which, e.g. --mask user/name.")
+        if self.soft_labels and self.teacher is not None:
+            raise ValueError("soft_labels stand in for the teacher: leave teacher out, or soft_labels.")
         if self.mask is not None and self.condense:
             raise ValueError(
                 "mask fixes the points of the whole training, condense selects them anew: give one of them."
@@ -196,6 +204,10 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     given = parser.names_in([*file_words, *words])
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
+    from_line = parser.names_in(words)
+    if values["soft_labels"] and "soft_labels" in from_line:
+        # A pair's recipe also serves without its teacher: what the file says of it is set aside.
+        values.update({name: None for name in _TEACHER if name not in from_line})
     config = RunConfig(**{name: values[name] for name in _names(RunConfig)})
     if values["output_dir"] is None:
         raise ValueError("output_dir is missing: say where the run is written, e.g. --output_dir runs/first.")
@@ -203,7 +215,6 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     if config.condense:
         return Recipe(config, args, _PRESETS[config.preset](**overrides), given)
     # A recipe that condenses also serves as the one without: --condense false sets the file's own options aside.
-    from_line = parser.names_in(words)
     for name in sorted((from_line if "condense" in from_line else given) & (_names(KCDConfig) | {"preset"})):
         raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
     return Recipe(config, args, None, given)

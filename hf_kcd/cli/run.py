@@ -12,9 +12,10 @@ from torch import nn
 from transformers import set_seed
 
 from ..analysis import run_results, write_results, write_run_plots
-from ..analysis.results import Results
+from ..analysis.results import RECIPE_NAME, RESULTS_NAME, Results
 from ..condensation import KnowledgeMask
-from ..data import ImageData, ImageRecipe, KnowledgeDataset, load_image_data
+from ..data import ImageData, ImageRecipe, KnowledgeDataset, SoftLabels, load_image_data
+from ..hub import push_student
 from ..identity import find_columns
 from ..methods.registry import get_method
 from ..models import image_config, load_model
@@ -23,9 +24,7 @@ from ..training.callback import MASK_FOLDER, STAGES_FOLDER
 from ..training.checkpoint import last_whole_checkpoint
 from .interruption import interruptible
 from .progress import show_progress
-from .recipe import RECIPE_NAME, Recipe, RunConfig
-
-RESULTS_NAME = "results.json"
+from .recipe import Recipe, RunConfig
 
 
 class RunFailed(Exception):
@@ -63,6 +62,7 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
     with args.main_process_first(desc="data"):
         data = load_run_data(config)
     trainer = make_trainer(recipe, data)
+    trainer.data_name, trainer.command = config.data, command
     show_progress(trainer, quiet)
     folder = Path(args.output_dir)
     if args.should_save:
@@ -72,7 +72,7 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
     try:
         with interruptible(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
+        trainer.save_networks()
         results = run_results(trainer, data=config.data, command=command)
         if args.should_save:
             if trainer.kcd is not None and trainer.kcd.mask is not None:
@@ -83,7 +83,20 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
             write_results(folder / RESULTS_NAME, results)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
+    if args.push_to_hub and trainer.is_world_process_zero():
+        _publish(folder, trainer)
     return results
+
+
+def _publish(folder: Path, trainer: DistillationTrainer) -> None:
+    args = trainer.args
+    try:
+        commit = push_student(folder, trainer.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
+    except (ValueError, OSError) as error:
+        raise RunFailed(
+            f"{error} (The run is finished and whole in {folder}; hf-kcd push {folder} {trainer.hub_model_id} publishes it.)"
+        ) from error
+    say(f"Published: {commit.repo_url}")
 
 
 def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
@@ -94,25 +107,18 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
         data: What `load_run_data` loaded.
     """
     config, args = recipe.config, recipe.args
-    columns = {"image_column": config.image_column, "label_column": config.label_column}
-    label_column = find_columns(data.train, config.image_column, config.label_column)[1]
-    # The student's first weights are a function of the seed alone.
-    set_seed(args.seed)
-    student = load_student(config, data.train.features[label_column].num_classes)
-    images = data.recipe.for_network(config.image_size)
-    if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
-        images = recipe_of_network(data.recipe, student)
-    train = KnowledgeDataset(data.train, images, seed=args.seed, **columns)
+    student, train = student_and_training_set(recipe, data)
     evaluation = None
     if data.eval is None:
         args.eval_strategy = "no"
     else:
-        evaluation = KnowledgeDataset(data.eval, images, training=False, **columns)
+        columns = {"image_column": config.image_column, "label_column": config.label_column}
+        evaluation = KnowledgeDataset(data.eval, train.recipe, training=False, **columns)
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
     teachers = [load_trained_model(name, train.num_classes, checkpoint) for name, checkpoint in teachers_of(recipe)]
     return DistillationTrainer(
         student,
-        teachers,
+        SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers,
         args,
         train_dataset=train,
         eval_dataset=evaluation,
@@ -120,6 +126,25 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
         mask=mask,
         mask_mixing=config.mask_mixing,
     )
+
+
+def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module, KnowledgeDataset]:
+    """Make the network that is trained, and the training set as it is shown to it.
+
+    Args:
+        recipe: What to train and how.
+        data: What `load_run_data` loaded.
+    """
+    config, args = recipe.config, recipe.args
+    label_column = find_columns(data.train, config.image_column, config.label_column)[1]
+    # The student's first weights are a function of the seed alone.
+    set_seed(args.seed)
+    student = load_student(config, data.train.features[label_column].num_classes)
+    images = data.recipe.for_network(config.image_size)
+    if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
+        images = recipe_of_network(data.recipe, student)
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
+    return student, KnowledgeDataset(data.train, images, seed=args.seed, **columns)
 
 
 def teachers_of(recipe: Recipe) -> list[tuple[str, str | None]]:
@@ -312,7 +337,10 @@ def find_checkpoint(recipe: Recipe) -> str | None:
 def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
     config, args = recipe.config, recipe.args
     num_parameters = sum(parameter.numel() for parameter in trainer.student.parameters())
-    source = "from " + ", ".join(name for name, _ in teachers_of(recipe)) if config.teacher else "alone"
+    sources = [name for name, _ in teachers_of(recipe)]
+    if config.soft_labels:
+        sources = [f"the soft labels of {trainer.teacher_name}"]
+    source = f"from {', '.join(sources)}" if sources else "alone"
     lines = [
         f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
         f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."

@@ -2,17 +2,21 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import numpy as np
+import pyarrow
 import torch
+from safetensors import SafetensorError, safe_open
 
-from ..files import load_tensors, read_json, save_tensors, write_json
+from ..files import read_json, save_tensors, write_json
 from ..identity import DatasetIdentity
+from ..repository import fetch_files
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -23,8 +27,12 @@ CONFIG_FILE = "mask_config.json"
 _TYPE = "hf_kcd.KnowledgeMask"
 _FORMAT_VERSION = 1
 _CONFIG_KEYS = {"type", "format_version", "library_version", "sha256", "stage", "schedule", "dataset", "provenance"}
-_TENSOR_NAMES = ("kept", "partner", "perturbation", "value", "frequency")
-_MIXING_NAMES = ("point", "partner", "perturbation")
+# Types as the header of a safetensors file has them.
+_TENSOR_TYPES = {"kept": "I64", "partner": "I64", "perturbation": "F32", "value": "F64", "frequency": "I64"}
+_OPTIONAL_TYPES = {"labels": "I64"}
+_MIXING_TYPES = {"point": "I64", "partner": "I64", "perturbation": "F32"}
+# In bytes; a data set of twenty thousand classes takes less than a million.
+_LARGEST_CONFIG = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +51,7 @@ class KnowledgeMask:
         provenance: Where it comes from (teacher, student, method, seed, versions, command), plain JSON values.
         mixing_history: For images that stay mixed from stage to stage (released code), one entry per selection in
             order: ids, their partners' ids, and the shares. Empty where `partner` and `perturbation` say it all.
+        labels: [N] int64, each point's class, so that the mask can name it without the data set; None where unknown.
 
     Raises:
         ValueError: When the parts do not fit together, naming the part.
@@ -66,9 +75,10 @@ class KnowledgeMask:
     dataset: DatasetIdentity
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     mixing_history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = dataclasses.field(default_factory=list)
+    labels: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in _TENSOR_NAMES:
+        for name in self._tensor_names():
             object.__setattr__(self, name, _own(name, getattr(self, name)))
         history = [tuple(_own("mixing_history", tensor) for tensor in entry) for entry in self.mixing_history]
         object.__setattr__(self, "mixing_history", history)
@@ -82,14 +92,16 @@ class KnowledgeMask:
             raise ValueError("kept is empty. A mask keeps at least one point.")
         _check_mixing(self.kept, self.partner, self.perturbation, num_points, ("kept", "partner", "perturbation"))
         for selection, entry in enumerate(history):
-            names = tuple(f"mixing_history[{selection}] {name}" for name in _MIXING_NAMES)
+            names = tuple(f"mixing_history[{selection}] {name}" for name in _MIXING_TYPES)
             if len(entry) != len(names):
                 raise ValueError(
-                    f"mixing_history[{selection}] has {len(entry)} parts. Give {', '.join(_MIXING_NAMES)}."
+                    f"mixing_history[{selection}] has {len(entry)} parts. Give {', '.join(_MIXING_TYPES)}."
                 )
             _check_mixing(*entry, num_points, names)
             _refuse(names[1], entry[1] < 0, "is missing")
-        if not isinstance(self.stage, int) or self.stage < 0:
+        if self.labels is not None:
+            _check_labels(self.labels, self.dataset)
+        if not isinstance(self.stage, int) or isinstance(self.stage, bool) or self.stage < 0:
             raise ValueError(f"stage is {self.stage!r}. Give the number of selections so far.")
         for name in ("schedule", "provenance"):
             value = getattr(self, name)
@@ -135,6 +147,33 @@ class KnowledgeMask:
         self.check(dataset)
         return dataset.select(self.kept.sort().values.numpy())
 
+    def to_table(self) -> datasets.Dataset:
+        """Lay the mask out as a table of all points, as the Hub's viewer shows it: one row a point, in the data set's order.
+
+        Returns:
+            Columns `point` (id), `kept`, `rank` (place among the kept, 0 the most valuable; null for discarded points),
+            `value` (Eq. 12), `frequency`, `partner` (null for none), `perturbation` (0 for none) and, where the mask
+            knows the labels, `label` with the classes' names.
+        """
+        kept = self.kept.numpy()
+        rank, partner = np.full((2, self.num_points), -1, dtype=np.int64)
+        perturbation = np.zeros(self.num_points, dtype=np.float32)
+        rank[kept], partner[kept], perturbation[kept] = np.arange(len(kept)), self.partner, self.perturbation
+        columns = {
+            "point": pyarrow.array(np.arange(self.num_points)),
+            "kept": pyarrow.array(rank >= 0),
+            "rank": pyarrow.array(rank, mask=rank < 0),
+            "value": pyarrow.array(self.value.numpy()),
+            "frequency": pyarrow.array(self.frequency.numpy()),
+            "partner": pyarrow.array(partner, mask=partner < 0),
+            "perturbation": pyarrow.array(perturbation),
+        }
+        features = {name: datasets.Value(str(column.type)) for name, column in columns.items()}
+        if self.labels is not None:
+            columns["label"] = pyarrow.array(self.labels.numpy())
+            features["label"] = datasets.ClassLabel(names=list(self.dataset.class_names))
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
     def hamming_distance(self, other: "KnowledgeMask") -> int:
         """Count the points that one mask keeps and the other discards (Fig. 3c).
 
@@ -154,7 +193,7 @@ class KnowledgeMask:
             OSError: When it cannot be written.
         """
         folder = Path(folder)
-        tensors = {name: getattr(self, name) for name in _TENSOR_NAMES}
+        tensors = {name: getattr(self, name) for name in self._tensor_names()}
         for selection, entry in enumerate(self.mixing_history):
             tensors |= dict(zip(_mixing_keys(selection), entry, strict=True))
         save_tensors(folder / TENSOR_FILE, tensors)
@@ -175,81 +214,86 @@ class KnowledgeMask:
     def from_pretrained(cls, path_or_repo: str | Path, revision: str | None = None) -> "KnowledgeMask":
         """Load a mask from a folder or from a data set repository of the Hub, of which only two files are fetched.
 
+        What the files say is checked before it is used.
+
         Args:
             path_or_repo: A local folder, or a repository id such as `"me/my-mask"`.
             revision: Branch, tag or commit of the repository.
 
         Raises:
-            FileNotFoundError: When there is no such folder or repository, or no mask in it.
+            FileNotFoundError: When there is no such folder, repository or revision, or no mask in it.
+            PermissionError: When the repository may not be read.
+            ConnectionError: When the Hub cannot be reached and the cache does not have the mask.
             ValueError: When the files are damaged, of another kind, or of a newer format.
         """
-        folder = Path(path_or_repo)
+        name, folder = str(path_or_repo), Path(path_or_repo)
         if folder.is_file():
             raise FileNotFoundError(f"{folder} is a file. Give the folder that holds {CONFIG_FILE} and {TENSOR_FILE}.")
-        if not folder.is_dir():
-            folder = _download(str(path_or_repo), revision)
-        missing = [name for name in (CONFIG_FILE, TENSOR_FILE) if not (folder / name).is_file()]
+        if folder.is_dir():
+            if revision is not None:
+                raise ValueError(f"{folder} is a folder, of which there is no revision {revision!r}: leave it out.")
+            return cls._read(folder, name)
+        return cls._read(_fetch(name, revision), name)
+
+    @classmethod
+    def _read(cls, folder: Path, name: str) -> "KnowledgeMask":
+        missing = [file for file in (CONFIG_FILE, TENSOR_FILE) if not (folder / file).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{path_or_repo} holds no knowledge mask: {' and '.join(missing)} missing. "
+                f"{name} holds no knowledge mask: {' and '.join(missing)} missing. "
                 f"Give a folder that save_pretrained wrote, or a repository that push_to_hub made."
             )
-        config = _read_config(folder / CONFIG_FILE)
-        # A file that is no safetensors at all, or cut short, has a clearer message than a wrong checksum.
-        tensors, _ = load_tensors(folder / TENSOR_FILE)
+        config = _read_config(folder / CONFIG_FILE, f"{name}/{CONFIG_FILE}")
         if _sha256(folder / TENSOR_FILE) != config["sha256"]:
             raise ValueError(
-                f"{folder / TENSOR_FILE} is not the file that {CONFIG_FILE} describes: damaged, or of another mask. "
-                f"Fetch both again."
+                f"{name}/{TENSOR_FILE} is not the file that {CONFIG_FILE} describes: cut short, damaged, or of another "
+                f"mask. Fetch both again."
             )
         try:
+            dataset = DatasetIdentity.from_dict(config["dataset"])
+            tensors = _read_tensors(folder / TENSOR_FILE, dataset.num_points)
             history = _pop_history(tensors)
-            if set(tensors) != set(_TENSOR_NAMES):
-                raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(_TENSOR_NAMES)}")
             return cls(
                 **tensors,
                 stage=config["stage"],
                 schedule=config["schedule"],
-                dataset=DatasetIdentity.from_dict(config["dataset"]),
+                dataset=dataset,
                 provenance=config["provenance"],
                 mixing_history=history,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder} holds no valid knowledge mask: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{name} holds no valid knowledge mask: {error}") from error
 
     def push_to_hub(
         self,
         repo_id: str,
-        private: bool = False,
+        private: bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload knowledge mask",
+        **links: Any,
     ) -> "huggingface_hub.CommitInfo":
-        """Upload the mask to a data set repository of the Hub, which is made where it does not exist.
+        """Publish the mask as a data set repository of the Hub: its files, a table for the viewer, a plot and a card.
 
         Args:
-            repo_id: Such as `"me/my-mask"`.
-            private: Whether a new repository is private.
+            repo_id: Such as `"me/my-mask"`; made where it does not exist.
+            private: Whether a new repository is private; None for the account's own default.
             revision: Branch to commit to, made where it does not exist; the main one without it.
             commit_message: Of the one commit this makes.
+            **links: What `hf_kcd.hub.push_mask` takes besides: `run_folder`, `student_repo`, `teacher_repo`, `soft_labels`.
 
         Returns:
             The commit, with its address.
-        """
-        import huggingface_hub
 
-        api = huggingface_hub.HfApi()
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=folder,
-                revision=revision,
-                commit_message=commit_message,
-            )
+        Raises:
+            PermissionError: Without a login, or without the right to write.
+            ConnectionError: When the Hub could not be reached or broke off; the repository is then as it was.
+        """
+        # By name, because this room knows none of those above it.
+        publish = importlib.import_module("hf_kcd.hub").push_mask
+        return publish(self, repo_id, private=private, revision=revision, commit_message=commit_message, **links)
+
+    def _tensor_names(self) -> list[str]:
+        return [*_TENSOR_TYPES, *(name for name in _OPTIONAL_TYPES if getattr(self, name) is not None)]
 
     def __repr__(self) -> str:
         return (
@@ -269,6 +313,14 @@ def _check_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype, length: i
     if tensor.dtype != dtype or tensor.ndim != 1 or (length is not None and len(tensor) != length):
         expected = f"[{'*' if length is None else length}] {dtype}"
         raise ValueError(f"{name} is {list(tensor.shape)} {tensor.dtype} instead of {expected}.")
+
+
+def _check_labels(labels: torch.Tensor, dataset: DatasetIdentity) -> None:
+    _check_tensor("labels", labels, torch.int64, dataset.num_points)
+    classes = len(dataset.class_names)
+    _refuse("labels", (labels < 0) | (labels >= classes), f"is no id of {classes} classes")
+    if hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest() != dataset.labels:
+        raise ValueError("labels are not those of the data set that the mask is about. Give them in its order.")
 
 
 def _check_mixing(
@@ -301,56 +353,80 @@ def _is_plain_json(value: dict) -> bool:
     try:
         # Tuples become lists and number keys strings on the way: what does not come back as it was is not plain.
         return json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
 
 
-def _pop_history(tensors: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
-    count = len({match[1] for name in tensors if (match := re.fullmatch(r"mixing\.(\d+)\.\w+", name))})
-    return [tuple(tensors.pop(key) for key in _mixing_keys(selection)) for selection in range(count)]
+def _fetch(repo_id: str, revision: str | None) -> Path:
+    try:
+        return fetch_files(repo_id, (CONFIG_FILE, TENSOR_FILE), repo_type="dataset", revision=revision)
+    except OSError as error:
+        raise type(error)(f"{repo_id} is no folder here. {error}") from error
+    except ValueError as error:
+        raise FileNotFoundError(f"{repo_id} is neither a folder nor a repository id such as 'me/my-mask'.") from error
 
 
-def _mixing_keys(selection: int) -> tuple[str, ...]:
-    return tuple(f"mixing.{selection}.{name}" for name in _MIXING_NAMES)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
+def _read_config(path: Path, name: str) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ValueError(f"{name} is {path.stat().st_size:,} bytes long, more than any mask has to say of itself.")
+    try:
+        config = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is no whole JSON file ({error}). Fetch it again.") from error
     if not isinstance(config, dict) or config.get("type") != _TYPE:
-        raise ValueError(f"{path} does not describe a knowledge mask. Give a folder that save_pretrained wrote.")
+        raise ValueError(f"{name} does not describe a knowledge mask. Give a folder that save_pretrained wrote.")
     version = config.get("format_version")
     if isinstance(version, int) and version > _FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format version {version}, written by hf_kcd {config.get('library_version')}; "
+            f"{name} has format version {version}, written by hf_kcd {config.get('library_version')}; "
             f"this hf_kcd reads up to version {_FORMAT_VERSION}. Upgrade hf_kcd."
         )
     missing = sorted(_CONFIG_KEYS - set(config))
     if version != _FORMAT_VERSION or missing:
         raise ValueError(
-            f"{path} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. "
+            f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. "
             f"Fetch it again."
         )
     return config
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    import huggingface_hub
-    from huggingface_hub import errors
-
+def _read_tensors(path: Path, num_points: int) -> dict[str, torch.Tensor]:
+    """Read a mask's tensors, after the file's header has been looked at: no memory is taken for what no mask has."""
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo_id, repo_type="dataset", revision=revision, allow_patterns=[CONFIG_FILE, TENSOR_FILE]
-            )
-        )
-    except errors.HFValidationError as error:
-        raise FileNotFoundError(f"{repo_id} is neither a folder nor a repository id such as 'me/my-mask'.") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise FileNotFoundError(
-            f"{repo_id} is no folder here, and no data set repository of that name "
-            f"{f'and revision {revision!r} ' if revision else ''}could be fetched ({str(error).splitlines()[0]}). "
-            f"Check the name, the connection, and `hf auth login` for private repositories."
-        ) from error
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            for name in names:
+                found = file.get_slice(name)
+                shape, type_ = list(found.get_shape()), found.get_dtype()
+                match = re.fullmatch(r"mixing\.[0-9]{1,6}\.(\w+)", name)
+                expected = _MIXING_TYPES.get(match[1]) if match else (_TENSOR_TYPES | _OPTIONAL_TYPES).get(name)
+                if expected is None:
+                    raise ValueError(f"it holds {name!r}, which is no tensor of a mask.")
+                if type_ != expected or len(shape) != 1 or shape[0] > num_points:
+                    raise ValueError(f"{name} is {shape} {type_} instead of [up to {num_points}] {expected}.")
+            missing = [name for name in _TENSOR_TYPES if name not in names]
+            if missing:
+                raise ValueError(f"it lacks the tensors {', '.join(missing)}.")
+            return {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{TENSOR_FILE} is not a whole safetensors file ({error}).") from error
+
+
+def _pop_history(tensors: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+    entries = {name for name in tensors if name.startswith("mixing.")}
+    history = []
+    while entries:
+        keys = _mixing_keys(len(history))
+        missing = [key for key in keys if key not in entries]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)} in its history of mixing.")
+        history.append(tuple(tensors.pop(key) for key in keys))
+        entries.difference_update(keys)
+    return history
+
+
+def _mixing_keys(selection: int) -> tuple[str, ...]:
+    return tuple(f"mixing.{selection}.{name}" for name in _MIXING_TYPES)
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from .knowledge_dataset import KnowledgeDataset, collate
 from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
+from .soft_labels import SoftLabels
 from .sources import ImageData, load_image_data
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ImageData",
     "ImageRecipe",
     "KnowledgeDataset",
+    "SoftLabels",
     "collate",
     "guess_recipe",
     "load_image_data",

@@ -1,5 +1,6 @@
 """The knowledge set as a torch data set: its length is the number of points selected now, its items are batches."""
 
+import hashlib
 from collections.abc import Sequence
 
 import datasets
@@ -13,6 +14,7 @@ from ..identity import DatasetIdentity, find_columns
 from .augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
 from .decoding import ImageReader, decode_all, to_tensor
 from .recipes import ImageRecipe, guess_recipe
+from .soft_labels import SoftLabels
 
 Batch = dict[str, torch.Tensor]
 Indices = torch.Tensor | np.ndarray | Sequence[int]
@@ -78,6 +80,7 @@ class KnowledgeDataset(Dataset):
         self.training = training
         self.seed = seed
         self.device = torch.device(device or "cpu")
+        self.soft_labels: SoftLabels | None = None
         self.class_names = list(dataset.features[label_column].names)
         self.labels = _read_labels(dataset, label_column, len(self.class_names))
         reader = ImageReader(dataset, image_column, None if recipe.any_size else recipe.size)
@@ -216,6 +219,34 @@ class KnowledgeDataset(Dataset):
             self._bank[self._original_ids.to(self.device)] = rows
             self._original_ids, self._original_rows = self._original_ids[:0], self._original_rows[:0]
 
+    def use_soft_labels(self, soft_labels: SoftLabels | None) -> None:
+        """Put a teacher's stored answers into the batches from now on, and show the views that they belong to.
+
+        Epoch e then shows view e mod V, drawn with the soft labels' seed. What is selected must stay as it is: points
+        without soft labels get NaN.
+
+        Args:
+            soft_labels: Those of this selection; None for batches without.
+
+        Raises:
+            ValueError: When they are of other data, images or points.
+        """
+        if soft_labels is not None:
+            soft_labels.check(self.identity, self.recipe, self.selection_digest())
+            soft_labels = soft_labels.to(self.device)
+        self.soft_labels = soft_labels
+
+    def selection_digest(self) -> str:
+        """SHA-256 of what is selected and what is mixed into it, by `select` and by `blend`: equal ones show equal images."""
+        digest = hashlib.sha256()
+        for values in (self._selected, self._partner, self._perturbation):
+            digest.update(values[: len(self)].numpy().tobytes())
+        blended = self._original_ids.sort().values
+        digest.update(blended.numpy().tobytes())
+        if len(blended):
+            digest.update(self._bank[blended.to(self.device)].cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def image(self, point_id: int) -> np.ndarray:
         """One image as people look at it: not augmented, with what `blend` put into it.
 
@@ -240,7 +271,8 @@ class KnowledgeDataset(Dataset):
 
         Returns:
             `pixel_values` float32 [B, 3, H, W] of the recipe's `network_size`, normalised; `labels` int64 [B]; `point_ids` int64 [B];
-            `partner_ids` int64 [B], -1 for none; `perturbation` float32 [B].
+            `partner_ids` int64 [B], -1 for none; `perturbation` float32 [B]; with soft labels `teacher_logits` float32
+            [B, classes].
 
         Raises:
             IndexError: For a position out of range.
@@ -266,13 +298,22 @@ class KnowledgeDataset(Dataset):
         if self.recipe.resize is not None:
             side = self.recipe.resize
             images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self.recipe.size)
-        return {
+        batch = {
             "pixel_values": images,
             "labels": self.labels[ids].to(self.device),
             "point_ids": ids.to(self.device),
             "partner_ids": partners.to(self.device),
             "perturbation": perturbation.to(self.device),
         }
+        if self.soft_labels is not None:
+            batch["teacher_logits"] = self.soft_labels.logits(batch["point_ids"], self._seed_and_view()[1])
+        return batch
+
+    def _seed_and_view(self) -> tuple[int, int]:
+        """What augmentation is drawn with: of soft labels the views come round again, otherwise every epoch is a new one."""
+        if self.soft_labels is None:
+            return self.seed, int(self._epoch)
+        return self.soft_labels.seed, int(self._epoch) % self.soft_labels.num_views
 
     def _images(self, ids: torch.Tensor, stream: int) -> torch.Tensor:
         if not self.recipe.any_size:
@@ -287,13 +328,13 @@ class KnowledgeDataset(Dataset):
         size = self.recipe.size
         if not self.training:
             return to_tensor([centre_crop(image, size) for image in originals]).to(self.device)
-        draws = uniform(self.seed, int(self._epoch), ids.numpy(), RESIZED_CROP_DRAWS, stream)
+        draws = uniform(*self._seed_and_view(), ids.numpy(), RESIZED_CROP_DRAWS, stream)
         cut = [resized_crop(image, size, row) for image, row in zip(originals, draws, strict=True)]
         return to_tensor(cut).to(self.device)
 
     def _random_crop(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         padding = self.recipe.padding
-        draws = uniform(self.seed, int(self._epoch), ids.numpy(), 3)
+        draws = uniform(*self._seed_and_view(), ids.numpy(), 3)
         corners = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).to(self.device)
         mirrored = (draws[:, 2] < 0.5) & (self.recipe.augmentation == "crop_flip")
         return crop_and_flip(images, corners[:, 0], corners[:, 1], torch.from_numpy(mirrored).to(self.device), padding)

@@ -15,6 +15,7 @@ _HUB_SETS = {"cifar100": ("uoft-cs/cifar100", CIFAR_RECIPE), "imagenet": ("ILSVR
 _NAMES = ("digits", *_HUB_SETS)
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
+_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,23 @@ def load_image_data(
     return ImageData(train, evaluation, recipe or guess_recipe(train, image_column), name)
 
 
+def hub_id(name: str) -> str | None:
+    """Return the id under which the Hub has the data set that a name stands for; None for data that is not from there."""
+    if name in _HUB_SETS:
+        return _HUB_SETS[name][0]
+    return name if _HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
+
+
+def name_of(dataset: datasets.Dataset) -> str:
+    """Name a data set by what it knows of itself: the Hub's id that it was loaded by, or the name of its builder."""
+    for file in dataset.cache_files:
+        # datasets writes capitals as underscores there, so a name with one may be another.
+        found = re.search(r"/([^/]+)___([^/_]+)/", Path(file["filename"]).as_posix())
+        if found:
+            return f"{found[1]}/{found[2]}"
+    return dataset.info.dataset_name or "images"
+
+
 def _digits() -> datasets.DatasetDict:
     # Imported here: scikit-learn takes a second, and only the digits need it.
     from sklearn.datasets import load_digits
@@ -105,7 +123,7 @@ def _load_splits(name: str, data_dir: str | Path | None) -> datasets.DatasetDict
         return _load_folder(Path(data_dir or name))
     if "/" not in name:
         raise unknown_name("data set", name, (*_NAMES, "a folder", "a Hub id user/name"))
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if not _HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"{name} is no folder. Check the path, or give a Hub id such as user/name.")
     try:
         return datasets.load_dataset(name)

@@ -42,6 +42,7 @@ class SLKD(DistillationMethod):
     Source: Liu et al., "Improving Knowledge Distillation via Transferring Learning Ability", 2023.
     """
 
+    copies_teacher = True
     initialisation_reads_student = False
 
     def __init__(

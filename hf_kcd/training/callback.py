@@ -179,6 +179,7 @@ class KCDTrainerCallback(TrainerCallback):
             dataset=self.dataset.identity,
             provenance=self.provenance,
             mixing_history=list(self._mixing_history),
+            labels=self.dataset.labels,
         )
         if self.output_dir is not None:
             self.mask.save_pretrained(self.output_dir / STAGES_FOLDER / f"stage-{self.mask.stage:02d}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..condensation import CondensationSchedule, available_values
 from ..methods import available_methods
@@ -94,6 +95,11 @@ class DistillationConfig(TrainingArguments):
         if self.hub_token is not None:
             raise ValueError(
                 "hub_token would be written to disk with the run. Log in with `hf auth login` or set HF_TOKEN instead."
+            )
+        if HubStrategy(self.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise ValueError(
+                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}, but checkpoints hold pickles and the optimiser's state, "
+                "which are not published: take 'every_save' or 'end'."
             )
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())

@@ -20,7 +20,7 @@ class DistillationModel(nn.Module):
         student: The network that is trained.
         method: The method it is trained under.
         teacher: The network it learns from, or a list of them; put in eval mode and frozen here, never saved, never
-            wrapped.
+            wrapped. None where there is none, or where the batches bring its answers.
         mean: Per channel mean that the images were normalised with.
         std: Per channel standard deviation that the images were normalised with.
         image_size: Height and width of the images, in pixels.
@@ -57,7 +57,7 @@ class DistillationModel(nn.Module):
             method, "student", student, method.student_reads | {"logits"}, method.student_spec
         )
         self._read_teachers: list[tuple[TeacherImages, OutputReader]] = []
-        if method.teacher_reads:
+        if method.teacher_reads and self.teachers:
             for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
                 images = TeacherImages(image_config(one), mean, std, image_size)
                 self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
@@ -95,13 +95,14 @@ class DistillationModel(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, **batch: Tensor
+        self, pixel_values: Tensor, labels: Tensor | None = None, teacher_logits: Tensor | None = None, **batch: Tensor
     ) -> Tensor | dict[str, Tensor | dict[str, Tensor]]:
         """Run the student, or with labels a whole distillation step up to the loss.
 
         Args:
             pixel_values: Normalised images [B, C, H, W].
             labels: Class ids [B].
+            teacher_logits: What the teacher answers to these images [B, classes], where that is known already.
             **batch: The rest of the batch, `point_ids` [B] above all.
 
         Returns:
@@ -114,7 +115,11 @@ class DistillationModel(nn.Module):
         method = self.method
         batch = method.prepare_batch({"pixel_values": pixel_values, "labels": labels, **batch}, self.student)
         images = batch["pixel_values"]
-        teacher = self._run_teachers(images) if method.teacher_reads else None
+        teacher = None
+        if teacher_logits is not None:
+            teacher = ModelOutputs(logits=teacher_logits)
+        elif method.teacher_reads:
+            teacher = self._run_teachers(images)
         student = None
         if method.initialisation_reads_student or not self.initialising:
             student = self._read_student(images)

@@ -2,32 +2,47 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, SaveStrategy
+from transformers.utils import PushInProgress, logging
 
 from ..condensation import CondensationSchedule, KnowledgeMask
-from ..data import ImageRecipe, KnowledgeDataset, collate
+from ..data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
+from ..data.sources import name_of
 from ..files import load_tensors, save_tensors, write_json
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, as_teachers, create_method
-from ..models import image_config, load_model, network_name, save_model
+from ..methods.registry import get_method
+from ..models import load_model, network_name, save_model
+from ..repository import hub_errors
 from ..version import library_versions
 from .account import Account
 from .callback import KCDTrainerCallback, apply_mask
 from .checkpoint import RUN_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
+from .checks import check_classes, check_images, check_launch
 from .config import DistillationConfig
 from .finite import FiniteCheck
 from .metrics import compute_accuracy, finite_rows, rank_classes
 from .model import DistillationModel
+from .soft_labels import check_method, teacher_spec
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+    from .publishing import Publisher
 
 METHOD_NAME = "method.safetensors"
+
+logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(Trainer):
@@ -40,7 +55,7 @@ class DistillationTrainer(Trainer):
     Args:
         model: The student: a timm network (or its name).
         teacher: The network it learns from (or its name); None for methods without one; for methods with several, a list of
-            the teacher and its assistants.
+            the teacher and its assistants; or its `SoftLabels` of the points that `mask` selects, in place of it.
         args: How to train.
         train_dataset: A `datasets.Dataset` with an image and a label column, or a `KnowledgeDataset`.
         eval_dataset: The same, for evaluation.
@@ -60,7 +75,7 @@ class DistillationTrainer(Trainer):
     def __init__(
         self,
         model: nn.Module | str,
-        teacher: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        teacher: nn.Module | str | Sequence[nn.Module | str] | SoftLabels | None = None,
         args: DistillationConfig | None = None,
         train_dataset: datasets.Dataset | KnowledgeDataset | None = None,
         eval_dataset: datasets.Dataset | KnowledgeDataset | None = None,
@@ -76,12 +91,23 @@ class DistillationTrainer(Trainer):
             raise TypeError(f"args is a {type(args).__name__}: DistillationTrainer takes a DistillationConfig.")
         if train_dataset is None:
             raise ValueError("train_dataset is missing: a method is built for the points it is trained on.")
-        _check_launch(args)
+        check_launch(args)
         self.kcd = _kcd_callback(callbacks)
         if self.kcd is not None and mask is not None:
             raise ValueError(
                 "A mask fixes the points of the whole training: leave out KCDTrainerCallback, or the mask."
             )
+        self.soft_labels = teacher if isinstance(teacher, SoftLabels) else None
+        if self.soft_labels is not None:
+            check_method(get_method(args.method))
+            if self.kcd is not None:
+                raise ValueError(
+                    "Soft labels are of one selection, which KCDTrainerCallback would change: leave it out, and pass the mask."
+                )
+            teacher = None
+        # What results and cards say of the run: what its data set is called, and what was typed to make it.
+        self.data_name = name_of(train_dataset) if isinstance(train_dataset, datasets.Dataset) else "images"
+        self.command: str | None = None
         train_dataset = _knowledge_dataset(train_dataset, args, training=True)
         if eval_dataset is not None:
             eval_dataset = _knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
@@ -89,15 +115,15 @@ class DistillationTrainer(Trainer):
         teachers = [
             load_model(one, train_dataset.num_classes) if isinstance(one, str) else one for one in as_teachers(teacher)
         ]
-        _check_classes(student, teachers, train_dataset, eval_dataset)
+        check_classes(student, teachers, train_dataset, eval_dataset)
         recipe = train_dataset.recipe
-        _check_images(student, recipe.network_size)
+        check_images(student, recipe.network_size)
         # From here on this is what the student is shown: where it is saved, or becomes a teacher, its configuration says so.
         student.pretrained_cfg.update(_data_config(recipe))
         method = create_method(
             args.method,
             student,
-            teachers,
+            teachers if self.soft_labels is None else teacher_spec(self.soft_labels, recipe),
             train_dataset.num_points,
             student_layers=args.student_layers,
             teacher_layers=args.teacher_layers,
@@ -106,11 +132,12 @@ class DistillationTrainer(Trainer):
         method.labels = train_dataset.labels
         for network in method.networks().values():
             network.pretrained_cfg.update(_data_config(recipe))
-        if method.initialisation_epochs:
-            # Either phase leaves weights of the other out, for whose gradients DDP would wait.
+        if method.leaves_weights_out:
             args.ddp_find_unused_parameters = True
         if mask is not None:
             apply_mask(train_dataset, mask, mask_mixing)
+        # None too: a data set may come from a training with soft labels.
+        train_dataset.use_soft_labels(self.soft_labels)
 
         size = (recipe.network_size, recipe.network_size)
         model = DistillationModel(student, method, teachers, recipe.mean, recipe.std, size)
@@ -171,6 +198,13 @@ class DistillationTrainer(Trainer):
     def teachers(self) -> tuple[nn.Module, ...]:
         """The networks that are learned from: the teacher, then its assistants."""
         return self.model.teachers
+
+    @property
+    def teacher_name(self) -> str | None:
+        """Name of the network that is learned from, also where its soft labels stand for it."""
+        if self.soft_labels is not None:
+            return self.soft_labels.teacher
+        return None if self.teacher is None else network_name(self.teacher)
 
     @property
     def method(self) -> DistillationMethod:
@@ -464,13 +498,26 @@ class DistillationTrainer(Trainer):
     # ---- Saving and loading ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the networks as `save_networks` does, and push the student where the run is told to (`push_to_hub`).
+
+        Args:
+            output_dir: The folder; that of the run without it.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        self.save_networks(output_dir)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save")
+
+    def save_networks(self, output_dir: str | None = None) -> None:
         """Write the student, and each network that learned along into a folder of its name beside it.
 
         Args:
             output_dir: The folder; that of the run without it.
         """
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
+        self.save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
             for name, network in self.method.networks().items():
                 folder = Path(output_dir or self.args.output_dir) / name
                 save_model(network, folder, label_names=self.train_dataset.class_names)
@@ -522,6 +569,124 @@ class DistillationTrainer(Trainer):
     def _load_best_model(self) -> None:
         _load_strictly(self.student, Path(self.state.best_model_checkpoint) / "model.safetensors")
 
+    # ---- Publishing ----
+
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        mask_repo: str | None = None,
+        teacher_repo: str | None = None,
+        **card: Any,
+    ) -> "CommitInfo | Future | None":
+        """Publish the student with its card, its results and its pictures, in one commit.
+
+        Args:
+            repo_id: Such as "me/my-student"; `hub_model_id` without it, or the name of `output_dir` under the user's own.
+            commit_message: Of the commit.
+            blocking: Wait for the upload.
+            token: Refused: log in instead.
+            revision: Branch to commit to, made where it does not exist; `hub_revision` without it.
+            private: Whether a new repository is private; `hub_private_repo` without it.
+            mask_repo: Repository of the knowledge mask, to be linked.
+            teacher_repo: Repository of the teacher, to be linked; known of a teacher that was loaded from the Hub.
+            **card: What `create_model_card` takes.
+
+        Returns:
+            The commit, with its address; a future of it with `blocking=False`; None on the processes that do not push.
+
+        Raises:
+            RuntimeError: When nothing has been trained yet.
+            ValueError: For a token, or what may not be published.
+            PermissionError: Without a login, or without the right to write.
+            ConnectionError: When the Hub could not be reached or broke off.
+        """
+        if token is not None:
+            raise ValueError(
+                "token would have to be written down: log in with `hf auth login` or set HF_TOKEN instead."
+            )
+        card = _card_options(**card)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        return self._publisher.push(
+            repo_id,
+            blocking,
+            commit_message=commit_message,
+            revision=revision,
+            private=private,
+            mask_repo=mask_repo,
+            teacher_repo=teacher_repo,
+            **card,
+        )
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the student's card as README.md into the run's folder.
+
+        Args:
+            language: For the metadata.
+            license: Identifier of the weights' licence, as the Hub has them ("apache-2.0").
+            tags: More tags for the metadata.
+            model_name: What the student is called.
+            finetuned_from: Repository of the network that the student started from.
+            tasks: Known: image classification.
+            dataset_tags: The same as `dataset`.
+            dataset: The Hub's id of the data set.
+            dataset_args: Known: the card names the data set alone.
+
+        Raises:
+            RuntimeError: When nothing has been trained yet.
+        """
+        from ..hub import write_card
+
+        if not self.is_world_process_zero():
+            return
+        card = _card_options(language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset)
+        write_card(Path(self.args.output_dir) / "README.md", self._publisher.card(**card))
+
+    @cached_property
+    def _publisher(self) -> "Publisher":
+        # What draws and publishes is loaded by those who do.
+        from .publishing import Publisher
+
+        return Publisher(self)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        with hub_errors(self._publisher.repository, "model", None, "written to"):
+            super().init_hf_repo(token=token, private=private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+        else:
+            self.push_in_progress = PushInProgress([])
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.args.save_strategy == SaveStrategy.STEPS:
+            place = f"step {self.state.global_step}"
+        else:
+            place = f"epoch {int(self.state.epoch)}"
+        push = self._publisher.push_checkpoint(checkpoint_folder, place)
+        if push is not None:
+            self.push_in_progress.jobs.append(push)
+
     def _run_description(self) -> dict[str, Any]:
         """What a checkpoint and the run that takes it up must share, as plain JSON values."""
         return {
@@ -534,6 +699,7 @@ class DistillationTrainer(Trainer):
             "seed": self.args.seed,
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
+            "soft_labels": None if self.soft_labels is None else self.soft_labels.description(),
             "dataset": self.train_dataset.identity.to_dict(),
         }
 
@@ -541,7 +707,7 @@ class DistillationTrainer(Trainer):
         """What made this run, as plain JSON values: it goes into the knowledge mask."""
         return {
             "student": network_name(self.student),
-            "teacher": None if self.teacher is None else network_name(self.teacher),
+            "teacher": self.teacher_name,
             "method": self.args.method,
             "method_options": self.args.method_options,
             "seed": self.args.seed,
@@ -565,6 +731,28 @@ def _knowledge_dataset(
     return KnowledgeDataset(dataset, None if like is None else like.recipe, training=training, seed=args.seed)
 
 
+def _card_options(
+    language: Any = None,
+    license: Any = None,
+    tags: Any = None,
+    model_name: Any = None,
+    finetuned_from: Any = None,
+    tasks: Any = None,
+    dataset_tags: Any = None,
+    dataset: Any = None,
+    dataset_args: Any = None,
+) -> dict[str, Any]:
+    """Name what a card of ours takes out of what transformers offers for one of its own."""
+    return {
+        "language": language,
+        "license": license,
+        "tags": tags,
+        "model_name": model_name,
+        "base_model": finetuned_from,
+        "dataset": dataset_tags or dataset,
+    }
+
+
 def _data_config(recipe: ImageRecipe) -> dict[str, Any]:
     """What an image must go through before the student, in timm's terms; evaluation takes the centre of larger images."""
     return {
@@ -581,51 +769,6 @@ def _kcd_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback
     if len(found) > 1:
         raise ValueError(f"{len(found)} KCDTrainerCallbacks would rewrite one selection: pass one.")
     return found[0] if found else None
-
-
-def _check_launch(args: DistillationConfig) -> None:
-    if args.deepspeed or args.fsdp:
-        raise ValueError(
-            "DeepSpeed and FSDP shard weights that a distillation step needs whole: launch with DDP (torchrun)."
-        )
-    if args.n_gpu > 1:
-        # DataParallel would split batches behind the record's back.
-        args._n_gpu = 1
-
-
-def _check_classes(
-    student: nn.Module, teachers: list[nn.Module], train: KnowledgeDataset, evaluation: KnowledgeDataset | None
-) -> None:
-    if any(student is teacher for teacher in teachers):
-        raise ValueError("Student and teacher are the same object, of which one is frozen: load the network twice.")
-    counts = {"student": student.num_classes, "training set": train.num_classes}
-    for number, teacher in enumerate(teachers):
-        counts["teacher" if number == 0 else f"assistant {number}"] = teacher.num_classes
-    if evaluation is not None:
-        counts["evaluation set"] = evaluation.num_classes
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(
-            f"Numbers of classes differ: {listed}. Create the networks with num_classes={train.num_classes}."
-        )
-
-
-def _check_images(student: nn.Module, size: int) -> None:
-    weight = next(student.parameters())
-    training = student.training
-    student.eval()
-    try:
-        with torch.no_grad():
-            student(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        own = image_config(student).input_size
-        raise ValueError(
-            f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for "
-            f"{' x '.join(map(str, own))}: create it for the data's size, or have the images resized (image_size on the command "
-            "line, ImageRecipe.for_network in Python)."
-        ) from error
-    finally:
-        student.train(training)
 
 
 def _load_strictly(module: nn.Module, path: Path) -> None:

@@ -21,7 +21,19 @@ from hf_kcd import KnowledgeMask
 from hf_kcd.cli.main import main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-COMMANDS = ("demo", "distill", "train-teacher", "evaluate", "models", "methods", "convert", "mask", "plot")
+COMMANDS = (
+    "demo",
+    "distill",
+    "train-teacher",
+    "evaluate",
+    "models",
+    "methods",
+    "convert",
+    "mask",
+    "plot",
+    "card",
+    "push",
+)
 TINY = ["--data", "digits", "--train_points", "120", "--num_train_epochs", "2", "--seed", "3"]
 CONDENSED = ["--method", "ce", "--condense", "--epochs_per_stage", "1", "--final_ratio", "0.5"]
 

@@ -43,6 +43,10 @@ def test_the_overridden_methods_are_those_the_design_names():
         "_save_checkpoint",
         "_load_from_checkpoint",
         "_load_best_model",
+        "push_to_hub",
+        "create_model_card",
+        "init_hf_repo",
+        "_push_from_checkpoint",
     }
 
 
@@ -54,6 +58,9 @@ def test_an_override_takes_what_the_installed_trainer_passes(name):
     named = [parameter.name for parameter in own if parameter.kind not in PASSED_ON]
     if name == "_run_epoch":  # called by keyword
         assert set(named) <= {parameter.name for parameter in theirs}
+    elif name == "push_to_hub":  # called by keyword, and its first parameter is the repository
+        assert set(named) >= {parameter.name for parameter in theirs if parameter.kind not in PASSED_ON}
+        return
     else:
         assert named == [parameter.name for parameter in theirs][: len(named)]
     if not passes_on:
@@ -73,7 +80,7 @@ def test_the_callback_listens_to_events_that_exist(event):
 def test_what_is_read_of_the_trainer_without_being_overridden_is_there():
     assert list(inspect.signature(Trainer._get_output_dir).parameters) == ["self", "trial"]
     source = inspect.getsource(Trainer)
-    for attribute in ("current_gradient_accumulation_steps", "_created_lr_scheduler"):
+    for attribute in ("current_gradient_accumulation_steps", "_created_lr_scheduler", "push_in_progress"):
         assert f"self.{attribute}" in source
     # The three numbers that the shrinking epoch replaces, by place in the tuple.
     returned = inspect.getsource(Trainer.set_initial_training_values).rsplit("return", 1)[1]

@@ -1,0 +1,81 @@
+"""Masks and the data they are about, for the tests of masks."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from hf_kcd.condensation import KnowledgeMask, rank_points, summarize_knowledge
+from hf_kcd.identity import DatasetIdentity
+
+NUM_POINTS = 30
+TENSORS = ("kept", "partner", "perturbation", "value", "frequency")
+
+
+def image_data(num_points: int = NUM_POINTS, seed: int = 0) -> datasets.Dataset:
+    generator = np.random.default_rng(seed)
+    images = generator.integers(0, 256, (num_points, 4, 4, 3), dtype=np.uint8)
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "owl"])}
+    )
+    labels = generator.integers(0, 3, num_points).tolist()
+    return datasets.Dataset.from_dict({"image": list(images), "label": labels}, features=features)
+
+
+def make_mask(identity: DatasetIdentity, seed: int = 0, history: bool = False) -> KnowledgeMask:
+    values = torch.from_numpy(np.random.default_rng(seed).exponential(size=NUM_POINTS))
+    order = rank_points(values)
+    summary = summarize_knowledge(order, 21)
+    entries = [(order[15:18], order[18:21], torch.tensor([0.0, 0.1, 0.2]))] * 2 + [
+        (order[:0], order[:0], torch.zeros(0))
+    ]
+    return KnowledgeMask(
+        kept=summary.kept,
+        partner=summary.partner,
+        perturbation=summary.perturbation,
+        value=values,
+        frequency=torch.arange(NUM_POINTS),
+        stage=6,
+        schedule={"num_points": NUM_POINTS, "num_epochs": 240, "final_ratio": 0.7, "shape": "exponential"},
+        dataset=identity,
+        provenance={
+            "student": "resnet8x4",
+            "seed": 3,
+            "versions": {"torch": "2"},
+            "command": ["a", "b"],
+            "note": None,
+        },
+        mixing_history=entries if history else [],
+    )
+
+
+def assert_equal(first: KnowledgeMask, second: KnowledgeMask) -> None:
+    for name in TENSORS:
+        one, other = getattr(first, name), getattr(second, name)
+        assert one.dtype == other.dtype, name
+        assert torch.equal(one, other), name
+    assert (first.stage, first.schedule, first.dataset, first.provenance) == (
+        second.stage,
+        second.schedule,
+        second.dataset,
+        second.provenance,
+    )
+    assert len(first.mixing_history) == len(second.mixing_history)
+    for entry, other in zip(first.mixing_history, second.mixing_history, strict=True):
+        assert all(map(torch.equal, entry, other))
+
+
+def rewrite(folder: Path, tensors: dict | None = None, **changes) -> None:
+    """Write a mask as another program might: consistent checksum, other content."""
+    if tensors is not None:
+        save_file(tensors, folder / "mask.safetensors")
+    config = json.loads((folder / "mask_config.json").read_text())
+    config["sha256"] = hashlib.sha256((folder / "mask.safetensors").read_bytes()).hexdigest()
+    config.update(changes)
+    (folder / "mask_config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if value != "gone"})
+    )

@@ -1,0 +1,412 @@
+"""Masks on the Hub: what is published, what a stranger makes of it, and what stands when the connection or a file does not."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from condensation.mask_examples import assert_equal, image_data, make_mask
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from hf_kcd import KnowledgeMask
+from hf_kcd.data import ImageRecipe, SoftLabels
+from hf_kcd.data.soft_labels import pack_logits
+from hf_kcd.hub import push_mask, write_mask_repository
+from hf_kcd.identity import DatasetIdentity
+
+FILES = {"README.md", "data/points.parquet", "mask.safetensors", "mask_config.json", "plots/values.png"}
+REPO = "me/pets-mask"
+DATA = image_data()
+
+
+@pytest.fixture(scope="module")
+def mask() -> KnowledgeMask:
+    return replace(make_mask(DatasetIdentity.of(DATA)), labels=torch.tensor(DATA["label"][:]))
+
+
+@pytest.fixture
+def published(hub, mask) -> KnowledgeMask:
+    mask.push_to_hub(REPO)
+    return mask
+
+
+def soft_labels_of(mask: KnowledgeMask) -> SoftLabels:
+    logits = torch.from_numpy(np.random.default_rng(5).normal(size=(2 * len(mask.kept), 3)))
+    packed = {
+        name: None if values is None else values.unflatten(0, (len(mask.kept), 2))
+        for name, values in pack_logits(logits, 0, 8, 4.0).items()
+    }
+    return SoftLabels(
+        points=mask.kept.sort().values,
+        **packed,
+        temperature=4.0,
+        seed=0,
+        images=asdict(ImageRecipe((0.5,) * 3, (0.25,) * 3, 4, "none")),
+        selection="0" * 64,
+        teacher="cifar_resnet20",
+        dataset=mask.dataset,
+    )
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 500
+    return text
+
+
+# What is published.
+
+
+def test_a_push_is_one_commit_of_mask_table_picture_and_card(hub, mask):
+    commit = mask.push_to_hub(REPO, commit_message="My mask")
+    assert set(hub.files(REPO, "dataset")) == FILES
+    assert [each.title for each in hub.commits(REPO, "dataset")] == ["My mask", "initial commit"]
+    assert commit.oid == hub.commits(REPO, "dataset")[0].sha
+    assert commit.repo_url.repo_id == REPO and commit.repo_url.repo_type == "dataset"
+    assert not hub.repository(REPO, "dataset").private
+
+
+def test_a_name_without_a_user_is_that_of_who_is_logged_in(hub, mask):
+    mask.push_to_hub("pets-mask")
+    assert b'KnowledgeMask.from_pretrained("me/pets-mask")' in hub.files(REPO, "dataset")["README.md"]
+
+
+STRANGER = """
+import json, sys
+import datasets
+from hf_kcd import KnowledgeMask
+
+mask = KnowledgeMask.from_pretrained("me/pets-mask")
+selected = mask.select(datasets.load_from_disk(sys.argv[1]))
+splits = datasets.load_dataset("me/pets-mask")
+table = splits["train"]
+names = table.features["label"].names
+print(json.dumps({
+    "mask": repr(mask),
+    "kept": mask.kept.tolist(),
+    "type": type(selected).__module__,
+    "labels": selected["label"][:],
+    "splits": list(splits),
+    "rows": [{**row, "label": names[row["label"]]} for row in table],
+}))
+"""
+
+
+def test_a_stranger_loads_the_mask_selects_its_points_and_sees_the_table(published, run_fresh, tmp_path):
+    DATA.save_to_disk(tmp_path / "data")
+    done = run_fresh(["-W", "ignore", "-c", STRANGER, str(tmp_path / "data")])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    kept = published.kept.tolist()
+    assert found["mask"] == repr(published) and found["kept"] == kept
+    assert found["type"] == "datasets.arrow_dataset"
+    assert found["labels"] == [DATA[point]["label"] for point in sorted(kept)]
+    assert found["splits"] == ["train"]
+    names = ["cat", "dog", "owl"]
+    for point, row in enumerate(found["rows"]):
+        place = kept.index(point) if point in kept else None
+        partner = None if place is None or published.partner[place] < 0 else published.partner[place].item()
+        assert row == {
+            "point": point,
+            "kept": place is not None,
+            "rank": place,
+            "value": published.value[point].item(),
+            "frequency": point,
+            "partner": partner,
+            "perturbation": 0.0 if place is None else published.perturbation[place].item(),
+            "label": names[DATA[point]["label"]],
+        }
+    assert len(found["rows"]) == 30
+
+
+def test_equal_masks_give_equal_files(mask, tmp_path):
+    for name in ("first", "second"):
+        write_mask_repository(tmp_path / name, mask, repo_id=REPO)
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "first", tmp_path / "second")
+    )
+    assert first == second and {str(name) for name in first} == FILES
+
+
+def test_the_card_says_what_it_is_and_how_to_use_it(hub, mask):
+    push_mask(mask, REPO, student_repo="me/pets", teacher_repo="you/teacher", license="mit")
+    card = DatasetCard(hub.files(REPO, "dataset")["README.md"].decode())
+    data = card.data
+    assert data.license == "mit" and data.task_categories == ["image-classification"]
+    assert {"hf_kcd", "knowledge-mask", "knowledge-condensation"} <= set(data.tags)
+    assert data.size_categories == ["n<1K"]
+    assert data.configs == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/points.parquet"}]}
+    ]
+    text = " ".join(card.text.split())
+    for words in (
+        "30 training points",
+        "keeps 21 of them (70.0%)",
+        "of 9 of these",
+        f'KnowledgeMask.from_pretrained("{REPO}")',
+        f'load_dataset("{REPO}", split="train")',
+        f"--mask {REPO}",
+        "--teacher hf_hub:you/teacher" if "teacher" in mask.provenance else "--student resnet8x4",
+        "[me/pets](https://huggingface.co/me/pets)",
+        "[you/teacher](https://huggingface.co/you/teacher)",
+        mask.dataset.labels,
+        mask.dataset.images,
+        "cat, dog, owl",
+        "The mask: mit",
+        "@inproceedings{li2022kcd",
+    ):
+        assert words in text, words
+    for column in mask.to_table().column_names:
+        assert f"| `{column}` |" in text
+    assert "None" not in text and "STUDENT" not in text
+
+
+@pytest.mark.parametrize(
+    ("num_points", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (50_000, "10K<n<100K"), (1_281_167, "1M<n<10M")]
+)
+def test_the_card_names_the_size_as_the_hub_does(num_points, category, mask, tmp_path):
+    every = torch.arange(num_points)
+    large = KnowledgeMask(
+        kept=every[:5],
+        partner=torch.full((5,), -1),
+        perturbation=torch.zeros(5),
+        value=torch.zeros(num_points, dtype=torch.float64),
+        frequency=torch.zeros_like(every),
+        stage=0,
+        schedule={},
+        dataset=replace(mask.dataset, num_points=num_points),
+    )
+    write_mask_repository(tmp_path / "out", large, repo_id=REPO)
+    assert DatasetCard.load(tmp_path / "out" / "README.md").data.size_categories == [category]
+    # Nothing was recorded, so there is nothing to draw.
+    assert not (tmp_path / "out" / "plots").exists()
+
+
+def test_what_a_mask_says_of_itself_opens_no_column_and_no_path(hub, mask):
+    provenance = {
+        "student": "net | <b>\n# headline `code`",
+        "teacher": "net",
+        "method": "kd",
+        "command": "hf-kcd distill --data_dir /home/someone/cifar --output_dir /tmp/x --teacher_checkpoint=/data/t.pth",
+        "where": ["/home/someone/runs/first", {"deep": "C:\\Users\\someone\\runs\\first"}],
+    }
+    replace(mask, provenance=provenance).push_to_hub(REPO)
+    for name, content in hub.files(REPO, "dataset").items():
+        assert b"someone" not in content, name
+    config = json.loads(hub.files(REPO, "dataset")["mask_config.json"])
+    assert config["provenance"]["where"] == ["first", {"deep": "first"}]
+    assert (
+        config["provenance"]["command"] == "hf-kcd distill --data_dir cifar --output_dir x --teacher_checkpoint=t.pth"
+    )
+    card = hub.files(REPO, "dataset")["README.md"].decode()
+    assert "\n# headline" not in card
+
+
+def test_the_card_counts_what_was_mixed_for_good(tmp_path, mask):
+    # Twice the same three points, one of them with a share of 0.
+    history = make_mask(mask.dataset, history=True).mixing_history
+    write_mask_repository(tmp_path / "out", replace(mask, mixing_history=history), repo_id=REPO)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| Mixed | 2, stage after stage into the 8-bit images for good" in card
+    assert_equal(KnowledgeMask.from_pretrained(tmp_path / "out"), replace(mask, mixing_history=history))
+
+
+def test_a_token_in_a_mask_is_refused_before_anything_is_sent(hub, mask):
+    careless = replace(mask, provenance={"command": f"hf-kcd distill --token {hub.token('me')}"})
+    with pytest.raises(ValueError, match="mask_config.json holds a token") as error:
+        careless.push_to_hub(REPO)
+    assert hub.token("me") not in one_line(error)
+    assert ("dataset", REPO) not in hub.repositories
+
+
+def test_soft_labels_go_along_and_go_away(hub, mask):
+    soft_labels = soft_labels_of(mask)
+    mask.push_to_hub(REPO, soft_labels=soft_labels)
+    assert set(hub.files(REPO, "dataset")) == {*FILES, "soft_labels.json", "soft_labels.safetensors"}
+    loaded = SoftLabels.from_pretrained(REPO)
+    assert torch.equal(loaded.logits(loaded.points, 1), soft_labels.logits(soft_labels.points, 1))
+    card = hub.files(REPO, "dataset")["README.md"].decode()
+    assert "2 views of every kept point, all 3 logits in 8 bits" in card and "--soft_labels true" in card
+    assert len(datasets.load_dataset(REPO, split="train")) == 30
+    mask.push_to_hub(REPO)
+    assert set(hub.files(REPO, "dataset")) == FILES
+
+
+def test_soft_labels_of_other_points_are_refused(mask, tmp_path):
+    other = replace(mask, kept=mask.kept[:-1], partner=mask.partner[:-1], perturbation=mask.perturbation[:-1])
+    with pytest.raises(ValueError, match="21 points, and not of the 20"):
+        write_mask_repository(tmp_path / "out", other, repo_id=REPO, soft_labels=soft_labels_of(mask))
+
+
+# Who may read it, and which of it.
+
+
+def test_a_private_mask_is_its_owners(hub, mask, run_fresh):
+    mask.push_to_hub(REPO, private=True)
+    assert hub.repository(REPO, "dataset").private
+    load = "from hf_kcd import KnowledgeMask\nprint(KnowledgeMask.from_pretrained('me/pets-mask'))"
+    refused = run_fresh(load)
+    last = refused.stderr.strip().splitlines()[-1]
+    assert last.startswith("FileNotFoundError: me/pets-mask is no folder here.") and "private" in last
+    assert run_fresh(load, token=hub.token("me")).stdout == f"{mask!r}\n"
+
+
+def test_a_branch_holds_a_mask_of_its_own(hub, published, mask):
+    other = replace(mask, stage=2)
+    other.push_to_hub(REPO, revision="stage-2")
+    assert KnowledgeMask.from_pretrained(REPO, revision="stage-2").stage == 2
+    assert KnowledgeMask.from_pretrained(REPO).stage == 6
+    first = hub.commits(REPO, "dataset")[0].sha
+    replace(mask, stage=3).push_to_hub(REPO)
+    assert KnowledgeMask.from_pretrained(REPO).stage == 3
+    assert KnowledgeMask.from_pretrained(REPO, revision=first).stage == 6
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "revision", "error", "said"),
+    [
+        (REPO, "v9", FileNotFoundError, "revision"),
+        ("me/nothing", None, FileNotFoundError, "does not exist, or is private"),
+        ("me/pictures", None, FileNotFoundError, "no mask_config.json and no mask.safetensors"),
+        ("no/such/folder", None, FileNotFoundError, "neither a folder nor a repository id"),
+        ("me/other-kind", None, ValueError, "does not describe a knowledge mask"),
+        ("me/future", None, ValueError, "format version 7.*Upgrade hf_kcd"),
+    ],
+)
+def test_what_is_no_mask_is_one_clear_line(hub, published, repo_id, revision, error, said):
+    content = hub.files(REPO, "dataset")
+    config = json.loads(content["mask_config.json"])
+    hub.put("me/pictures", {"a.png": b"1"}, "dataset")
+    for name, changes in (("me/other-kind", {"type": "x"}), ("me/future", {"format_version": 7})):
+        changed = {"mask_config.json": json.dumps({**config, **changes}).encode()}
+        hub.put(name, {"mask.safetensors": content["mask.safetensors"], **changed}, "dataset")
+    with pytest.raises(error, match=said) as raised:
+        KnowledgeMask.from_pretrained(repo_id, revision=revision)
+    assert repo_id in one_line(raised)
+
+
+def test_of_a_repository_only_the_mask_is_fetched(hub, published, tmp_path):
+    files = {**hub.files(REPO, "dataset"), "weights.pkl": b"\x80\x04.", "../../mask.safetensors": b"x", "a.py": b"1/0"}
+    hub.put("me/odd", files, "dataset")
+    assert_equal(KnowledgeMask.from_pretrained("me/odd"), published)
+    fetched = {path.name for path in (tmp_path / "hub_cache").rglob("snapshots/*/**/*") if path.is_file()}
+    assert fetched == {"mask.safetensors", "mask_config.json"}
+
+
+def test_who_may_not_write_is_told_so_and_nothing_changes(hub, published, monkeypatch):
+    commits = hub.commits(REPO, "dataset")
+    for token, repo_id in ((None, REPO), (hub.token("me", write=False), REPO), (hub.token("you"), REPO)):
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN")
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises((PermissionError, FileNotFoundError), match="log|token") as error:
+            published.push_to_hub(repo_id)
+        one_line(error)
+    assert hub.commits(REPO, "dataset") == commits
+
+
+# What stands when the connection or a file does not.
+
+
+@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
+@pytest.mark.parametrize("kind", ["corrupt", "short"])
+def test_a_file_that_arrives_damaged_is_fetched_once_more(hub, published, file, kind):
+    # A short file is announced as short, by the first HEAD and the first GET.
+    for method in ("HEAD", "GET") if kind == "short" else ("GET",):
+        hub.fail(f"{method} .*resolve.*{file}", kind, after=40)
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+
+
+@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
+def test_a_file_that_is_damaged_for_good_is_never_used(hub, published, file):
+    hub.fail(f"GET .*resolve.*{file}", "corrupt", math.inf)
+    with pytest.raises(ConnectionError, match=f"{file} .*came damaged twice") as error:
+        KnowledgeMask.from_pretrained(REPO)
+    assert REPO in one_line(error)
+    hub.mend()
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+
+
+@pytest.mark.parametrize("after", [0, 100, 1000])
+def test_a_download_that_breaks_off_leaves_no_half_file(hub, published, waits, tmp_path, after):
+    hub.fail("GET .*resolve.*mask.safetensors", "drop_download", math.inf, after=after)
+    with pytest.raises(ConnectionError, match="connection") as error:
+        KnowledgeMask.from_pretrained(REPO)
+    one_line(error)
+    whole = {hashlib.sha256(content).hexdigest() for content in hub.files(REPO, "dataset").values()}
+    left = [path for path in (tmp_path / "hub_cache").rglob("*") if path.is_file() and path.parent.name == "blobs"]
+    assert all(hashlib.sha256(path.read_bytes()).hexdigest() in whole for path in left)
+    hub.mend()
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+
+
+@pytest.mark.parametrize(
+    ("match", "kind", "details"),
+    [
+        ("PUT /lfs/", "drop_upload", {"after": 100}),
+        ("POST .*/preupload/", "status", {"status": 503}),
+        ("POST .*/commit/", "status", {"status": 500}),
+        ("POST .*/commit/", "drop", {}),
+        ("POST .*/commit/", "drop_upload", {"after": 50}),
+    ],
+)
+def test_a_push_that_breaks_off_leaves_the_repository_as_it_was(hub, published, waits, match, kind, details):
+    before, commits = hub.files(REPO, "dataset"), hub.commits(REPO, "dataset")
+    changed = replace(published, stage=7, value=published.value + 1)
+    hub.fail(match, kind, math.inf, **details)
+    with pytest.raises(ConnectionError) as error:
+        changed.push_to_hub(REPO)
+    assert REPO in one_line(error)
+    assert hub.files(REPO, "dataset") == before and hub.commits(REPO, "dataset") == commits
+    hub.mend()
+    changed.push_to_hub(REPO)
+    assert len(hub.commits(REPO, "dataset")) == len(commits) + 1
+    assert KnowledgeMask.from_pretrained(REPO).stage == 7
+
+
+def test_without_a_network_the_cache_serves_and_what_is_not_there_is_one_clear_line(hub, published, monkeypatch):
+    KnowledgeMask.from_pretrained(REPO)
+    requests = len(hub.requests)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+    for repo_id, revision in (("me/nothing", None), (REPO, "v9")):
+        with pytest.raises(ConnectionError, match="offline") as error:
+            KnowledgeMask.from_pretrained(repo_id, revision=revision)
+        assert repo_id in one_line(error)
+    with pytest.raises(ConnectionError, match="offline"):
+        published.push_to_hub(REPO)
+    assert len(hub.requests) == requests
+
+
+def test_a_damaged_cache_without_a_network_is_called_damaged(hub, published, monkeypatch, tmp_path):
+    KnowledgeMask.from_pretrained(REPO)
+    (cached,) = (tmp_path / "hub_cache").rglob("snapshots/*/mask.safetensors")
+    cached.resolve().write_bytes(cached.read_bytes()[:-9])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="mask.safetensors .*damaged"):
+        KnowledgeMask.from_pretrained(REPO)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+
+
+def test_a_folder_is_not_asked_for_a_revision(mask, tmp_path):
+    mask.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a folder, of which there is no revision"):
+        KnowledgeMask.from_pretrained(tmp_path, revision="main")
+
+
+def test_pictures_of_a_repository_are_pictures(hub, published, tmp_path):
+    (tmp_path / "values.png").write_bytes(hub.files(REPO, "dataset")["plots/values.png"])
+    with Image.open(tmp_path / "values.png") as picture:
+        assert min(picture.size) > 300
+    assert Path(tmp_path / "values.png").stat().st_size > 1000
