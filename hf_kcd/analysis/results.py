@@ -187,7 +187,7 @@ _SHAPES = {
             and all(_has_numbers(value.get(which), "top1", "epoch") for which in ("last", "best"))
         )
     ),
-    "cost": lambda value: _has_numbers(value, "planned", "paid"),
+    "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
     "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
     "seed": lambda value: isinstance(value, int),
     "history": _is_history,

@@ -303,22 +303,16 @@ def _published_accuracy(results: Results) -> dict[str, float] | None:
     return None if accuracy is None else accuracy.get("saved", accuracy["last"])
 
 
-def _seconds_saved(results: Results) -> dict[str, float] | None:
-    """Compare the seconds of training with as many epochs of the length of the first stage's, when all points were kept.
+def _seconds_saved(results: Results) -> float | None:
+    """Take the points that a whole training would have drawn besides, at the run's own mean time of a point.
 
-    None where this was not measured: the run kept its points to the end, or never trained on all of them.
+    None where no selection left any out. The first stage's epochs would be no measure: they are few, and hold the warming up.
     """
-    stages = results["seconds"]["per_stage"]
-    if len(stages) < 2 or stages[0]["num_kept"] != results["num_points"]:
+    if results["condensation"] is None and results.get("mask") is None:
         return None
-    an_epoch = stages[0]["seconds"] / stages[0]["epochs"]
-    whole = an_epoch * _epochs_trained(results)
-    return {
-        "seconds": whole - results["seconds"]["training"],
-        "share": 1 - results["seconds"]["training"] / whole,
-        "an_epoch": an_epoch,
-        "epochs": stages[0]["epochs"],
-    }
+    drawn = results["cost"]["points"]
+    left_out = results["num_points"] * _epochs_trained(results) - drawn
+    return left_out * results["seconds"]["training"] / drawn if left_out > 0 else None
 
 
 def _registered_by(network: str) -> str:
@@ -326,7 +320,7 @@ def _registered_by(network: str) -> str:
     return timm.model_entrypoint(network).__module__.partition(".")[0] if timm.is_model(network) else "timm"
 
 
-def _evaluation(results: Results, data_sets: Sequence[str], saved: dict[str, float] | None) -> list | None:
+def _evaluation(results: Results, data_sets: Sequence[str], saved: float | None) -> list | None:
     from huggingface_hub import EvalResult
 
     accuracy = _published_accuracy(results)
@@ -337,7 +331,7 @@ def _evaluation(results: Results, data_sets: Sequence[str], saved: dict[str, flo
         metrics.append(("top_5_accuracy", "Top-5 accuracy", accuracy["top5"] / 100))
     metrics.append(("relative_cost", "Cost C paid, of the points of a whole training", results["cost"]["paid"]))
     if saved is not None:
-        metrics.append(("seconds_saved", "Seconds of training saved, estimated", saved["seconds"]))
+        metrics.append(("seconds_saved", "Seconds of training saved, estimated", saved))
     return [
         EvalResult(
             task_type="image-classification",

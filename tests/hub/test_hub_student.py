@@ -231,12 +231,11 @@ def test_the_card_states_the_results_and_links_and_parses(hub, run):
     last = results["accuracy"]["last"]
     assert values["accuracy"] == pytest.approx(last["top1"] / 100, abs=1e-4)
     assert values["top_5_accuracy"] == pytest.approx(last["top5"] / 100, abs=1e-4)
-    # 60 points, then 60 * 0.7^(2/3) = 47 and 42 of them: rounded down by the schedule.
-    paid = results["cost"]["paid"]
-    assert values["relative_cost"] == pytest.approx(paid, abs=1e-4) and 0.7 < paid < 1
-    stages = results["seconds"]["per_stage"]
-    saved = 3 * stages[0]["seconds"] - sum(stage["seconds"] for stage in stages)
-    assert values["seconds_saved"] == pytest.approx(saved, abs=1e-3)
+    # 60 points, then 60 * 0.7^(1/3) = 53.3 and 60 * 0.7^(2/3) = 47.3 of them.
+    paid = (60 + 53 + 47) / 180
+    assert values["relative_cost"] == pytest.approx(paid, abs=1e-4)
+    an_image = results["seconds"]["training"] / (60 + 53 + 47)
+    assert values["seconds_saved"] == pytest.approx((7 + 13) * an_image, abs=1e-3)
     text = card.text
     assert f"{last['top1']:.2f} %" in text and f"{paid:.2%}" in text
     assert "https://huggingface.co/datasets/me/x-mask" in text and "https://huggingface.co/me/bigger" in text
@@ -565,17 +564,14 @@ def results_of(**changes) -> dict:
     }
 
 
-def test_seconds_saved_are_those_of_as_many_first_stages_less_the_measured():
+def test_seconds_saved_are_those_of_the_points_that_were_left_out():
     card = ModelCard(student_card(results_of()))
-    # 4 epochs of 10 s would be 40 s.
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results}["seconds_saved"] == 7.0
-    assert "7.0 s (17.5%)" in card.text and "(2 epochs measured)" in card.text
+    # 76 of 400 points, at 33 s for the other 324.
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results}["seconds_saved"] == 7.7407
+    assert "about 7.7 s" in card.text
     assert card.data.datasets == ["uoft-cs/cifar100"]
     one_stage = results_of(condensation=None, seconds={"training": 40.0, "per_stage": []})
     assert "seconds_saved" not in student_card(one_stage) and "Saved" not in student_card(one_stage)
-    slower = results_of()
-    slower["seconds"]["training"] = 41.0
-    assert "| Saved | no time, estimated" in student_card(slower)
 
 
 def test_a_random_selection_is_not_called_condensation():
