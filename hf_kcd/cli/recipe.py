@@ -205,8 +205,11 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
     from_line = parser.names_in(words)
+    # A pair's recipe also serves on a published mask, and without its teacher: what the file says against it is set aside.
+    if "mask" in from_line and "condense" not in from_line:
+        values["condense"] = False
+        from_line |= {"condense"}
     if values["soft_labels"] and "soft_labels" in from_line:
-        # A pair's recipe also serves without its teacher: what the file says of it is set aside.
         values.update({name: None for name in _TEACHER if name not in from_line})
     config = RunConfig(**{name: values[name] for name in _names(RunConfig)})
     if values["output_dir"] is None:

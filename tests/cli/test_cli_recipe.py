@@ -61,6 +61,17 @@ def test_option_of_condensation_without_condense_is_refused(read):
         read(preset="paper")
 
 
+def test_condensed_recipe_serves_on_a_mask(read):
+    recipe = read("--mask me/my-mask", condense=True, final_ratio=0.5)
+    assert recipe.kcd is None and recipe.config.mask == "me/my-mask"
+    with pytest.raises(ValueError, match="give one of them"):
+        read("--mask me/my-mask --condense")
+    with pytest.raises(ValueError, match="give one of them"):
+        read(condense=True, mask="me/my-mask")
+    with pytest.raises(ValueError, match="final_ratio is given but condense is not"):
+        read("--mask me/my-mask --final_ratio 0.5", condense=True)
+
+
 def test_condensed_recipe_serves_as_the_plain_one(read):
     assert read("--condense false", condense=True, final_ratio=0.5).kcd is None
     with pytest.raises(ValueError, match="final_ratio is given but condense is not"):

@@ -228,6 +228,12 @@ def test_another_data_set_preparation_or_selection_is_refused(source, knowledge,
     plain.use_soft_labels(None)
     plain.blend([3], [7], [0.3])
     refused("of another selection", plain)
+    digests = []
+    for share in (0.3, 0.2, 0.3):
+        plain.restore_images()
+        plain.blend([3], [7], [share])
+        digests.append(plain.selection_digest())
+    assert digests[0] == digests[2] != digests[1]
     plain.restore_images()
     plain.use_soft_labels(soft_labels)
 
