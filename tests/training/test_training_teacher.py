@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from distillation_runs import PAPER, make_trainer, network
+from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
 from hf_kcd.models import ImageConfig
@@ -130,6 +131,8 @@ def test_a_teacher_of_other_channels_is_refused():
 
 def test_a_teacher_of_larger_images_gets_them_and_the_run_says_so(tmp_path, caplog):
     teacher = network(9, pretrained_cfg_overlay={"input_size": (3, 16, 16)})
+    # It is said once, and other tests have such teachers, too.
+    warning_once.cache_clear()
     logger = logging.getLogger("hf_kcd")
     logger.addHandler(caplog.handler)
     try:
