@@ -41,10 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         resumable = arguments[:1] in (["distill"], ["train-teacher"])
         hint = " The same command with --resume continues from the last checkpoint." if resumable else ""
         _fail(f"interrupted.{hint}", 130)
+    except BrokenPipeError:
+        # Whoever reads has read enough (`hf-kcd mask show … | head`). The interpreter would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         if os.environ.get("HF_KCD_TRACEBACK") == "1":
             raise

@@ -244,6 +244,19 @@ def test_run_killed_midway_resumes_to_the_same_bits(tmp_path, capsys):
     assert paid[0] == paid[1]
 
 
+def test_a_reader_who_has_read_enough_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_kcd.cli.main", "--help"],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.wait(60) == 1 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_interrupt_says_how_to_go_on(tmp_path):
     words = ["distill", *TINY, "--method", "ce", "--num_train_epochs", "200", "--output_dir", tmp_path / "run"]
     process = start_and_signal(words, tmp_path / "run", signal.SIGINT)
