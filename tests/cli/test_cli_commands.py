@@ -246,7 +246,7 @@ def test_run_killed_midway_resumes_to_the_same_bits(tmp_path, capsys):
 
 def test_a_reader_who_has_read_enough_is_no_error():
     process = subprocess.Popen(
-        [sys.executable, "-m", "hf_kcd.cli.main", "--help"],
+        [sys.executable, "-m", "hf_kcd.cli.main", "models", "cifar_resnet8"],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
