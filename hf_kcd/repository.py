@@ -1,9 +1,13 @@
 """Repositories of the Hub as this package reads them: named files out of one commit, and errors as one clear line."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 _KINDS = {"model": "model repository", "dataset": "data set repository"}
 
@@ -20,7 +24,7 @@ def fetch_files(
     """Fetch files of a repository, all out of one commit, into the cache of the Hub; offline they are taken from there.
 
     Args:
-        repo_id: Such as "me/my-mask".
+        repo_id: Such as "me/my-mask", or with a revision "me/my-mask@v1".
         required: Names of files that have to be there.
         optional: Names of files that are fetched where they are there.
         repo_type: "model" or "dataset".
@@ -36,16 +40,31 @@ def fetch_files(
         ConnectionError: When the Hub cannot be reached, or breaks off, and the cache does not have the files.
     """
     import huggingface_hub
+    from huggingface_hub import errors
 
+    if revision is None:
+        repo_id, _, named = repo_id.partition("@")
+        revision = named or None
     names = [*required, *optional]
     # What came damaged stays in the cache under its right name: it is fetched once more before it is given up.
     for anew in (force, True):
+        fetch = partial(
+            huggingface_hub.snapshot_download, repo_id, repo_type=repo_type, revision=revision, allow_patterns=names
+        )
         with hub_errors(repo_id, repo_type, revision, "read"):
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    repo_id, repo_type=repo_type, revision=revision, allow_patterns=names, force_download=anew
-                )
-            )
+            try:
+                folder = Path(fetch(force_download=anew))
+            except errors.HTTPError as error:
+                # An answer is no matter of the connection; when that is refused huggingface_hub looks into the cache itself.
+                if isinstance(error, errors.HfHubHTTPError):
+                    raise
+                try:
+                    folder = Path(fetch(local_files_only=True))
+                except errors.LocalEntryNotFoundError:
+                    raise error from None
+                # Older versions hand out what came before it broke.
+                if not all((folder / name).is_file() for name in required):
+                    raise
         damaged = [name for name in names if (folder / name).is_file() and not _is_whole(folder / name)]
         if not damaged:
             break
@@ -104,6 +123,16 @@ def hub_error(error: Exception, repo_id: str, repo_type: str, revision: str | No
         if worded is not None:
             return worded
     return OSError(f"The {_name(repo_id, repo_type, revision)} could not be {doing}: {_one_line(error)}")
+
+
+def has_control_characters(value: Any) -> bool:
+    """Say whether plain JSON values of a stranger's file have text in them that drives a terminal when it is printed.
+
+    Args:
+        value: What the file holds; new lines and tabs are none of them.
+    """
+    # As JSON writes them: all but printable ASCII is escaped, a new line as \n.
+    return re.search(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])", json.dumps(value)) is not None
 
 
 def _worded(error: BaseException, errors, name: str, doing: str) -> Exception | None:

@@ -105,7 +105,9 @@ class RunConfig:
     )
     mask: str | None = field(
         default=None,
-        metadata={"help": "Knowledge mask (folder or Hub id) whose points are trained on from the start."},
+        metadata={
+            "help": "Knowledge mask (folder or Hub id, also user/name@revision) whose points are trained on from the start."
+        },
     )
     mask_mixing: bool = field(default=True, metadata={"help": "Mix the mask's borderline points as it says."})
     soft_labels: bool = field(

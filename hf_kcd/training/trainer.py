@@ -666,9 +666,9 @@ class DistillationTrainer(Trainer):
 
         return Publisher(self)
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         with hub_errors(self._publisher.repository, "model", None, "written to"):
-            super().init_hf_repo(token=token, private=private)
+            super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:

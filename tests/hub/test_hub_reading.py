@@ -61,6 +61,8 @@ def test_all_files_are_of_the_revision_asked_for(repo):
     huggingface_hub.HfApi().create_tag("me/things", tag="v1", revision=first, repo_type="dataset")
     assert fetch()["config.json"] == b"{}"
     assert fetch(revision=first)["config.json"] == fetch(revision="v1")["config.json"] == FILES["config.json"]
+    named = fetch_files("me/things@v1", ["config.json"], repo_type="dataset")
+    assert (named / "config.json").read_bytes() == FILES["config.json"]
 
 
 def test_what_is_in_the_cache_is_read_offline_and_what_is_not_says_so(repo, monkeypatch):
@@ -69,6 +71,22 @@ def test_what_is_in_the_cache_is_read_offline_and_what_is_not_says_so(repo, monk
     assert fetch()["config.json"] == FILES["config.json"]
     with pytest.raises(ConnectionError, match="'me/other' cannot be read offline and is not whole in the cache"):
         fetch_files("me/other", ["config.json"], repo_type="dataset")
+
+
+@pytest.mark.parametrize("request_", ["", "GET .*/api/", "HEAD"])
+def test_a_connection_that_breaks_leaves_what_is_in_the_cache(repo, waits, request_):
+    fetch()
+    repo.fail(request_, "drop", times=math.inf)
+    assert fetch() == {name: FILES[name] for name in ("config.json", "table.parquet")}
+
+
+def test_a_connection_that_breaks_is_the_reason_where_the_cache_is_not_whole(repo, waits):
+    fetch(["config.json"])
+    repo.fail("", "drop", times=math.inf)
+    for names in (["config.json", "table.parquet"], ["README.md"]):
+        with pytest.raises(ConnectionError) as error:
+            fetch(names)
+        assert "the connection to the Hub failed or broke" in line(error)
 
 
 def line(error) -> str:
