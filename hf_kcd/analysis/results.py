@@ -150,7 +150,13 @@ def read_results(path: str | Path) -> Results:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # NaN compares as False, and what is beyond can be drawn on no axis.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _is_name(value: Any) -> bool:
+    # It is printed: no control characters, and no more of it than a line.
+    return isinstance(value, str) and value.isprintable() and len(value) < 1000
 
 
 def _has_numbers(value: Any, *names: str) -> bool:
@@ -164,7 +170,7 @@ def _is_history(value: Any) -> bool:
     entries = [entry for column in columns for entry in column]
     return (
         {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
-        and len({len(column) for column in columns}) == 1
+        and {len(column) for column in columns} == {len(value["epoch"])} != {0}
         and all(entry is None or _is_number(entry) for entry in entries)
         and None not in value["epoch"]
         and None not in value["num_kept"]
@@ -173,11 +179,11 @@ def _is_history(value: Any) -> bool:
 
 # A published file is a stranger's: what is read of it later has to be there, and of its kind.
 _SHAPES = {
-    "student": lambda value: isinstance(value, str),
-    "teacher": lambda value: value is None or isinstance(value, str),
-    "data": lambda value: isinstance(value, str),
-    "method": lambda value: isinstance(value, str),
-    "condensation": lambda value: value is None or (isinstance(value, dict) and isinstance(value.get("value"), str)),
+    "student": _is_name,
+    "teacher": lambda value: value is None or _is_name(value),
+    "data": _is_name,
+    "method": _is_name,
+    "condensation": lambda value: value is None or (isinstance(value, dict) and _is_name(value.get("value"))),
     "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
     "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
     "accuracy": lambda value: (

@@ -16,7 +16,7 @@ from ..condensation import KnowledgeMask
 from ..condensation.mask import CONFIG_FILE
 from ..data import SoftLabels
 from ..files import atomic_folder
-from ..hub import check_folder, read_run, upload, write_mask_repository, write_student_repository
+from ..hub import check_folder, upload, write_mask_repository, write_student_repository
 from ..hub.mask_repository import format_size
 from ..repository import hub_errors
 from ..training.callback import MASK_FOLDER
@@ -175,7 +175,8 @@ def _write(
     about = {"teacher_repo": options.teacher_repo, "license": options.license}
     if not options.mask_only:
         uploads.append(_Upload("Student", options.repo, "model", folder / "student"))
-        mask_repo = options.mask_repo if mask is not None else _mask_trained_on(run_folder)
+        # One that the run was trained on is in its recipe.
+        mask_repo = None if mask is None else options.mask_repo
         write_student_repository(folder / "student", run_folder, repo_id=options.repo, mask_repo=mask_repo, **about)
     if mask is not None:
         uploads.append(_Upload("Mask", options.mask_repo, "dataset", folder / "mask"))
@@ -189,12 +190,6 @@ def _write(
             **about,
         )
     return uploads
-
-
-def _mask_trained_on(run_folder: Path) -> str | None:
-    """Name the repository of the mask that a run was trained on; None where it was on none, or on one of this machine."""
-    name = (read_run(run_folder)[1] or {}).get("mask")
-    return None if name is None or Path(name).is_dir() else name
 
 
 def _announce(part: _Upload, options: argparse.Namespace) -> None:

@@ -124,6 +124,11 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
+        # What is a folder here reads as a Hub id wherever it is not.
+        for name in ("data", "mask"):
+            value = getattr(self, name)
+            if value and "/" in value and not value.startswith((".", "/", "~")) and Path(value).is_dir():
+                setattr(self, name, f"./{value}")
         if self.preset not in _PRESETS:
             raise unknown_name("preset", self.preset, _PRESETS)
         if self.train_points is not None and self.train_points < 1:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..files import read_json, save_tensors, write_json
 from ..identity import DatasetIdentity
-from ..repository import fetch_files
+from ..repository import fetch_files, has_control_characters
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -375,6 +375,10 @@ def _read_config(path: Path, name: str) -> dict[str, Any]:
         raise ValueError(f"{name} is no whole JSON file ({error}). Fetch it again.") from error
     if not isinstance(config, dict) or config.get("type") != _TYPE:
         raise ValueError(f"{name} does not describe a knowledge mask. Give a folder that save_pretrained wrote.")
+    if has_control_characters(config):
+        raise ValueError(
+            f"{name} holds control characters, which are no text. Fetch it again, or leave this mask alone."
+        )
     version = config.get("format_version")
     if isinstance(version, int) and version > _FORMAT_VERSION:
         raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..files import load_tensors, read_json, save_tensors, write_json
 from ..identity import DatasetIdentity
-from ..repository import fetch_files
+from ..repository import fetch_files, has_control_characters
 from ..version import __version__
 from .recipes import ImageRecipe
 
@@ -394,6 +394,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or config.get("type") != _TYPE:
         raise ValueError(f"{path} does not describe soft labels. Give a folder that SoftLabels.save wrote.")
+    if has_control_characters(config):
+        raise ValueError(f"{path} holds control characters, which are no text. Fetch it again, or leave these alone.")
     version = config.get("format_version")
     if isinstance(version, int) and version > _FORMAT_VERSION:
         raise ValueError(

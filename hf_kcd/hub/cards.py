@@ -33,6 +33,11 @@ def render_card(template: str, metadata: "huggingface_hub.CardData", **values: A
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
+def one_line(text: Any) -> str:
+    """Make of what may be anybody's words one line that opens no column and no code of its own."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
+
+
 def repository_of(name: str | None) -> str | None:
     """Take the repository out of a network's name, "user/name" out of "hf_hub:user/name@revision"; None where there is none."""
     for prefix in _PREFIXES:

@@ -4,6 +4,13 @@ import re
 import shlex
 from typing import Any
 
+# A folder that is most likely one of a machine, within any text: of three parts, or of two under a folder that machines have
+# (`/m/01g317` is the name of a class). On the web a slash stands before it, in prose a word does.
+_ROOTS = "data|datasets|etc|home|kaggle|media|mnt|nfs|opt|private|root|run|scratch|srv|tmp|Users|usr|var|Volumes|work|workspace"
+MACHINE_PATH = re.compile(
+    rf"""(?:^|(?<=[\s"'`=(\[{{,;:<>|]))(?:/(?:(?:{_ROOTS})/|[\w.@+-]+/[\w.@+-]+/)[^\s"'`,;)\]}}<>|]*"""
+    r"""|file:/[^\s"'`]*|[A-Za-z]:\\[^\s"'`]*)"""
+)
 # Absolute, from the user's folder, or relative to where a command was typed; a plain `recipes/x.yaml` says nothing of a machine.
 _LEADS_THROUGH_FOLDERS = re.compile(r"(?:local-dir:|file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[\\/])|.*/\.\./")
 
@@ -28,9 +35,9 @@ def without_folders(value: Any) -> Any:
 
 
 def _last_part(text: str) -> str:
-    if not _LEADS_THROUGH_FOLDERS.match(text):
-        return text
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1] or "."
+    if _LEADS_THROUGH_FOLDERS.match(text):
+        return re.split(r"[/\\]", text.rstrip("/\\"))[-1] or "."
+    return MACHINE_PATH.sub(lambda found: _last_part(found[0]), text)
 
 
 def _command(command: str) -> str | None:

@@ -15,7 +15,7 @@ from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..data.sources import hub_id
 from ..repository import hub_errors
-from .cards import render_card, repository_of
+from .cards import one_line, render_card, repository_of
 from .local_paths import without_folders
 from .student import CARD_NAME, read_run
 from .upload import upload
@@ -137,16 +137,16 @@ def write_mask_repository(
         mask=mask,
         source=source,
         title=_title(provenance, source),
-        student=_cell(provenance.get("student", "STUDENT")),
-        teacher=_cell(provenance["teacher"]) if provenance.get("teacher") else None,
-        method=_cell(provenance.get("method", "kd")),
+        student=one_line(provenance.get("student", "STUDENT")),
+        teacher=one_line(provenance["teacher"]) if provenance.get("teacher") else None,
+        method=one_line(provenance.get("method", "kd")),
         versions=_versions(provenance.get("versions")),
         student_repo=student_repo,
         teacher_repo=teacher_repo or repository_of(recipe.get("teacher")),
         num_mixed=_num_mixed(mask),
         making=_making(mask, results),
         results=results,
-        class_names=_cell(_shortened(mask.dataset.class_names)),
+        class_names=one_line(_shortened(mask.dataset.class_names)),
         recorded=recorded,
         pictures={name: _PICTURES[name] for name in pictures},
         soft_labels=None if soft_labels is None else soft_labels.description(),
@@ -186,7 +186,7 @@ class _Source:
     def of(cls, data: str | None, recipe: dict[str, Any]) -> "_Source":
         """Take it from the name that a run gave its data, and from the recipe's splits."""
         repository = None if data is None else hub_id(data)
-        name = None if data is None else _cell(without_folders(data))
+        name = None if data is None else one_line(without_folders(data))
         split, points = recipe.get("train_split") or "train", recipe.get("train_points")
         if data == "digits":
             imports, load = ["from hf_kcd.data import load_image_data"], 'load_image_data("digits").train'
@@ -253,7 +253,7 @@ def _making(mask: KnowledgeMask, results: Results | None) -> dict[str, str]:
         rows["cost C"] = f"{paid:.2%} of the points of a whole training, as it was paid while the mask was made"
     elif isinstance(cost, float):
         rows["cost C"] = f"{cost:.2%} of the points of a whole training, as the schedule that made the mask has it"
-    return {name: _cell(text) for name, text in rows.items()}
+    return {name: one_line(text) for name, text in rows.items()}
 
 
 def _num_mixed(mask: KnowledgeMask) -> int:
@@ -266,13 +266,13 @@ def _num_mixed(mask: KnowledgeMask) -> int:
 
 def _title(provenance: dict[str, Any], source: _Source) -> str:
     pair = " → ".join(str(provenance[role]) for role in ("teacher", "student") if provenance.get(role))
-    return _cell("Knowledge mask" + (f" of {pair}" if pair else "") + (f" on {source.name}" if source.name else ""))
+    return one_line("Knowledge mask" + (f" of {pair}" if pair else "") + (f" on {source.name}" if source.name else ""))
 
 
 def _versions(versions: Any) -> str | None:
     if not isinstance(versions, dict):
         return None
-    return _cell(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return one_line(", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -297,8 +297,3 @@ def _check_soft_labels(soft_labels: SoftLabels, mask: KnowledgeMask) -> None:
             f"The soft labels are of {len(soft_labels.points):,} points, and not of the {len(mask.kept):,} that the mask keeps: "
             "make them for this mask."
         )
-
-
-def _cell(value: Any) -> str:
-    """Make of what may be anybody's words one line that opens no column and no code of its own."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("`", "'")

@@ -14,7 +14,7 @@ from ..data.sources import hub_id
 from ..files import atomic_file, read_json, write_json
 from ..methods import available_methods, paper_of
 from ..repository import hub_errors
-from .cards import render_card, repository_of
+from .cards import one_line, render_card, repository_of
 from .local_paths import without_folders
 from .upload import upload
 
@@ -135,7 +135,9 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
             recipe = yaml.safe_load((run_folder / RECIPE_NAME).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{run_folder / RECIPE_NAME} is no YAML file: {error}") from error
-        if not isinstance(recipe, dict):
+        names = ("data", "student", "teacher", "mask")
+        fits = isinstance(recipe, dict) and all(isinstance(key, str) for key in recipe)
+        if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
             raise ValueError(
                 f"{run_folder / RECIPE_NAME} holds no options of a run: write one 'option: value' a line."
             )
@@ -188,6 +190,8 @@ def student_card(
     results = without_folders(results)
     if dataset is not None:
         results["data"] = dataset if isinstance(dataset, str) else dataset[0]
+    # The teacher of soft labels is called what a stranger's file calls it.
+    results |= {name: one_line(results[name]) for name in ("student", "teacher", "data") if results[name] is not None}
     mask_repo, teacher_repo = _links(recipe, mask_repo, teacher_repo)
     recipe = None if recipe is None else _published_recipe(recipe, mask_repo, teacher_repo)
     base_model = base_model or repository_of((recipe or {}).get("student"))
@@ -195,6 +199,9 @@ def student_card(
     data_sets = [found for found in map(hub_id, data_sets) if found is not None]
     name = model_name or (repo_id or results["student"]).rpartition("/")[2]
     condensed, saved = _condensed(results), _seconds_saved(results)
+    # What one line of the example can load: a whole split that the Hub has.
+    whole = data_sets and (recipe or {}).get("train_points") is None
+    train_split = ((recipe or {}).get("train_split") or "train") if whole else None
     own_tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
     own_tags += ["kcd"] if condensed else []
     own_tags += [tags] if isinstance(tags, str) else tags or []
@@ -222,6 +229,7 @@ def student_card(
         teacher_repo=teacher_repo,
         base_model=base_model,
         data_sets=data_sets,
+        train_split=train_split,
         license=license,
         training=training,
         epochs=_epochs_trained(results),
@@ -267,18 +275,25 @@ def _links(
 ) -> tuple[str | None, str | None]:
     """Take the repositories of mask and teacher from a recipe that names them, where they are not given."""
     recipe = recipe or {}
-    return mask_repo or hub_id(recipe.get("mask") or ""), teacher_repo or repository_of(recipe.get("teacher"))
+    return mask_repo or _mask_repository(recipe), teacher_repo or repository_of(recipe.get("teacher"))
+
+
+def _mask_repository(recipe: dict[str, Any]) -> str | None:
+    """Take the repository out of the mask that a recipe names, "user/name" out of "user/name@revision"."""
+    return hub_id((recipe.get("mask") or "").partition("@")[0])
 
 
 def _published_recipe(recipe: dict[str, Any], mask_repo: str | None, teacher_repo: str | None) -> dict[str, Any]:
     """Make a recipe one that others can follow: what it names is where they find it, and nothing goes to the author's account."""
-    recipe = {key: value for key, value in recipe.items() if not key.startswith(("hub_", "push_to_hub"))}
+    account = ("hub_", "push_to_hub", "trackio_")
+    recipe = {key: value for key, value in recipe.items() if not key.startswith(account)}
     if hub_id(str(recipe.get("data"))) is not None:
         recipe.pop("data_dir", None)
-    if teacher_repo is not None and "teacher" in recipe:
+    # Those that it names already may have their revisions there.
+    if teacher_repo is not None and "teacher" in recipe and repository_of(recipe["teacher"]) != teacher_repo:
         recipe["teacher"] = f"hf_hub:{teacher_repo}"
         recipe.pop("teacher_checkpoint", None)
-    if mask_repo is not None and "mask" in recipe:
+    if mask_repo is not None and "mask" in recipe and _mask_repository(recipe) != mask_repo:
         recipe["mask"] = mask_repo
     return without_folders(recipe)
 

@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from ..repository import hub_errors
+from .local_paths import MACHINE_PATH
 
 if TYPE_CHECKING:
     import huggingface_hub
 
 _ATTEMPTS = 4
-_PASSING = (429, 500, 502, 503, 504)
+# In seconds; the Hub counts requests in windows of five minutes.
+_LONGEST_WAIT = 300.0
+# 412: somebody else's commit was being made.
+_PASSING = (412, 429, 500, 502, 503, 504)
+# What huggingface_hub does not try again by itself.
+_TRIED_ONCE = re.compile(r"/api/repos/create|/branch/|/commit/")
 _TEXTS = {".json", ".md", ".yaml"}
 _ALLOWED = _TEXTS | {".safetensors", ".parquet", ".png"}
-# The Hub's tokens, and those of the services that a run is most likely to be logged in to.
+# The Hub's tokens, those of the services that a run is most likely to be logged in to, and a password in an address.
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|wandb_v1_[A-Za-z0-9_]{20,})"
-)
-# An absolute path of two parts or more: on the web a slash stands before it, in prose a word does.
-_MACHINE_PATH = re.compile(
-    r"""(?:^|(?<=[\s"'`=(\[{,;:>]))(?:/(?!/)[\w.@+-]+/[^\s"'`,;)\]}]*|file:/[^\s"'`]*|[A-Za-z]:\\[^\s"'`]*)"""
+    r"\b(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|"
+    r"wandb_v1_[A-Za-z0-9_]{20,}|sk-(?:\w+-){0,2}[A-Za-z0-9]{20,})|://[^\s/:@]+:[^\s/@]+@"
 )
 # What only this package writes: an upload without them deletes those of an earlier one. Files that people added stay.
 _OURS = [
@@ -105,38 +108,38 @@ def upload(
     names = [name for name, _ in check_folder(folder)]
     api = huggingface_hub.HfApi()
     with hub_errors(repo_id, repo_type, revision, "written to"):
-        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        repository = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
         for attempt in range(_ATTEMPTS):
-            # Made anew each time: what a commit whose answer was lost has done already is then not done again.
-            operations = [huggingface_hub.CommitOperationAdd(name, Path(folder) / name) for name in names]
-            operations += [
-                huggingface_hub.CommitOperationDelete(name)
-                for name in api.list_repo_files(**repository)
-                if name not in names and any(fnmatch(name, pattern) for pattern in _OURS)
-            ]
+            # All of it anew each time: what a request whose answer was lost has done already is then not done again.
             try:
+                repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+                if revision is not None:
+                    api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+                repository = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
+                operations = [huggingface_hub.CommitOperationAdd(name, Path(folder) / name) for name in names]
+                operations += [
+                    huggingface_hub.CommitOperationDelete(name)
+                    for name in api.list_repo_files(**repository)
+                    if name not in names and any(fnmatch(name, pattern) for pattern in _OURS)
+                ]
                 # Not upload_folder, which makes several commits of what it sends through Xet.
                 return api.create_commit(**repository, operations=operations, commit_message=commit_message)
             except HTTPError as error:
-                if attempt == _ATTEMPTS - 1 or not _is_passing_failure_of_commit(error):
+                if attempt == _ATTEMPTS - 1 or not _may_pass(error):
                     raise
                 time.sleep(_seconds_to_wait(error, attempt))
 
 
-def _is_passing_failure_of_commit(error: Exception) -> bool:
-    # huggingface_hub tries the requests before it again by itself. Files that are there already make no second commit.
+def _may_pass(error: Exception) -> bool:
     response = getattr(error, "response", None)
     request = error.request if response is None else response.request
-    return "/commit/" in str(request.url) and (response is None or response.status_code in _PASSING)
+    tried_once = _TRIED_ONCE.search(str(request.url)) is not None
+    return tried_once and (response is None or response.status_code in _PASSING)
 
 
 def _seconds_to_wait(error: Exception, attempt: int) -> float:
     response = getattr(error, "response", None)
     asked = "" if response is None else response.headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else 2.0**attempt
+    return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 2.0**attempt
 
 
 def _texts(path: Path) -> Iterator[str]:
@@ -152,8 +155,13 @@ def _texts(path: Path) -> Iterator[str]:
     elif path.suffix == ".png":
         from PIL import Image
 
-        with Image.open(path) as image:
-            yield from (str(value) for value in image.info.values() if isinstance(value, str))
+        try:
+            with Image.open(path) as image:
+                # Text may stand behind the pixels, too.
+                image.load()
+                yield from map(str, image.info.values())
+        except OSError as error:
+            raise ValueError(f"{path.name} is no whole picture: draw it again (hf-kcd plot RUN_FOLDER).") from error
     elif path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -167,6 +175,6 @@ def _check_text(name: str, text: str) -> None:
     token = huggingface_hub.get_token()
     if _TOKEN.search(text) or (token and token in text):
         raise ValueError(f"{name} holds a token: take it out, and revoke it if it has been anywhere else.")
-    found = _MACHINE_PATH.search(text)
+    found = MACHINE_PATH.search(text)
     if found:
         raise ValueError(f"{name} holds {found[0]!r}, a folder of this machine: take it out before it is uploaded.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
@@ -162,15 +163,23 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     """Load what timm finds under a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
         repo_id, _, revision = name.partition(":")[2].partition("@")
-        # What timm then takes out of the cache is checked and of one commit; weights of another format it fetches itself.
         folder = fetch_files(repo_id, ["config.json"], [WEIGHT_FILES[0]], revision=revision or None)
         found = _read_config(folder / "config.json")["num_classes"]
+        # What was fetched is checked and of one commit; weights of another format timm fetches itself.
+        source = f"{_FOLDER_PREFIX}{folder}" if (folder / WEIGHT_FILES[0]).is_file() else name
     else:
-        repo_id, revision = f"timm/{name}", ""
+        repo_id, revision, source = f"timm/{name}", "", name
         found = timm.get_pretrained_cfg_value(name, "num_classes")
     _check_classes(name, found, num_classes)
-    with hub_errors(repo_id, "model", revision or None, "read"):
-        model = timm.create_model(name, pretrained=True)
+    try:
+        with hub_errors(repo_id, "model", revision or None, "read"):
+            model = timm.create_model(source, pretrained=True)
+    # What a stranger's files hold may fail in timm as anything.
+    except (AssertionError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
+        raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+    if source != name:
+        # As timm notes where weights are from.
+        model.pretrained_cfg.update(source="hf-hub", hf_hub_id=name.partition(":")[2], file=None)
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} cannot be used: {key} of its weights holds NaN or an infinity.")
@@ -185,8 +194,9 @@ def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
-    timms_own = isinstance(config, dict) and {"architecture", "num_classes"} <= config.keys()
-    if not timms_own or config.get("model_args", {}) is None:
+    timms_own = isinstance(config, dict) and isinstance(config.get("architecture"), str)
+    timms_own = timms_own and type(config.get("num_classes")) is int and config["num_classes"] >= 0
+    if not timms_own or not all(isinstance(config.get(key, {}), dict) for key in ("model_args", "pretrained_cfg")):
         raise ValueError(
             f"{path} describes no timm network. A model that transformers saved is loaded with "
             "AutoModelForImageClassification; where it wraps a timm network, pass its `timm_model`."

@@ -161,3 +161,12 @@ def test_a_file_overrides_its_base_and_the_command_line_both(tmp_path):
     (tmp_path / "pairs" / "pair.yaml").write_text("base: ../method.yaml\n")
     with pytest.raises(ValueError, match="based on"):
         read_recipe("distill", words)
+
+
+def test_a_folder_is_not_taken_for_a_hub_id_elsewhere(read, tmp_path):
+    (tmp_path / "data" / "insects").mkdir(parents=True)
+    (tmp_path / "runs" / "mask").mkdir(parents=True)
+    config = read("--data data/insects --mask runs/mask").config
+    assert (config.data, config.mask) == ("./data/insects", "./runs/mask")
+    config = read("--data user/insects --mask user/mask").config
+    assert (config.data, config.mask) == ("user/insects", "user/mask")

@@ -48,7 +48,9 @@ def test_what_is_no_run_is_one_line(published, tmp_path, capsys):
     published.put("me/other", {"config.json": b"{}"})
     assert "'me/other' has no results.json" in refused(["plot", "me/other", "me/kd"], capsys)
     results = read_json(RUNS / "kd" / "results.json")
-    for name, change in (("accuracy", [1]), ("history", {"epoch": "x"}), ("cost", None), ("method", 3)):
+    damage = [("accuracy", [1]), ("history", {"epoch": "x"}), ("cost", None), ("method", 3), ("student", "\x1b[31m")]
+    damage += [("history", {name: [] for name in results["history"]}), ("cost", {**results["cost"], "paid": 10**400})]
+    for name, change in damage:
         damaged = {**copy.deepcopy(results), name: change}
         write_json(tmp_path / "results.json", damaged)
         published.put("me/damaged", {"results.json": (tmp_path / "results.json").read_bytes()})

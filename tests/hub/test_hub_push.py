@@ -244,6 +244,17 @@ def test_teacher_of_a_recipe_is_linked(hub, run_folder, tmp_path, capsys):
         assert b"https://huggingface.co/them/theirs)" in hub.files(repo_id, kind)["README.md"]
 
 
+def test_a_mask_that_was_here_when_it_was_trained_on_is_no_repository(hub, run_folder, tmp_path):
+    words = [*TINY, "--mask", run_folder / "mask", "--method", "ce", "--no_plots", "--output_dir", tmp_path / "run"]
+    hf_kcd("distill", *words)
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "mask": "/home/me/gone/mask"}))
+    hf_kcd("push", tmp_path / "run", "me/second")
+    card = hub.files("me/second")["README.md"].decode()
+    assert "Trained on a mask" in card and "/datasets/" not in card
+    assert yaml.safe_load(hub.files("me/second")["recipe.yaml"])["mask"] == "mask"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

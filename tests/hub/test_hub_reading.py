@@ -1,11 +1,15 @@
 """Reading a repository: whole files of one commit or one clear line, whatever happens on the way."""
 
+import json
 import math
 
 import huggingface_hub
 import pytest
+import timm
+import torch
 from hub.local_hub import LocalHub
 
+from hf_kcd.models import load_model, save_model
 from hf_kcd.repository import fetch_files
 
 # A large file (LFS, named by its SHA-256 in the cache) and a small one (named by git's checksum).
@@ -71,6 +75,42 @@ def test_what_is_in_the_cache_is_read_offline_and_what_is_not_says_so(repo, monk
     assert fetch()["config.json"] == FILES["config.json"]
     with pytest.raises(ConnectionError, match="'me/other' cannot be read offline and is not whole in the cache"):
         fetch_files("me/other", ["config.json"], repo_type="dataset")
+
+
+@pytest.mark.parametrize("request_", ["", "HEAD"])
+def test_a_connection_that_breaks_leaves_a_student_in_the_cache(hub, waits, tmp_path, request_):
+    save_model(timm.create_model("cifar_resnet8", num_classes=3), tmp_path / "student")
+    hub.put("me/x", {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()})
+    first = load_model("hf_hub:me/x")
+    hub.fail(request_, "drop", times=math.inf)
+    again = load_model("hf_hub:me/x")
+    assert all(torch.equal(tensor, first.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert (again.pretrained_cfg["source"], again.pretrained_cfg["hf_hub_id"]) == ("hf-hub", "me/x")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architecture", 5),
+        ("num_classes", "3"),
+        ("num_classes", 4),
+        ("model_args", "x"),
+        ("model_args", {"foo": 1}),
+        ("pretrained_cfg", None),
+        ("weights", b"cut"),
+    ],
+)
+def test_a_student_whose_files_are_damaged_is_one_clear_error(hub, tmp_path, key, value):
+    save_model(timm.create_model("cifar_resnet8", num_classes=3), tmp_path / "student")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "student").iterdir()}
+    if key == "weights":
+        files["model.safetensors"] = value
+    else:
+        files["config.json"] = json.dumps({**json.loads(files["config.json"]), key: value}).encode()
+    hub.put("me/x", files)
+    with pytest.raises(ValueError) as error:
+        load_model("hf_hub:me/x")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("request_", ["", "GET .*/api/", "HEAD"])

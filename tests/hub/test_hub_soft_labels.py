@@ -84,6 +84,11 @@ def test_a_mask_without_them_and_broken_ones_are_one_clear_line(hub: LocalHub, p
     ):
         SoftLabels.from_pretrained("me/mixed-up")
 
+    named = {**files(folder), "soft_labels.json": json.dumps({**description, "teacher": "\x1b[2Jnet"}).encode()}
+    hub.put("me/named", named, "dataset")
+    with pytest.raises(ValueError, match=r"soft_labels\.json holds control characters"):
+        SoftLabels.from_pretrained("me/named")
+
     hub.put(REPO, files(folder), "dataset")
     hub.fail(r"GET .*soft_labels\.safetensors", "drop_download", math.inf, after=1000)
     with pytest.raises(ConnectionError) as caught:

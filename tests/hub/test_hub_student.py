@@ -598,6 +598,60 @@ def test_a_student_that_began_with_weights_of_the_hub_names_them():
     assert card.data.base_model == "me/older" and card.data["teacher"] == "you/teacher"
 
 
+def recipe_in(card: str) -> dict:
+    return yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])
+
+
+def test_revisions_that_the_recipe_names_stay_in_it():
+    mask = {"num_kept": 70, "num_mixed": 0, "stage": 6, "provenance": {}}
+    recipe = {"teacher": "hf_hub:you/teacher@v1", "mask": "you/mask@v2"}
+    card = ModelCard(student_card(results_of(condensation=None, mask=mask), recipe))
+    assert (card.data["teacher"], card.data["knowledge_mask"]) == ("you/teacher", "you/mask")
+    assert recipe_in(card.text) == recipe
+    card = student_card(results_of(), recipe, teacher_repo="me/other", mask_repo="me/other-mask")
+    assert recipe_in(card) == {"teacher": "hf_hub:me/other", "mask": "me/other-mask"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, 'mask.select(load_dataset("uoft-cs/cifar100", split="train"))'),
+        ({"train_split": "all"}, 'mask.select(load_dataset("uoft-cs/cifar100", split="all"))'),
+        ({"train_points": 500}, "mask.select(training_set)  # of cifar100"),
+    ],
+)
+def test_the_card_selects_from_the_points_that_the_mask_is_about(options, line):
+    card = student_card(results_of(), {"data": "cifar100", **options}, mask_repo="me/m")
+    assert line in card and card.count("from datasets import") == card.count("load_dataset(")
+
+
+def test_what_goes_to_the_authors_own_accounts_is_not_in_the_published_recipe():
+    card = student_card(results_of(), {"method": "kd", "trackio_space_id": "me/logs", "hub_model_id": "me/x"})
+    assert recipe_in(card) == {"method": "kd"}
+
+
+def test_a_strangers_name_for_the_teacher_opens_nothing_in_the_card():
+    card = ModelCard(student_card(results_of(teacher="net`\n# Headline\n| a")))
+    assert "| Teacher | `net' # Headline \\| a` |" in card.text
+    assert not re.search("^# Headline", card.text, re.MULTILINE)
+
+
+def test_a_student_that_learned_with_peers_was_not_trained_alone():
+    networks = {"peer_1": {"last": {"top1": 60.0}}}
+    options = {"peers": None, "weight": 1.0}
+    text = student_card(results_of(teacher=None, method="dml", networks=networks, method_options=options))
+    assert "trained along with `peer_1` with hf_kcd" in text and "trained alone" not in text
+    assert "dml (Zhang et al., 2018), weight 1.0 |" in text
+
+
+@pytest.mark.parametrize("recipe", ["3: x", "teacher: [a, b]", "mask: 5", "data: {a: b}", "student: 1.5"])
+def test_a_recipe_of_other_types_is_one_clear_line(run, tmp_path, recipe):
+    shutil.copy(run / "results.json", tmp_path / "results.json")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(ValueError, match="recipe.yaml holds no options of a run"):
+        read_run(tmp_path)
+
+
 def test_a_mask_of_the_hub_that_the_recipe_names_is_linked():
     mask = {"num_kept": 70, "num_mixed": 0, "stage": 6, "provenance": {}}
     card = ModelCard(student_card(results_of(condensation=None, mask=mask), {"mask": "you/mask"}))
@@ -626,6 +680,13 @@ def test_a_mask_of_the_hub_that_the_recipe_names_is_linked():
             {"command": "torchrun x.py --output_dir=run --teacher t --seed 0"},
         ),
         ({"command": "cut 'short"}, {"command": None}),
+        ("me@host:/home/me/x and /raid/me/y", "me@host:x and y"),
+        ("by C:\\Users\\me\\x.pth", "by x.pth"),
+        ("of /m/01g317 and/or, https://example.org/home/x", "of /m/01g317 and/or, https://example.org/home/x"),
+        (
+            {"command": """x '--method_options={"a": "/home/me/b"}'"""},
+            {"command": """x '--method_options={"a": "b"}'"""},
+        ),
     ],
 )
 def test_of_a_path_its_last_part_is_published(value, published):

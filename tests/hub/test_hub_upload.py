@@ -129,6 +129,12 @@ def test_a_moment_of_failure_of_any_request_is_waited_out(hub, folder, waits, re
     assert waits == [7.0 if "retry_after" in details else 1.0]
 
 
+def test_nobody_waits_for_hours_because_a_server_says_so(hub, folder, waits):
+    hub.fail("POST .*/commit/", "status", status=429, retry_after=86_400)
+    upload(folder, "me/things", commit_message="First")
+    assert waits == [300.0] and hub.files("me/things") == contents(folder)
+
+
 def test_a_commit_that_meets_somebody_elses_is_made_after_it(hub, folder, waits):
     upload(folder, "me/things", commit_message="First")
     hub.fail("POST .*/commit/", "status", status=412)
