@@ -97,4 +97,5 @@ What to try next:
   {command} mask compare {condensed} {other}
   {command} evaluate {condensed} --data digits
   {command} distill --config {condensed / "recipe.yaml"} --final_ratio 0.5 --output_dir runs/half
+  {command} push {condensed} me/digits --dry_run {folder / "hub"}
   {command} distill --help"""

@@ -295,6 +295,10 @@ def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, capsys):
         assert name in table
     assert "hf-kcd mask compare" in table
     condensed = tmp_path / "demo" / "kc_kd" / "seed-0"
+    here(capsys, "push", condensed, "me/digits", "--dry_run", tmp_path / "hub")
+    assert (tmp_path / "hub" / "student" / "README.md").is_file() and (
+        tmp_path / "hub" / "mask" / "README.md"
+    ).is_file()
     assert (condensed / "plots" / "least_valuable.png").is_file()
     assert (condensed / "mask" / "mask.safetensors").is_file()
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
