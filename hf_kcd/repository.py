@@ -1,13 +1,10 @@
 """Repositories of the Hub as this package reads them: named files out of one commit, and errors as one clear line."""
 
 import hashlib
-import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 _KINDS = {"model": "model repository", "dataset": "data set repository"}
 
@@ -123,16 +120,6 @@ def hub_error(error: Exception, repo_id: str, repo_type: str, revision: str | No
         if worded is not None:
             return worded
     return OSError(f"The {_name(repo_id, repo_type, revision)} could not be {doing}: {_one_line(error)}")
-
-
-def has_control_characters(value: Any) -> bool:
-    """Say whether plain JSON values of a stranger's file have text in them that drives a terminal when it is printed.
-
-    Args:
-        value: What the file holds; new lines and tabs are none of them.
-    """
-    # As JSON writes them: all but printable ASCII is escaped, a new line as \n.
-    return re.search(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])", json.dumps(value)) is not None
 
 
 def _worded(error: BaseException, errors, name: str, doing: str) -> Exception | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import read_json, write_json
+from ..files import read_description, write_json
 from ..methods import method_options
 from ..models import network_name
 from ..version import library_versions
@@ -128,19 +128,14 @@ def read_results(path: str | Path) -> Results:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
-    results = read_json(path)
-    if not isinstance(results, dict) or results.get("type") != _TYPE:
-        raise ValueError(f"{path} holds no results of a run. Give the results.json of a run's folder.")
-    version = results.get("format_version")
-    if isinstance(version, int) and version > _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, this hf_kcd reads up to {_FORMAT_VERSION}. Upgrade hf_kcd."
-        )
-    missing = sorted(_KEYS - set(results))
-    if version != _FORMAT_VERSION or missing:
-        raise ValueError(
-            f"{path} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. Run it again."
-        )
+    results = read_description(
+        path,
+        _TYPE,
+        _FORMAT_VERSION,
+        "holds no results of a run. Give the results.json of a run's folder.",
+        required=_KEYS,
+        again="Run it again.",
+    )
     wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
     if wrong:
         raise ValueError(

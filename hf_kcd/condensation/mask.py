@@ -14,9 +14,9 @@ import pyarrow
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import read_json, save_tensors, write_json
+from ..files import read_description, refuse_control_characters, save_tensors, sha256_of, write_json
 from ..identity import DatasetIdentity
-from ..repository import fetch_files, has_control_characters
+from ..repository import fetch_files
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class KnowledgeMask:
             "type": _TYPE,
             "format_version": _FORMAT_VERSION,
             "library_version": __version__,
-            "sha256": _sha256(folder / TENSOR_FILE),
+            "sha256": sha256_of(folder / TENSOR_FILE),
             "stage": self.stage,
             "schedule": self.schedule,
             "dataset": self.dataset.to_dict(),
@@ -244,7 +244,7 @@ class KnowledgeMask:
                 f"Give a folder that save_pretrained wrote, or a repository that push_to_hub made."
             )
         config = _read_config(folder / CONFIG_FILE, f"{name}/{CONFIG_FILE}")
-        if _sha256(folder / TENSOR_FILE) != config["sha256"]:
+        if sha256_of(folder / TENSOR_FILE) != config["sha256"]:
             raise ValueError(
                 f"{name}/{TENSOR_FILE} is not the file that {CONFIG_FILE} describes: cut short, damaged, or of another "
                 f"mask. Fetch both again."
@@ -369,28 +369,15 @@ def _fetch(repo_id: str, revision: str | None) -> Path:
 def _read_config(path: Path, name: str) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(f"{name} is {path.stat().st_size:,} bytes long, more than any mask has to say of itself.")
-    try:
-        config = read_json(path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} is no whole JSON file ({error}). Fetch it again.") from error
-    if not isinstance(config, dict) or config.get("type") != _TYPE:
-        raise ValueError(f"{name} does not describe a knowledge mask. Give a folder that save_pretrained wrote.")
-    if has_control_characters(config):
-        raise ValueError(
-            f"{name} holds control characters, which are no text. Fetch it again, or leave this mask alone."
-        )
-    version = config.get("format_version")
-    if isinstance(version, int) and version > _FORMAT_VERSION:
-        raise ValueError(
-            f"{name} has format version {version}, written by hf_kcd {config.get('library_version')}; "
-            f"this hf_kcd reads up to version {_FORMAT_VERSION}. Upgrade hf_kcd."
-        )
-    missing = sorted(_CONFIG_KEYS - set(config))
-    if version != _FORMAT_VERSION or missing:
-        raise ValueError(
-            f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. "
-            f"Fetch it again."
-        )
+    config = read_description(
+        path,
+        _TYPE,
+        _FORMAT_VERSION,
+        "does not describe a knowledge mask. Give a folder that save_pretrained wrote.",
+        name=name,
+        required=_CONFIG_KEYS,
+    )
+    refuse_control_characters(config, name)
     return config
 
 
@@ -431,8 +418,3 @@ def _pop_history(tensors: dict[str, torch.Tensor]) -> list[tuple[torch.Tensor, .
 
 def _mixing_keys(selection: int) -> tuple[str, ...]:
     return tuple(f"mixing.{selection}.{name}" for name in _MIXING_TYPES)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Soft labels: a teacher's answers to a fixed number of views of every selected point, packed, as files that replace it."""
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import load_tensors, read_json, save_tensors, write_json
+from ..files import (
+    load_tensors,
+    read_description,
+    refuse_control_characters,
+    save_tensors,
+    sha256_of,
+    write_json,
+)
 from ..identity import DatasetIdentity
-from ..repository import fetch_files, has_control_characters
+from ..repository import fetch_files
 from ..version import __version__
 from .recipes import ImageRecipe
 
@@ -250,7 +256,7 @@ class SoftLabels:
             "type": _TYPE,
             "format_version": _FORMAT_VERSION,
             "library_version": __version__,
-            "sha256": _sha256(folder / TENSOR_FILE),
+            "sha256": sha256_of(folder / TENSOR_FILE),
             **self.description(),
             "selection": self.selection,
             "dataset": self.dataset.to_dict(),
@@ -285,7 +291,7 @@ class SoftLabels:
             _require(size[0] > 0 and size[2] == len(dataset.class_names), "num_points", "or num_classes cannot be")
             excess = path.stat().st_size - payload
             _require(0 < excess < _LARGEST_HEADER, TENSOR_FILE, f"does not have the {payload:,} bytes described")
-            _require(_sha256(path) == config["sha256"], TENSOR_FILE, f"is not the file that {CONFIG_FILE} describes")
+            _require(sha256_of(path) == config["sha256"], TENSOR_FILE, f"is not the file that {CONFIG_FILE} describes")
             tensors, _ = load_tensors(path)
             names = set(_TENSORS) - (set() if 0 < size[3] < size[2] else {"classes", "rest"})
             _require(set(tensors) == names, TENSOR_FILE, f"holds {sorted(tensors)} instead of {sorted(names)}")
@@ -391,25 +397,11 @@ def _require(condition: Tensor | bool | int, name: str, why: str) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("type") != _TYPE:
-        raise ValueError(f"{path} does not describe soft labels. Give a folder that SoftLabels.save wrote.")
-    if has_control_characters(config):
-        raise ValueError(f"{path} holds control characters, which are no text. Fetch it again, or leave these alone.")
-    version = config.get("format_version")
-    if isinstance(version, int) and version > _FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, written by hf_kcd {config.get('library_version')}; this hf_kcd reads up to "
-            f"version {_FORMAT_VERSION}. Upgrade hf_kcd."
-        )
-    if version != _FORMAT_VERSION:
-        raise ValueError(f"{path} is damaged: its format version is {version!r}. Fetch it again.")
+    config = read_description(
+        path, _TYPE, _FORMAT_VERSION, "does not describe soft labels. Give a folder that SoftLabels.save wrote."
+    )
+    refuse_control_characters(config, str(path))
     for name in _NUMBERS:
         if type(config.get(name)) is not int:
             raise ValueError(f"{path} is damaged: {name} is {config.get(name)!r}, no whole number. Fetch it again.")
     return config
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

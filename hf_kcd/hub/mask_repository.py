@@ -14,11 +14,10 @@ from ..analysis.results import Results
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..data.sources import hub_id
-from ..repository import hub_errors
 from .cards import one_line, render_card, repository_of
 from .local_paths import without_folders
 from .student import CARD_NAME, read_run
-from .upload import upload
+from .upload import full_name, upload
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -63,11 +62,7 @@ def push_mask(
         PermissionError: Without a login, or without the right to write.
         ConnectionError: When the Hub could not be reached or broke off; the repository is then as it was.
     """
-    if "/" not in repo_id:
-        import huggingface_hub
-
-        with hub_errors(repo_id, "dataset", revision, "written to"):
-            repo_id = huggingface_hub.HfApi().get_full_repo_name(repo_id)
+    repo_id = full_name(repo_id, "dataset")
     with tempfile.TemporaryDirectory() as folder:
         write_mask_repository(folder, mask, repo_id=repo_id, **parts)
         return upload(

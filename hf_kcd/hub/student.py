@@ -13,10 +13,9 @@ from ..analysis.results import RECIPE_NAME, RESULTS_NAME, Results, read_results,
 from ..data.sources import hub_id
 from ..files import atomic_file, read_json, write_json
 from ..methods import available_methods, paper_of
-from ..repository import hub_errors
 from .cards import one_line, render_card, repository_of
 from .local_paths import without_folders
-from .upload import upload
+from .upload import full_name, upload
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -58,8 +57,7 @@ def push_student(
         PermissionError: Without a login, or without the right to write.
         ConnectionError: When the Hub could not be reached or broke off.
     """
-    if "/" not in repo_id:
-        repo_id = f"{_user(repo_id)}/{repo_id}"
+    repo_id = full_name(repo_id, "model")
     with tempfile.TemporaryDirectory() as folder:
         write_student_repository(
             folder, run_folder, repo_id=repo_id, mask_repo=mask_repo, teacher_repo=teacher_repo, **card
@@ -261,13 +259,6 @@ def _check_weights(run_folder: Path, results: Results) -> None:
         raise ValueError(
             f"{run_folder} holds the weights of {architecture} and the results of {results['student']}: they are of two runs."
         )
-
-
-def _user(repo_id: str) -> str:
-    import huggingface_hub
-
-    with hub_errors(repo_id, "model", None, "written to"):
-        return huggingface_hub.whoami()["name"]
 
 
 def _links(

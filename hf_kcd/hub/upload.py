@@ -72,6 +72,25 @@ def check_folder(folder: str | Path) -> list[tuple[str, int]]:
     return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
 
 
+def full_name(repo_id: str, repo_type: str) -> str:
+    """Put the name of the user who is logged in before a repository's own, where it is given alone.
+
+    Args:
+        repo_id: Such as "me/my-student" or "my-student".
+        repo_type: "model" or "dataset".
+
+    Raises:
+        PermissionError: Without a login.
+        ConnectionError: When the Hub could not be reached.
+    """
+    import huggingface_hub
+
+    if "/" in repo_id:
+        return repo_id
+    with hub_errors(repo_id, repo_type, None, "written to"):
+        return huggingface_hub.HfApi().get_full_repo_name(repo_id)
+
+
 def upload(
     folder: str | Path,
     repo_id: str,
