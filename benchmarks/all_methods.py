@@ -10,7 +10,6 @@ import argparse
 import json
 import math
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from machine import describe_machine
+from runs import pair_options, run_apart
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
@@ -146,19 +146,8 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = pair_options(__doc__, epochs=3)
     parser.add_argument("methods", nargs="*", help="which; all of them without it")
-    parser.add_argument("--data", default="cifar100", help="data set: digits, cifar100, a folder or a Hub id")
-    parser.add_argument("--data_dir", help="folder with the data set's files")
-    parser.add_argument("--teacher", default="cifar_resnet20")
-    parser.add_argument("--teacher_checkpoint", required=True, help="file with the teacher's weights")
-    parser.add_argument("--student", default="cifar_resnet8")
-    parser.add_argument(
-        "--points", type=int, default=5000, help="points of the training set that are used [%(default)s]"
-    )
-    parser.add_argument("--eval_points", type=int, default=2000, help="points that are evaluated on [%(default)s]")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--json", required=True, help="file the results are kept in, and taken up from")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "CONDENSED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -170,12 +159,11 @@ def main() -> None:
     wanted = [(method, side) for method in options.methods or available_methods() for side in (False, True)]
     done = {(run["method"], run["condensed"]) for run in runs}
     for method, condensed in tqdm([one for one in wanted if one not in done], unit="run", disable=None):
-        words = [sys.executable, *sys.argv, "--one", method, str(condensed).lower()]
-        process = subprocess.run(words, capture_output=True, text=True)
-        if process.returncode:
-            print(f"{method}, condensed {condensed}: {process.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        try:
+            runs.append(run_apart(method, str(condensed).lower()))
+        except RuntimeError as error:
+            print(f"{method}, condensed {condensed}: {error}", file=sys.stderr)
             continue
-        runs.append(json.loads(process.stdout.splitlines()[-1]))
         write_json(file, {"machine": describe_machine(torch.device("cpu")), "runs": runs})
     print(table(runs))
     print(

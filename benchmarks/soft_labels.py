@@ -10,7 +10,6 @@ stands in --json is not repeated, so the script goes on where it was interrupted
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from machine import describe_machine
+from runs import pair_options, run_apart
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -180,21 +180,10 @@ def step_table(milliseconds: dict[str, float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="cifar100", help="data set: digits, cifar100, a folder or a Hub id")
-    parser.add_argument("--data_dir", help="folder with the data set's files")
-    parser.add_argument("--teacher", default="cifar_resnet20")
-    parser.add_argument("--teacher_checkpoint", required=True, help="file with the teacher's weights")
-    parser.add_argument("--student", default="cifar_resnet8")
-    parser.add_argument(
-        "--points", type=int, default=5000, help="points of the training set that are used [%(default)s]"
-    )
-    parser.add_argument("--eval_points", type=int, default=2000, help="points that are evaluated on [%(default)s]")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser = pair_options(__doc__, epochs=12)
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each setting [%(default)s]")
     parser.add_argument("--rounds", type=int, default=8, help="turns of the timing [%(default)s]")
     parser.add_argument("--steps", type=int, default=12, help="steps of each turn [%(default)s]")
-    parser.add_argument("--json", required=True, help="file the results are kept in, and taken up from")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -215,11 +204,10 @@ def main() -> None:
     wanted = [(setting, seed) for seed in range(options.seeds) for setting in (TEACHER, *map(list, SETTINGS))]
     tasks: list[Any] = [name for name in ("mask", "steps") if results[name] is None]
     for task in tqdm([*tasks, *(one for one in wanted if one not in done)], unit="run", disable=None):
-        words = [sys.executable, *sys.argv, "--one", json.dumps(task)]
-        process = subprocess.run(words, capture_output=True, text=True)
-        if process.returncode:
-            sys.exit(f"{task}: {process.stderr.strip().splitlines()[-1]}")
-        found = json.loads(process.stdout.splitlines()[-1])
+        try:
+            found = run_apart(json.dumps(task))
+        except RuntimeError as error:
+            sys.exit(f"{task}: {error}")
         if isinstance(task, str):
             results[task] = found
         else:
