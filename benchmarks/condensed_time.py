@@ -14,8 +14,8 @@ from machine import describe_machine
 from transformers.utils import logging as transformers_logging
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset, load_model
+from hf_kcd.artifacts.files import write_json
 from hf_kcd.data import load_image_data
-from hf_kcd.files import write_json
 
 
 def train(dataset: KnowledgeDataset, args: argparse.Namespace, condensation: KCDConfig | None) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from hf_kcd.analysis.results import cpu_name
+from hf_kcd.artifacts.environment import cpu_name
 
 
 def describe_machine(device: torch.device | str = "cpu") -> str:

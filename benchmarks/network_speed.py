@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from hf_kcd import load_model
-from hf_kcd.analysis import format_table
-from hf_kcd.files import write_json
+from hf_kcd.artifacts.files import write_json
 from hf_kcd.models import image_config
 from hf_kcd.models.catalogue import find_networks
+from hf_kcd.reporting import format_table
 
 CONTIGUOUS, CHANNELS_LAST, COMPILED = "contiguous", "channels last", "channels last, compiled"
 

@@ -18,8 +18,8 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset, load_model
+from hf_kcd.artifacts.files import write_json
 from hf_kcd.data import load_image_data
-from hf_kcd.files import write_json
 from hf_kcd.losses import kd_loss
 
 WARM_UP = 10

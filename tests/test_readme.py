@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset, load_model
-from hf_kcd.analysis.methods import describe_method
 from hf_kcd.cli.main import main
 from hf_kcd.cli.methods import methods_table
 from hf_kcd.data import load_image_data
 from hf_kcd.methods import available_methods
+from hf_kcd.methods.facts import describe_method
 from hf_kcd.methods.registry import get_method
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..hub import pictures_of, read_run, student_card, write_card
+from ..artifacts.cards import write_card
+from ..artifacts.run_folder import pictures_of, read_run
+from ..reporting import student_card
 
 
 def main(arguments: Sequence[str]) -> None:

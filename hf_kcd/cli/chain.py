@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..analysis import read_results
-from ..analysis.results import RECIPE_NAME, Results
+from ..artifacts.results import Results
+from ..artifacts.run_folder import RECIPE_NAME
 from ..methods import method_options
 from ..methods.registry import get_method
 from ..models import load_model
+from ..reporting import read_results
 from .recipe import Recipe
 from .run import RESULTS_NAME, assistant_folders, brings_weights, find_checkpoint, run, say, summary, train
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import atomic_folder
+from ..artifacts.files import atomic_folder
 from ..models import ModelSpec, save_model
 from ..models.checkpoints import WEIGHT_FILES, Checkpoint, describe_networks_in, find_networks_in, read_checkpoint
 from ..models.loading import load_checkpoint

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from ..analysis import plot_curves, read_results, results_table, save_figure
-from ..analysis.results import Results
-from ..files import write_json
+from ..artifacts.files import write_json
+from ..artifacts.results import Results
+from ..reporting import plot_curves, read_results, results_table, save_figure
 from .recipe import read_recipe
 from .run import RESULTS_NAME, run
 

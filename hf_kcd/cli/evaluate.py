@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
+from ..artifacts.files import write_json
 from ..data import KnowledgeDataset, collate, load_image_data
-from ..files import write_json
 from ..training.metrics import compute_accuracy, rank_classes
 from .run import load_trained_model, recipe_of_network
 

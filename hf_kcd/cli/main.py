@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 # Imported only when it is called: `hf-kcd --help` needs none of them.
 _COMMANDS = {

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..analysis import describe_mask, mask_table, plot_hamming, save_figure
+from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
-from ..training.callback import MASK_FOLDER
+from ..reporting import describe_mask, mask_table, plot_hamming, save_figure
 
 
 def main(arguments: Sequence[str]) -> None:

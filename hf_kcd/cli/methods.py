@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 
-from ..analysis import format_table
-from ..analysis.methods import MethodFacts, describe_method
-from ..analysis.results import cpu_name
-from ..files import write_json
+from ..artifacts.environment import cpu_name
+from ..artifacts.files import write_json
 from ..methods import available_methods
+from ..methods.facts import MethodFacts, describe_method
+from ..reporting import format_table
 from ..training.step_time import measure_methods
 
 _EPILOG = """examples:

@@ -9,10 +9,10 @@ from itertools import groupby
 
 from tqdm.auto import tqdm
 
-from ..analysis import format_table
-from ..files import write_json
+from ..artifacts.files import write_json
 from ..models.catalogue import NetworkFacts, describe_network, find_networks
 from ..models.published import PUBLISHED_SOURCES
+from ..reporting import format_table
 
 _SORTED_BY = {
     "name": lambda facts: _natural(facts.name),

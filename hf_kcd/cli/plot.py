@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..analysis import group_results, plot_curves, read_results, results_table, save_figure
-from ..analysis.results import RECIPE_NAME
+from ..artifacts.run_folder import RECIPE_NAME
 from ..data import KnowledgeDataset
-from ..repository import fetch_files
+from ..hub.download import fetch_files
+from ..reporting import group_results, plot_curves, read_results, results_table, save_figure
 from .recipe import read_recipe
 from .run import RESULTS_NAME, draw_plots, load_run_data
 

@@ -12,14 +12,15 @@ import datasets
 import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
+from ..artifacts.files import atomic_folder
+from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
 from ..condensation.mask import CONFIG_FILE
+from ..publishing.mask import format_size
 from ..data import SoftLabels
-from ..files import atomic_folder
-from ..hub import check_folder, upload, write_mask_repository, write_student_repository
-from ..hub.mask_repository import format_size
-from ..repository import hub_errors
-from ..training.callback import MASK_FOLDER
+from ..hub import check_folder, upload
+from ..hub.download import hub_errors
+from ..publishing import write_mask_repository, write_student_repository
 from .run import RunFailed
 from .soft_labels import soft_labels_of_run
 

@@ -12,8 +12,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
-from ..files import atomic_file
-from ..names import unknown_name
+from ..artifacts.files import atomic_file
+from ..errors import unknown_name
 from ..training import DistillationConfig, KCDConfig
 
 _PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}

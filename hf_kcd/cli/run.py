@@ -11,17 +11,18 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from ..analysis import run_results, write_results, write_run_plots
-from ..analysis.results import RECIPE_NAME, RESULTS_NAME, Results
+from ..artifacts.identity import find_columns
+from ..artifacts.results import Results, write_results
+from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME, RESULTS_NAME, STAGES_FOLDER
 from ..condensation import KnowledgeMask
 from ..data import ImageData, ImageRecipe, KnowledgeDataset, SoftLabels, load_image_data
-from ..hub import push_student
-from ..identity import find_columns
 from ..methods.registry import get_method
 from ..models import image_config, load_model
+from ..publishing import push_student
+from ..reporting import write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
-from ..training.callback import MASK_FOLDER, STAGES_FOLDER
 from ..training.checkpoint import last_whole_checkpoint
+from ..training.results import run_results
 from .interruption import interruptible
 from .progress import show_progress
 from .recipe import Recipe, RunConfig

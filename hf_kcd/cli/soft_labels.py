@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from ..analysis.results import RECIPE_NAME
+from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..methods import method_options
 from ..training import apply_mask
-from ..training.callback import MASK_FOLDER
 from ..training.soft_labels import make_soft_labels
 from .recipe import Recipe, read_recipe
 from .run import load_run_data, load_trained_model, student_and_training_set, teachers_of

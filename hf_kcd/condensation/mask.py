@@ -14,9 +14,9 @@ import pyarrow
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import read_description, refuse_control_characters, save_tensors, sha256_of, write_json
-from ..identity import DatasetIdentity
-from ..repository import fetch_files
+from ..artifacts.files import read_description, refuse_control_characters, save_tensors, sha256_of, write_json
+from ..artifacts.identity import DatasetIdentity
+from ..hub.download import fetch_files
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class KnowledgeMask:
             ConnectionError: When the Hub could not be reached or broke off; the repository is then as it was.
         """
         # By name, because this room knows none of those above it.
-        publish = importlib.import_module("hf_kcd.hub").push_mask
+        publish = importlib.import_module("hf_kcd.publishing").push_mask
         return publish(self, repo_id, private=private, revision=revision, commit_message=commit_message, **links)
 
     def _tensor_names(self) -> list[str]:

@@ -11,7 +11,7 @@ import math
 import numbers
 from functools import cached_property
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 SHAPES = ("exponential", "linear")
 FIRST_SELECTIONS = ("after_first_epoch", "after_first_stage")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 AUGMENTATIONS = ("adaptive", "fixed", "none")
 PARTNERS = ("discarded", "newly_discarded")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 ValueFunction = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor], torch.Tensor]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import Dataset, get_worker_info
 
-from ..identity import DatasetIdentity, find_columns
+from ..artifacts.identity import DatasetIdentity, find_columns
 from .augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
 from .decoding import ImageReader, decode_all, to_tensor
 from .recipes import ImageRecipe, guess_recipe

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import datasets
 
-from ..names import unknown_name
+from ..errors import unknown_name
 from .decoding import ImageReader
 
 AUGMENTATIONS = ("crop_flip", "crop", "resized_crop_flip", "none")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import (
+from ..artifacts.files import (
     load_tensors,
     read_description,
     refuse_control_characters,
@@ -16,8 +16,8 @@ from ..files import (
     sha256_of,
     write_json,
 )
-from ..identity import DatasetIdentity
-from ..repository import fetch_files
+from ..artifacts.identity import DatasetIdentity
+from ..hub.download import fetch_files
 from ..version import __version__
 from .recipes import ImageRecipe
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..identity import find_columns
-from ..names import unknown_name
+from ..artifacts.identity import find_columns
+from ..errors import unknown_name
+from ..hub.names import DATASET_REPOSITORIES, REPOSITORY_ID
 from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
 
-_HUB_SETS = {"cifar100": ("uoft-cs/cifar100", CIFAR_RECIPE), "imagenet": ("ILSVRC/imagenet-1k", IMAGENET_RECIPE)}
-_NAMES = ("digits", *_HUB_SETS)
+_RECIPES = {"cifar100": CIFAR_RECIPE, "imagenet": IMAGENET_RECIPE}
+_NAMES = ("digits", *_RECIPES)
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,13 @@ def load_image_data(
             raise ValueError("The digits are embedded in scikit-learn: leave data_dir out.")
         splits, recipe = _digits(), DIGITS_RECIPE
     else:
-        hub_id, recipe = _HUB_SETS.get(name, (name, None))
-        splits = _load_splits(hub_id, data_dir)
+        recipe = _RECIPES.get(name)
+        splits = _load_splits(DATASET_REPOSITORIES.get(name, name), data_dir)
     train = _split(splits, train_split or "train", name)
     eval_split = eval_split or _find_eval_split(splits, name)
     evaluation = None if eval_split is None else _split(splits, eval_split, name)
     image_column, _ = find_columns(train, image_column, label_column)
     return ImageData(train, evaluation, recipe or guess_recipe(train, image_column), name)
-
-
-def hub_id(name: str) -> str | None:
-    """Return the id under which the Hub has the data set that a name stands for; None for data that is not from there."""
-    if name in _HUB_SETS:
-        return _HUB_SETS[name][0]
-    return name if _HUB_ID.fullmatch(name) and not Path(name).is_dir() else None
 
 
 def name_of(dataset: datasets.Dataset) -> str:
@@ -123,7 +116,7 @@ def _load_splits(name: str, data_dir: str | Path | None) -> datasets.DatasetDict
         return _load_folder(Path(data_dir or name))
     if "/" not in name:
         raise unknown_name("data set", name, (*_NAMES, "a folder", "a Hub id user/name"))
-    if not _HUB_ID.fullmatch(name):
+    if not REPOSITORY_ID.fullmatch(name):
         raise FileNotFoundError(f"{name} is no folder. Check the path, or give a Hub id such as user/name.")
     try:
         return datasets.load_dataset(name)

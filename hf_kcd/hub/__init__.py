@@ -1,21 +1,16 @@
-"""What leaves the machine: students and masks as repositories of the Hub, with their cards."""
+"""Transport to and from the Hugging Face Hub: download, upload, and what may leave this machine."""
 
-from .cards import render_card, repository_of
-from .mask_repository import push_mask, write_mask_repository
-from .student import pictures_of, push_student, read_run, student_card, write_card, write_student_repository
-from .upload import check_folder, upload
+from .download import fetch_files
+from .errors import hub_errors
+from .names import dataset_repository, network_repository
+from .upload import check_folder, full_name, upload
 
 __all__ = [
     "check_folder",
-    "pictures_of",
-    "push_mask",
-    "push_student",
-    "read_run",
-    "render_card",
-    "repository_of",
-    "student_card",
+    "dataset_repository",
+    "fetch_files",
+    "full_name",
+    "hub_errors",
+    "network_repository",
     "upload",
-    "write_card",
-    "write_mask_repository",
-    "write_student_repository",
 ]

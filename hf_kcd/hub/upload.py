@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from ..repository import hub_errors
+from .errors import hub_errors
 from .local_paths import MACHINE_PATH
 
 if TYPE_CHECKING:

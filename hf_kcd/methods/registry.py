@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import unknown_name
 from ..models import Layers, ModelSpec
-from ..names import unknown_name
 from .base import DistillationMethod
 
 _METHODS: dict[str, type[DistillationMethod]] = {}

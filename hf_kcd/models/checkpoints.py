@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..files import load_tensors
+from ..artifacts.files import load_tensors
 from .reference import describe_layout, has_reference_layout, reference_names
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from ..files import read_json, save_tensors, write_json
-from ..names import unknown_name
-from ..repository import fetch_files, hub_errors
+from ..artifacts.files import read_json, save_tensors, write_json
+from ..errors import unknown_name
+from ..hub.download import fetch_files, hub_errors
 from .checkpoints import (
     CHECKPOINT_SUFFIXES,
     WEIGHT_FILES,

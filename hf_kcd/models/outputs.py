@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..names import unknown_name
+from ..errors import unknown_name
 from .anatomy import Layers, examine
 
 READS = ("logits", "embedding", "features", "preactivations")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 _Replacement = str | Callable[[re.Match[str]], str]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import read_json, write_json
+from ..artifacts.files import read_json, write_json
 
 ACCOUNT_NAME = "account.json"
 

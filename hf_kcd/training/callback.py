@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ..artifacts.files import load_tensors, save_tensors
+from ..artifacts.run_folder import MASK_FOLDER, STAGES_FOLDER
 from ..condensation import (
     CondensationSchedule,
     KnowledgeMask,
@@ -16,12 +18,9 @@ from ..condensation import (
     summarize_knowledge,
 )
 from ..data import KnowledgeDataset
-from ..files import load_tensors, save_tensors
 from .config import KCDConfig
 
 STATE_NAME = "kcd_state.safetensors"
-MASK_FOLDER = "mask"
-STAGES_FOLDER = "stages"
 
 
 class KCDTrainerCallback(TrainerCallback):

@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers.trainer_callback import TrainerState
 
+from ..artifacts.files import load_tensors, read_json
+from ..artifacts.identity import DatasetIdentity
 from ..condensation import KnowledgeMask
-from ..files import load_tensors, read_json
-from ..identity import DatasetIdentity
 from .account import ACCOUNT_NAME
 from .callback import MASK_FOLDER, STATE_NAME
 

@@ -10,9 +10,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..condensation import CondensationSchedule, available_values
+from ..errors import unknown_name
 from ..methods import available_methods
 from ..models import STAGES
-from ..names import unknown_name
 from .schedules import default_decay_epochs, learning_rate_factor
 
 

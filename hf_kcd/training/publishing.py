@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from ..analysis import contact_sheet, plot_curves, run_results, save_figure, write_results
-from ..analysis.results import RECIPE_NAME, RESULTS_NAME
-from ..hub import pictures_of, push_student, read_run, student_card
+from ..artifacts.results import write_results
+from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
+from ..publishing import push_student
+from ..reporting import contact_sheet, plot_curves, save_figure, student_card
+from .results import run_results
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo

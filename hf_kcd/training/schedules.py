@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from ..names import unknown_name
+from ..errors import unknown_name
 
 SCHEDULES = ("multistep", "cosine", "constant")
 

@@ -15,16 +15,16 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
+from ..artifacts.environment import library_versions
+from ..artifacts.files import load_tensors, save_tensors, write_json
 from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
-from ..files import load_tensors, save_tensors, write_json
+from ..hub.download import hub_errors
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, as_teachers, create_method
 from ..methods.registry import get_method
 from ..models import load_model, network_name, save_model
-from ..repository import hub_errors
-from ..version import library_versions
 from .account import Account
 from .callback import KCDTrainerCallback, apply_mask
 from .checkpoint import RUN_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
@@ -652,7 +652,7 @@ class DistillationTrainer(Trainer):
         Raises:
             RuntimeError: When nothing has been trained yet.
         """
-        from ..hub import write_card
+        from ..artifacts.cards import write_card
 
         if not self.is_world_process_zero():
             return

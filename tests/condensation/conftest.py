@@ -6,8 +6,8 @@ import datasets
 import pytest
 from mask_examples import image_data, make_mask
 
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.condensation import KnowledgeMask
-from hf_kcd.identity import DatasetIdentity
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.condensation import KnowledgeMask, rank_points, summarize_knowledge
-from hf_kcd.identity import DatasetIdentity
 
 NUM_POINTS = 30
 TENSORS = ("kept", "partner", "perturbation", "value", "frequency")

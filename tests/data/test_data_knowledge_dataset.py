@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.data import CIFAR_RECIPE, IMAGENET_RECIPE, ImageRecipe, KnowledgeDataset
-from hf_kcd.identity import DatasetIdentity
 
 RECIPE = replace(CIFAR_RECIPE, size=12, padding=2)
 STILL = replace(RECIPE, augmentation="none", padding=0)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from hf_kcd.artifacts.files import load_tensors, save_tensors
 from hf_kcd.data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
 from hf_kcd.data.soft_labels import pack_logits
-from hf_kcd.files import load_tensors, save_tensors
 
 RECIPE = ImageRecipe((0.5,) * 3, (0.25,) * 3, 12, "crop_flip", padding=2)
 KEPT, PARTNER, SHARE = [3, 5, 8, 20, 21, 39], [-1, 0, -1, -1, 1, 2], [0.0, 0.1, 0.0, 0.0, 0.2, 0.3]

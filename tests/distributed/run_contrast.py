@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd.artifacts.files import save_tensors
 from hf_kcd.data import load_image_data
-from hf_kcd.files import save_tensors
 from hf_kcd.methods import DistillationMethod, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 

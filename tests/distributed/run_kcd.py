@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd.artifacts.files import save_tensors, write_json
 from hf_kcd.data import load_image_data
-from hf_kcd.files import save_tensors, write_json
 from hf_kcd.methods import Batch, DistillationMethod, register_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 

@@ -14,8 +14,8 @@ import timm
 import torch
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KnowledgeDataset
+from hf_kcd.artifacts.files import save_tensors
 from hf_kcd.data import load_image_data
-from hf_kcd.files import save_tensors
 from hf_kcd.methods import register_method
 from hf_kcd.methods.kd import KD
 from hf_kcd.training.soft_labels import make_soft_labels

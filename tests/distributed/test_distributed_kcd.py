@@ -17,8 +17,8 @@ import torch
 from safetensors.numpy import load_file
 
 from hf_kcd import KnowledgeMask, load_model
+from hf_kcd.artifacts.files import read_json
 from hf_kcd.data import load_image_data
-from hf_kcd.files import read_json
 
 SCRIPT = Path(__file__).with_name("run_kcd.py")
 TIME_LIMIT = 150

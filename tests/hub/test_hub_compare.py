@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hub.local_hub import LocalHub
 
+from hf_kcd.artifacts.files import read_json, write_json
 from hf_kcd.cli.main import main
-from hf_kcd.files import read_json, write_json
 
 RUNS = Path(__file__).parents[2] / "model_cards" / "cifar100" / "short_resnet20_resnet8"
 

@@ -16,10 +16,10 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 from hf_kcd import KnowledgeMask
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.data import ImageRecipe, SoftLabels
 from hf_kcd.data.soft_labels import pack_logits
-from hf_kcd.hub import push_mask, write_mask_repository
-from hf_kcd.identity import DatasetIdentity
+from hf_kcd.publishing import push_mask, write_mask_repository
 
 FILES = {"README.md", "data/points.parquet", "mask.safetensors", "mask_config.json", "plots/values.png"}
 REPO = "me/pets-mask"

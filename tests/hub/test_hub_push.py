@@ -16,7 +16,7 @@ from safetensors.torch import load
 from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.cli.main import main
 from hf_kcd.data import SoftLabels, load_image_data
-from hf_kcd.hub import write_mask_repository
+from hf_kcd.publishing import write_mask_repository
 
 STUDENT_FILES = {
     "README.md",

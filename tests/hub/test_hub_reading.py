@@ -9,8 +9,8 @@ import timm
 import torch
 from hub.local_hub import LocalHub
 
+from hf_kcd.hub.download import fetch_files
 from hf_kcd.models import load_model, save_model
-from hf_kcd.repository import fetch_files
 
 # A large file (LFS, named by its SHA-256 in the cache) and a small one (named by git's checksum).
 FILES = {"table.parquet": bytes(range(256)) * 40, "config.json": b'{"type": "something"}', "README.md": b"Read me."}

@@ -22,10 +22,11 @@ from safetensors.torch import load, load_file
 from transformers import TrainerCallback
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, load_model
+from hf_kcd.artifacts.run_folder import read_run
 from hf_kcd.cli.main import main
 from hf_kcd.cli.recipe import read_recipe
-from hf_kcd.hub import push_student, read_run
 from hf_kcd.hub.local_paths import without_folders
+from hf_kcd.publishing import push_student
 
 NAMES = ["ant", "bee", "cat"]
 # Those of the recipe for small square images, which are CIFAR's.

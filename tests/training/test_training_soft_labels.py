@@ -25,12 +25,12 @@ from distillation_runs import (
 )
 
 from hf_kcd import KnowledgeDataset, KnowledgeMask
-from hf_kcd.analysis import run_results
-from hf_kcd.analysis.results import run_label
+from hf_kcd.artifacts.results import run_label
 from hf_kcd.cli.main import main
 from hf_kcd.cli.soft_labels import soft_labels_of_run
 from hf_kcd.data import ImageRecipe, SoftLabels
 from hf_kcd.training import KCDTrainerCallback, apply_mask
+from hf_kcd.training.results import run_results
 from hf_kcd.training.soft_labels import make_soft_labels
 
 NUM_KEPT = 44

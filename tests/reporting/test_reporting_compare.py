@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hf_kcd.analysis import (
+from hf_kcd.reporting import (
     chance_distance,
     compare_masks,
     describe_mask,

@@ -15,11 +15,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from ..artifacts.files import atomic_file
+from ..artifacts.results import Results, run_label
 from ..condensation import KnowledgeMask, rank_points
 from ..data import KnowledgeDataset
-from ..files import atomic_file
 from .compare import chance_distance, compare_masks
-from .results import Results, run_label
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; yellow is left out as too faint for a line.
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"

@@ -1,5 +1,6 @@
 """What people look at: plots, results of runs, comparisons of masks and of results."""
 
+from ..artifacts.results import Results, group_results, read_results, run_label, write_results
 from .compare import chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
 from .plots import (
     contact_sheet,
@@ -11,7 +12,7 @@ from .plots import (
     save_figure,
     write_run_plots,
 )
-from .results import Results, group_results, read_results, run_label, run_results, write_results
+from .student_card import student_card
 
 __all__ = [
     "Results",
@@ -30,8 +31,8 @@ __all__ = [
     "read_results",
     "results_table",
     "run_label",
-    "run_results",
     "save_figure",
+    "student_card",
     "write_results",
     "write_run_plots",
 ]

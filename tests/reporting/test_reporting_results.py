@@ -10,8 +10,9 @@ import timm
 import torch
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
-from hf_kcd.analysis import group_results, read_results, run_label, run_results, write_results, write_run_plots
 from hf_kcd.data import load_image_data
+from hf_kcd.reporting import group_results, read_results, run_label, write_results, write_run_plots
+from hf_kcd.training.results import run_results
 
 NUM_POINTS, NUM_EVALUATED = 128, 64
 # floor(128 * 0.7^(selections * 2 / 4)) after the selections that Algorithm 1 makes after epochs 0 and 2.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.condensation import KnowledgeMask
-from hf_kcd.identity import DatasetIdentity
 
 
 def _digest(labels) -> str:

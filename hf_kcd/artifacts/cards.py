@@ -3,17 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import atomic_file
+
 if TYPE_CHECKING:
     import huggingface_hub
 
-_PREFIXES = ("hf_hub:", "hf-hub:")
+CARD_NAME = "README.md"
 
 
-def render_card(template: str, metadata: "huggingface_hub.CardData", **values: Any) -> str:
+def render_card(template: Path, metadata: "huggingface_hub.CardData", **values: Any) -> str:
     """Write a card.
 
     Args:
-        template: Name of the template, a file of this folder.
+        template: The Jinja template.
         metadata: What stands in the YAML block at its head.
         **values: What the template shows; one that it asks for and does not get is an error.
 
@@ -23,13 +25,13 @@ def render_card(template: str, metadata: "huggingface_hub.CardData", **values: A
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(template.parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    body = environment.get_template(template).render(**values)
+    body = environment.get_template(template.name).render(**values)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
@@ -38,9 +40,7 @@ def one_line(text: Any) -> str:
     return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
 
 
-def repository_of(name: str | None) -> str | None:
-    """Take the repository out of a network's name, "user/name" out of "hf_hub:user/name@revision"; None where there is none."""
-    for prefix in _PREFIXES:
-        if name and name.startswith(prefix):
-            return name.removeprefix(prefix).partition("@")[0]
-    return None
+def write_card(path: str | Path, card: str) -> None:
+    """Write a card as a file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(card)

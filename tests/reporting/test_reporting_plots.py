@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_kcd.analysis import (
+from hf_kcd.data import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, KnowledgeDataset
+from hf_kcd.reporting import (
     contact_sheet,
     plot_curves,
     plot_hamming,
@@ -18,7 +19,6 @@ from hf_kcd.analysis import (
     save_figure,
     write_run_plots,
 )
-from hf_kcd.data import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, KnowledgeDataset
 
 
 def check_drawn(figure, tmp_path):
@@ -249,6 +249,6 @@ def test_a_figure_that_cannot_be_written_says_where(make_results, tmp_path):
 
 
 def test_drawing_leaves_pyplot_alone():
-    code = "import sys, hf_kcd.analysis; print('matplotlib.pyplot' in sys.modules, 'hf_kcd.training' in sys.modules)"
+    code = "import sys, hf_kcd.reporting; print('matplotlib.pyplot' in sys.modules, 'hf_kcd.training' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

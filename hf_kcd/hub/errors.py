@@ -1,78 +1,9 @@
-"""Repositories of the Hub as this package reads them: named files out of one commit, and errors as one clear line."""
+"""Errors of the Hub, each worded as one clear line that says what to do."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 
 _KINDS = {"model": "model repository", "dataset": "data set repository"}
-
-
-def fetch_files(
-    repo_id: str,
-    required: Sequence[str],
-    optional: Sequence[str] = (),
-    *,
-    repo_type: str = "model",
-    revision: str | None = None,
-    force: bool = False,
-) -> Path:
-    """Fetch files of a repository, all out of one commit, into the cache of the Hub; offline they are taken from there.
-
-    Args:
-        repo_id: Such as "me/my-mask", or with a revision "me/my-mask@v1".
-        required: Names of files that have to be there.
-        optional: Names of files that are fetched where they are there.
-        repo_type: "model" or "dataset".
-        revision: Branch, tag or commit; the main branch without it.
-        force: Fetch anew what the cache has. Files that do not have their checksum are fetched anew in any case.
-
-    Returns:
-        The folder of the cache that holds them.
-
-    Raises:
-        FileNotFoundError: When there is no such repository or revision, or when it lacks a required file.
-        PermissionError: When it may not be read.
-        ConnectionError: When the Hub cannot be reached, or breaks off, and the cache does not have the files.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    if revision is None:
-        repo_id, _, named = repo_id.partition("@")
-        revision = named or None
-    names = [*required, *optional]
-    # What came damaged stays in the cache under its right name: it is fetched once more before it is given up.
-    for anew in (force, True):
-        fetch = partial(
-            huggingface_hub.snapshot_download, repo_id, repo_type=repo_type, revision=revision, allow_patterns=names
-        )
-        with hub_errors(repo_id, repo_type, revision, "read"):
-            try:
-                folder = Path(fetch(force_download=anew))
-            except errors.HTTPError as error:
-                # An answer is no matter of the connection; when that is refused huggingface_hub looks into the cache itself.
-                if isinstance(error, errors.HfHubHTTPError):
-                    raise
-                try:
-                    folder = Path(fetch(local_files_only=True))
-                except errors.LocalEntryNotFoundError:
-                    raise error from None
-                # Older versions hand out what came before it broke.
-                if not all((folder / name).is_file() for name in required):
-                    raise
-        damaged = [name for name in names if (folder / name).is_file() and not _is_whole(folder / name)]
-        if not damaged:
-            break
-    else:
-        raise ConnectionError(
-            f"{' and '.join(damaged)} of the {_name(repo_id, repo_type, revision)} came damaged twice: try again later."
-        )
-    missing = [name for name in required if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"The {_name(repo_id, repo_type, revision)} has no {' and no '.join(missing)}.")
-    return folder
 
 
 @contextmanager
@@ -116,10 +47,10 @@ def hub_error(error: Exception, repo_id: str, repo_type: str, revision: str | No
 
     # What was asked for may have failed because of a request before it, whose answer says why.
     for cause in _causes(error):
-        worded = _worded(cause, errors, _name(repo_id, repo_type, revision), doing)
+        worded = _worded(cause, errors, repository_text(repo_id, repo_type, revision), doing)
         if worded is not None:
             return worded
-    return OSError(f"The {_name(repo_id, repo_type, revision)} could not be {doing}: {_one_line(error)}")
+    return OSError(f"The {repository_text(repo_id, repo_type, revision)} could not be {doing}: {_one_line(error)}")
 
 
 def _worded(error: BaseException, errors, name: str, doing: str) -> Exception | None:
@@ -167,25 +98,13 @@ def _worded(error: BaseException, errors, name: str, doing: str) -> Exception | 
     return None
 
 
-def _is_whole(path: Path) -> bool:
-    """Compare a file of the cache with the checksum that is its name there: git's for small files, SHA-256 for large ones."""
-    checksum = path.resolve().name
-    if len(checksum) not in (40, 64) or not set(checksum) <= set("0123456789abcdef"):
-        return True  # A system without links keeps files under their own names.
-    digest = hashlib.sha256() if len(checksum) == 64 else hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest() == checksum
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _name(repo_id: str, repo_type: str, revision: str | None) -> str:
+def repository_text(repo_id: str, repo_type: str, revision: str | None) -> str:
     return f"{_KINDS[repo_type]} {repo_id!r}" + (f" at revision {revision!r}" if revision else "")
 
 

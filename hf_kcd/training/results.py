@@ -1,48 +1,21 @@
-"""What a finished run reached and what it paid, as one JSON file: accuracy, cost, seconds, and the way there."""
+"""Collects what a trainer reached and paid into the results of its run."""
 
 import json
 import math
 import os
 import platform
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import Trainer
 
-from ..files import read_description, write_json
+from ..artifacts.environment import cpu_name, library_versions
+from ..artifacts.results import FORMAT_VERSION, TYPE, Results
 from ..methods import method_options
 from ..models import network_name
-from ..version import library_versions
-
-if TYPE_CHECKING:
-    from ..training import DistillationTrainer
-
-# Files of a run's folder.
-RESULTS_NAME = "results.json"
-RECIPE_NAME = "recipe.yaml"
-
-_TYPE = "hf_kcd.Results"
-_FORMAT_VERSION = 1
-_KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
-_KEYS |= {"num_points", "num_epochs"}
-# What makes two runs one experiment with several seeds.
-_SETTINGS = (
-    "student",
-    "teacher",
-    "data",
-    "method",
-    "method_options",
-    "condensation",
-    "mask",
-    "soft_labels",
-    "num_epochs",
-    "optimisation",
-)
-
-Results = dict[str, Any]
 
 
-def run_results(trainer: "DistillationTrainer", *, data: str, command: str | None = None) -> Results:
+def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> Results:
     """Collect the results of a trainer that has trained, as plain JSON values.
 
     The cost is stated twice, each time relative to training on all points of the whole training set in every epoch:
@@ -67,8 +40,8 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
         raise RuntimeError("There are no results yet: train() first.")
     history = [_epoch_history(trainer, epoch) for epoch in trained]
     results = {
-        "type": _TYPE,
-        "format_version": _FORMAT_VERSION,
+        "type": TYPE,
+        "format_version": FORMAT_VERSION,
         "student": network_name(trainer.student),
         # A teacher that the method does not read (a student alone, from a pair's recipe) taught nothing.
         "teacher": trainer.teacher_name if trainer.method.teacher_reads else None,
@@ -106,139 +79,7 @@ def run_results(trainer: "DistillationTrainer", *, data: str, command: str | Non
     return json.loads(json.dumps(results, allow_nan=False))
 
 
-def write_results(path: str | Path, results: Results) -> None:
-    """Write results as a JSON file, whole or not at all.
-
-    Args:
-        path: The file.
-        results: What `run_results` returned.
-    """
-    write_json(path, results)
-
-
-def read_results(path: str | Path) -> Results:
-    """Read the results of a run.
-
-    Args:
-        path: The file that `write_results` wrote.
-
-    Raises:
-        FileNotFoundError: When it does not exist.
-        ValueError: When it is no such file, damaged, or of a newer format.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
-    results = read_description(
-        path,
-        _TYPE,
-        _FORMAT_VERSION,
-        "holds no results of a run. Give the results.json of a run's folder.",
-        required=_KEYS,
-        again="Run it again.",
-    )
-    wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
-    if wrong:
-        raise ValueError(
-            f"{path} is damaged: {', '.join(wrong)} is not what results of a run have there. Run it again."
-        )
-    return results
-
-
-def _is_number(value: Any) -> bool:
-    # NaN compares as False, and what is beyond can be drawn on no axis.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-
-
-def _is_name(value: Any) -> bool:
-    # It is printed: no control characters, and no more of it than a line.
-    return isinstance(value, str) and value.isprintable() and len(value) < 1000
-
-
-def _has_numbers(value: Any, *names: str) -> bool:
-    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
-
-
-def _is_history(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(isinstance(column, list) for column in value.values()):
-        return False
-    columns = list(value.values())
-    entries = [entry for column in columns for entry in column]
-    return (
-        {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
-        and {len(column) for column in columns} == {len(value["epoch"])} != {0}
-        and all(entry is None or _is_number(entry) for entry in entries)
-        and None not in value["epoch"]
-        and None not in value["num_kept"]
-    )
-
-
-# A published file is a stranger's: what is read of it later has to be there, and of its kind.
-_SHAPES = {
-    "student": _is_name,
-    "teacher": lambda value: value is None or _is_name(value),
-    "data": _is_name,
-    "method": _is_name,
-    "condensation": lambda value: value is None or (isinstance(value, dict) and _is_name(value.get("value"))),
-    "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
-    "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
-    "accuracy": lambda value: (
-        value is None
-        or (
-            isinstance(value, dict)
-            and all(_has_numbers(value.get(which), "top1", "epoch") for which in ("last", "best"))
-        )
-    ),
-    "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
-    "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
-    "seed": lambda value: isinstance(value, int),
-    "history": _is_history,
-}
-
-
-def run_label(results: Results) -> str:
-    """Name a run in a few words, as the papers do: "KC-KD, resnet20 → resnet8"."""
-    condensation = results["condensation"]
-    name = results["method"].upper()
-    if condensation is not None:
-        # A ranking drawn at random condenses no knowledge: the papers call it random selection.
-        drawn = condensation["value"] == "random"
-        name = f"{name}, random selection" if drawn else f"KC-{name}"
-        if condensation.get("cumulative_mixing"):
-            name += " (released code)"
-    if results.get("mask") is not None:
-        # Fig. 4 calls the two "+VAKS" and "+DS" (direct selection).
-        name += " on a mask" if results["mask"]["num_mixed"] else " on a mask, unmixed"
-    if results.get("soft_labels") is not None:
-        stored = results["soft_labels"]
-        coded = f", top {stored['top_k']}" if stored["top_k"] else ""
-        name += f", soft labels ({stored['num_views']} views{coded}, {stored['bits']} bits)"
-    student = results["student"].removeprefix("cifar_")
-    teacher = (results["teacher"] or "").removeprefix("cifar_")
-    return f"{name}, {teacher} → {student}" if teacher else f"{name}, {student}"
-
-
-def group_results(results: list[Results]) -> dict[str, list[Results]]:
-    """Bring runs together that differ in nothing but their seed (and the machine they ran on).
-
-    Args:
-        results: Results of any runs.
-
-    Returns:
-        Lists of results by name; names of different experiments that would read alike get a number.
-    """
-    experiments: dict[str, list[Results]] = {}
-    for result in results:
-        settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)
-        experiments.setdefault(settings, []).append(result)
-    groups: dict[str, list[Results]] = {}
-    for experiment in experiments.values():
-        label = run_label(experiment[0])
-        twins = sum(name == label or name.startswith(f"{label} #") for name in groups)
-        groups[f"{label} #{twins + 1}" if twins else label] = experiment
-    return groups
-
-
-def _epoch_history(trainer: "DistillationTrainer", epoch: int) -> dict[str, float | None]:
+def _epoch_history(trainer: Trainer, epoch: int) -> dict[str, float | None]:
     log = trainer.state.log_history
     # The log counts epochs done: what it says at 3.0 is the end of epoch 2.
     lines = [line for line in log if "loss" in line and epoch < line["epoch"] <= epoch + 1]
@@ -257,7 +98,7 @@ def _epoch_history(trainer: "DistillationTrainer", epoch: int) -> dict[str, floa
     }
 
 
-def _best_step(trainer: "DistillationTrainer") -> int | None:
+def _best_step(trainer: Trainer) -> int | None:
     """Return the step whose weights were taken up again at the end; None for a run that keeps its last ones."""
     return trainer.state.best_global_step if trainer.args.load_best_model_at_end and not trainer.is_in_train else None
 
@@ -276,7 +117,7 @@ def _accuracy(
     return accuracy | {"saved": saved[-1]} if saved else accuracy
 
 
-def _seconds_per_stage(trainer: "DistillationTrainer", trained: list[int]) -> list[dict[str, float]]:
+def _seconds_per_stage(trainer: Trainer, trained: list[int]) -> list[dict[str, float]]:
     schedule, seconds = trainer.schedule, trainer.account.seconds
     stages = []
     for stage in sorted({schedule.stage(epoch) for epoch in trained}):
@@ -292,7 +133,7 @@ def _seconds_per_stage(trainer: "DistillationTrainer", trained: list[int]) -> li
     return stages
 
 
-def _mask_description(trainer: "DistillationTrainer") -> dict[str, Any] | None:
+def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     """Describe the published mask a run was trained on; None for a run that was not."""
     mask = trainer.mask
     if mask is None:
@@ -321,16 +162,6 @@ def _machine(device: torch.device) -> dict[str, Any]:
     """Say what ran, without saying whose it is: no host name, no path."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"device": device.type, "accelerator": accelerator, "cpu": cpu_name(), "cores": os.cpu_count()}
-
-
-def cpu_name() -> str:
-    """Name the processor, as well as the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _mean(lines: list[dict[str, float]], name: str) -> float | None:

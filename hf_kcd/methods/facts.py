@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..methods import create_method, paper_of
-from ..methods.registry import get_method
 from ..models import load_model
+from .registry import create_method, get_method, paper_of
 
 
 @dataclass(frozen=True)

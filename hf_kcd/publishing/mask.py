@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..analysis import plot_values, save_figure
-from ..analysis.results import Results
+from ..artifacts.cards import CARD_NAME, one_line, render_card
+from ..artifacts.results import Results
+from ..artifacts.run_folder import read_run
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
-from ..data.sources import hub_id
-from .cards import one_line, render_card, repository_of
-from .local_paths import without_folders
-from .student import CARD_NAME, read_run
-from .upload import full_name, upload
+from ..hub.local_paths import without_folders
+from ..hub.names import dataset_repository, network_repository
+from ..hub.upload import full_name, upload
+from ..reporting import plot_values, save_figure
 
 if TYPE_CHECKING:
     import huggingface_hub
@@ -126,7 +126,7 @@ def write_mask_repository(
     source = _Source.of(recipe.get("data") or (results or {}).get("data"), recipe)
     provenance = mask.provenance
     card = render_card(
-        "mask_card.md",
+        Path(__file__).with_name("mask_card.md"),
         _metadata(mask, repo_id, source, license),
         repo_id=repo_id,
         mask=mask,
@@ -137,7 +137,7 @@ def write_mask_repository(
         method=one_line(provenance.get("method", "kd")),
         versions=_versions(provenance.get("versions")),
         student_repo=student_repo,
-        teacher_repo=teacher_repo or repository_of(recipe.get("teacher")),
+        teacher_repo=teacher_repo or network_repository(recipe.get("teacher")),
         num_mixed=_num_mixed(mask),
         making=_making(mask, results),
         results=results,
@@ -180,7 +180,7 @@ class _Source:
     @classmethod
     def of(cls, data: str | None, recipe: dict[str, Any]) -> "_Source":
         """Take it from the name that a run gave its data, and from the recipe's splits."""
-        repository = None if data is None else hub_id(data)
+        repository = None if data is None else dataset_repository(data)
         name = None if data is None else one_line(without_folders(data))
         split, points = recipe.get("train_split") or "train", recipe.get("train_points")
         if data == "digits":

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from ..artifacts.results import Results
 from ..condensation import KnowledgeMask
-from .results import Results
 
 _NOTHING = "–"
 

@@ -1,0 +1,159 @@
+"""The results of a run as one JSON file: accuracy, cost, seconds and history. Reading checks every field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .files import read_description, write_json
+
+TYPE = "hf_kcd.Results"
+FORMAT_VERSION = 1
+_KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
+_KEYS |= {"num_points", "num_epochs"}
+# What makes two runs one experiment with several seeds.
+_SETTINGS = (
+    "student",
+    "teacher",
+    "data",
+    "method",
+    "method_options",
+    "condensation",
+    "mask",
+    "soft_labels",
+    "num_epochs",
+    "optimisation",
+)
+
+Results = dict[str, Any]
+
+
+def write_results(path: str | Path, results: Results) -> None:
+    """Write results as a JSON file, whole or not at all.
+
+    Args:
+        path: The file.
+        results: What `run_results` returned.
+    """
+    write_json(path, results)
+
+
+def read_results(path: str | Path) -> Results:
+    """Read the results of a run.
+
+    Args:
+        path: The file that `write_results` wrote.
+
+    Raises:
+        FileNotFoundError: When it does not exist.
+        ValueError: When it is no such file, damaged, or of a newer format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
+    results = read_description(
+        path,
+        TYPE,
+        FORMAT_VERSION,
+        "holds no results of a run. Give the results.json of a run's folder.",
+        required=_KEYS,
+        again="Run it again.",
+    )
+    wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
+    if wrong:
+        raise ValueError(
+            f"{path} is damaged: {', '.join(wrong)} is not what results of a run have there. Run it again."
+        )
+    return results
+
+
+def _is_number(value: Any) -> bool:
+    # NaN compares as False, and what is beyond can be drawn on no axis.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _is_name(value: Any) -> bool:
+    # It is printed: no control characters, and no more of it than a line.
+    return isinstance(value, str) and value.isprintable() and len(value) < 1000
+
+
+def _has_numbers(value: Any, *names: str) -> bool:
+    return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
+
+
+def _is_history(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(column, list) for column in value.values()):
+        return False
+    columns = list(value.values())
+    entries = [entry for column in columns for entry in column]
+    return (
+        {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
+        and {len(column) for column in columns} == {len(value["epoch"])} != {0}
+        and all(entry is None or _is_number(entry) for entry in entries)
+        and None not in value["epoch"]
+        and None not in value["num_kept"]
+    )
+
+
+# A published file is a stranger's: what is read of it later has to be there, and of its kind.
+_SHAPES = {
+    "student": _is_name,
+    "teacher": lambda value: value is None or _is_name(value),
+    "data": _is_name,
+    "method": _is_name,
+    "condensation": lambda value: value is None or (isinstance(value, dict) and _is_name(value.get("value"))),
+    "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
+    "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
+    "accuracy": lambda value: (
+        value is None
+        or (
+            isinstance(value, dict)
+            and all(_has_numbers(value.get(which), "top1", "epoch") for which in ("last", "best"))
+        )
+    ),
+    "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
+    "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
+    "seed": lambda value: isinstance(value, int),
+    "history": _is_history,
+}
+
+
+def run_label(results: Results) -> str:
+    """Name a run in a few words, as the papers do: "KC-KD, resnet20 → resnet8"."""
+    condensation = results["condensation"]
+    name = results["method"].upper()
+    if condensation is not None:
+        # A ranking drawn at random condenses no knowledge: the papers call it random selection.
+        drawn = condensation["value"] == "random"
+        name = f"{name}, random selection" if drawn else f"KC-{name}"
+        if condensation.get("cumulative_mixing"):
+            name += " (released code)"
+    if results.get("mask") is not None:
+        # Fig. 4 calls the two "+VAKS" and "+DS" (direct selection).
+        name += " on a mask" if results["mask"]["num_mixed"] else " on a mask, unmixed"
+    if results.get("soft_labels") is not None:
+        stored = results["soft_labels"]
+        coded = f", top {stored['top_k']}" if stored["top_k"] else ""
+        name += f", soft labels ({stored['num_views']} views{coded}, {stored['bits']} bits)"
+    student = results["student"].removeprefix("cifar_")
+    teacher = (results["teacher"] or "").removeprefix("cifar_")
+    return f"{name}, {teacher} → {student}" if teacher else f"{name}, {student}"
+
+
+def group_results(results: list[Results]) -> dict[str, list[Results]]:
+    """Bring runs together that differ in nothing but their seed (and the machine they ran on).
+
+    Args:
+        results: Results of any runs.
+
+    Returns:
+        Lists of results by name; names of different experiments that would read alike get a number.
+    """
+    experiments: dict[str, list[Results]] = {}
+    for result in results:
+        settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)
+        experiments.setdefault(settings, []).append(result)
+    groups: dict[str, list[Results]] = {}
+    for experiment in experiments.values():
+        label = run_label(experiment[0])
+        twins = sum(name == label or name.startswith(f"{label} #") for name in groups)
+        groups[f"{label} #{twins + 1}" if twins else label] = experiment
+    return groups
