@@ -28,7 +28,7 @@ def train(dataset: KnowledgeDataset, args: argparse.Namespace, condensation: KCD
     student = load_model(args.student, dataset.num_classes)
     teacher = load_model(args.teacher, dataset.num_classes)
     # As if it had been trained on these images: they need not be prepared anew for it.
-    recipe = dataset.recipe
+    recipe = dataset.preprocessing
     teacher.pretrained_cfg.update(input_size=(3, recipe.size, recipe.size), mean=recipe.mean, std=recipe.std)
     dataset.restore_images()
     dataset.select_all()
@@ -56,7 +56,7 @@ def main() -> None:
     transformers_logging.set_verbosity_error()
 
     data = load_image_data(args.data, data_dir=args.data_dir)
-    dataset = KnowledgeDataset(data.train.select(range(min(args.points, len(data.train)))), data.recipe)
+    dataset = KnowledgeDataset(data.train.select(range(min(args.points, len(data.train)))), data.preprocessing)
     stage = args.epochs // 6
     runs = {
         "KD": None,

@@ -74,7 +74,7 @@ class Bench:
 
     def train_set(self, seed: int) -> KnowledgeDataset:
         """The training points, all of them."""
-        return KnowledgeDataset(self.points, self.data.recipe, seed=seed)
+        return KnowledgeDataset(self.points, self.data.preprocessing, seed=seed)
 
     def soft_labels(self, setting: tuple[int, int, int], mask: KnowledgeMask, seed: int) -> SoftLabels:
         """Those of a setting, of the mask's points."""
@@ -118,7 +118,7 @@ class Bench:
         teacher = self.teacher() if setting is TEACHER else self.soft_labels(setting, mask, seed)
         making = time.perf_counter() - begun
         evaluation = KnowledgeDataset(
-            first_points(self.data.eval, self.options.eval_points), self.data.recipe, training=False
+            first_points(self.data.eval, self.options.eval_points), self.data.preprocessing, training=False
         )
         with tempfile.TemporaryDirectory() as folder:
             trainer = self.trainer(folder, teacher, seed, mask=mask, eval_dataset=evaluation)

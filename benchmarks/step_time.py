@@ -102,11 +102,11 @@ def main() -> None:
 
     data = load_image_data(args.data, data_dir=args.data_dir)
     train = data.train.select(range(min(args.points, len(data.train))))
-    dataset = KnowledgeDataset(train, data.recipe)
+    dataset = KnowledgeDataset(train, data.preprocessing)
     teacher = load_model(args.teacher, dataset.num_classes)
     # As if it had been trained on these images: they need not be prepared anew for it.
-    size = data.recipe.size
-    teacher.pretrained_cfg.update(input_size=(3, size, size), mean=data.recipe.mean, std=data.recipe.std)
+    size = data.preprocessing.size
+    teacher.pretrained_cfg.update(input_size=(3, size, size), mean=data.preprocessing.mean, std=data.preprocessing.std)
     channels_last = not args.contiguous
     seconds: dict[str, list[float]] = {"bare loop": [], "DistillationTrainer": [], "… with KCD recording": []}
     for _ in range(args.rounds):
@@ -126,7 +126,7 @@ def main() -> None:
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     bare = medians["bare loop"]
     print(
-        f"{args.teacher} -> {args.student}, batch {args.batch_size}, {dataset.recipe.size} px, "
+        f"{args.teacher} -> {args.student}, batch {args.batch_size}, {dataset.preprocessing.size} px, "
         f"{'channels last' if channels_last else 'contiguous'}, {describe_machine()}, "
         f"{args.rounds} rounds of {args.steps - WARM_UP} steps"
     )

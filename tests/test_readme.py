@@ -21,7 +21,7 @@ def test_the_method_that_the_readme_shows_trains_as_printed(tmp_path):
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "register_method(" in code]
     exec(compile(block, "README.md", "exec"), {})
     data = load_image_data("digits")
-    dataset = KnowledgeDataset(data.train.select(range(128)), data.recipe)
+    dataset = KnowledgeDataset(data.train.select(range(128)), data.preprocessing)
     torch.manual_seed(1)
     teacher = load_model("cifar_wrn_16_2", 10)
     teacher.pretrained_cfg["input_size"] = (3, 8, 8)

@@ -16,11 +16,11 @@ from ..artifacts.files import atomic_folder
 from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
 from ..condensation.mask import CONFIG_FILE
-from ..publishing.mask import format_size
 from ..data import SoftLabels
 from ..hub import check_folder, upload
 from ..hub.download import hub_errors
 from ..publishing import write_mask_repository, write_student_repository
+from ..publishing.mask import format_size
 from .run import RunFailed
 from .soft_labels import soft_labels_of_run
 

@@ -15,7 +15,7 @@ from ..artifacts.identity import find_columns
 from ..artifacts.results import Results, write_results
 from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME, RESULTS_NAME, STAGES_FOLDER
 from ..condensation import KnowledgeMask
-from ..data import ImageData, ImageRecipe, KnowledgeDataset, SoftLabels, load_image_data
+from ..data import ImageData, KnowledgeDataset, Preprocessing, SoftLabels, load_image_data
 from ..methods.registry import get_method
 from ..models import image_config, load_model
 from ..publishing import push_student
@@ -114,7 +114,7 @@ def make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
         args.eval_strategy = "no"
     else:
         columns = {"image_column": config.image_column, "label_column": config.label_column}
-        evaluation = KnowledgeDataset(data.eval, train.recipe, training=False, **columns)
+        evaluation = KnowledgeDataset(data.eval, train.preprocessing, training=False, **columns)
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
     teachers = [load_trained_model(name, train.num_classes, checkpoint) for name, checkpoint in teachers_of(recipe)]
     return DistillationTrainer(
@@ -141,9 +141,9 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     # The student's first weights are a function of the seed alone.
     set_seed(args.seed)
     student = load_student(config, data.train.features[label_column].num_classes)
-    images = data.recipe.for_network(config.image_size)
+    images = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
-        images = recipe_of_network(data.recipe, student)
+        images = recipe_of_network(data.preprocessing, student)
     columns = {"image_column": config.image_column, "label_column": config.label_column}
     return student, KnowledgeDataset(data.train, images, seed=args.seed, **columns)
 
@@ -183,7 +183,7 @@ def load_run_data(config: RunConfig) -> ImageData:
     if config.train_points is None:
         return data
     train = first_points(data.train, config.train_points, config.label_column)
-    return ImageData(train, data.eval, data.recipe, data.name)
+    return ImageData(train, data.eval, data.preprocessing, data.name)
 
 
 def first_points(dataset: datasets.Dataset, num_points: int, label_column: str | None = None) -> datasets.Dataset:
@@ -248,7 +248,7 @@ def brings_weights(name: str) -> bool:
     return "." in name or not timm.is_model(name)
 
 
-def recipe_of_network(recipe: ImageRecipe, model: nn.Module) -> ImageRecipe:
+def recipe_of_network(recipe: Preprocessing, model: nn.Module) -> Preprocessing:
     """Prepare a data set's images as the configuration of a network says that its own were.
 
     Args:

@@ -4,6 +4,7 @@ from .mask import KnowledgeMask
 from .ranking import rank_points
 from .record import KnowledgeRecord
 from .schedule import CondensationSchedule
+from .selection import Selection
 from .summary import KnowledgeSummary, summarize_knowledge
 from .value import (
     available_values,
@@ -18,6 +19,7 @@ __all__ = [
     "KnowledgeMask",
     "KnowledgeRecord",
     "KnowledgeSummary",
+    "Selection",
     "available_values",
     "get_value",
     "prediction_entropy",

@@ -1,19 +1,25 @@
 """The knowledge dataset, its augmentation, and where data comes from."""
 
 from .knowledge_dataset import KnowledgeDataset, collate
-from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
+from .preprocessing import (
+    CIFAR_PREPROCESSING,
+    DIGITS_PREPROCESSING,
+    IMAGENET_PREPROCESSING,
+    Preprocessing,
+    guess_preprocessing,
+)
 from .soft_labels import SoftLabels
 from .sources import ImageData, load_image_data
 
 __all__ = [
-    "CIFAR_RECIPE",
-    "DIGITS_RECIPE",
-    "IMAGENET_RECIPE",
+    "CIFAR_PREPROCESSING",
+    "DIGITS_PREPROCESSING",
+    "IMAGENET_PREPROCESSING",
     "ImageData",
-    "ImageRecipe",
     "KnowledgeDataset",
+    "Preprocessing",
     "SoftLabels",
     "collate",
-    "guess_recipe",
+    "guess_preprocessing",
     "load_image_data",
 ]

@@ -61,8 +61,8 @@ class ImageReader:
             ) from error
         if self._size is not None and image.size != (self._size, self._size):
             raise ValueError(
-                f"The image of point {point} is {image.height} x {image.width} and the recipe is for {self._size} x "
-                f'{self._size}: give a recipe of that size, or one with augmentation="resized_crop_flip".'
+                f"The image of point {point} is {image.height} x {image.width} and the preprocessing is for {self._size} x "
+                f'{self._size}: give a preprocessing of that size, or one with augmentation="resized_crop_flip".'
             )
         return image
 

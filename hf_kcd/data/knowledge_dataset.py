@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, get_worker_info
 from ..artifacts.identity import DatasetIdentity, find_columns
 from .augmentation import RESIZED_CROP_DRAWS, centre_crop, crop_and_flip, resized_crop, uniform
 from .decoding import ImageReader, decode_all, to_tensor
-from .recipes import ImageRecipe, guess_recipe
+from .preprocessing import Preprocessing, guess_preprocessing
 from .soft_labels import SoftLabels
 
 Batch = dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ class KnowledgeDataset(Dataset):
 
     Args:
         dataset: A map-style data set with an image and a label column; its row number is the point id.
-        recipe: How images are prepared; without it what `guess_recipe` finds fitting.
+        preprocessing: How images are prepared; without it what `guess_preprocessing` finds fitting.
         training: Whether images are augmented.
         seed: Seed of the augmentation, which depends on it, the epoch and the point alone.
         image_column: Name of the image column, found by type without it.
@@ -51,10 +51,10 @@ class KnowledgeDataset(Dataset):
     Raises:
         TypeError: When `dataset` is no map-style data set.
         ValueError: For missing columns, no points, labels out of range, broken images, images that do not fit the
-            recipe, or a `device` for images that are not in memory.
+            preprocessing, or a `device` for images that are not in memory.
 
     Example:
-        >>> data = KnowledgeDataset(load_dataset("uoft-cs/cifar100")["train"], CIFAR_RECIPE)
+        >>> data = KnowledgeDataset(load_dataset("uoft-cs/cifar100")["train"], CIFAR_PREPROCESSING)
         >>> loader = DataLoader(data, batch_size=64, shuffle=True, collate_fn=collate)
         >>> data.select([4, 8, 15], partner=[-1, 16, 23], perturbation=[0.0, 0.0, 0.15])
         >>> len(data)
@@ -64,7 +64,7 @@ class KnowledgeDataset(Dataset):
     def __init__(
         self,
         dataset: datasets.Dataset,
-        recipe: ImageRecipe | None = None,
+        preprocessing: Preprocessing | None = None,
         *,
         training: bool = True,
         seed: int = 0,
@@ -76,14 +76,14 @@ class KnowledgeDataset(Dataset):
         image_column, label_column = find_columns(dataset, image_column, label_column)
         if len(dataset) == 0:
             raise ValueError("The data set has no points. Check the split, or the filter that made it.")
-        self.recipe = recipe = recipe or guess_recipe(dataset, image_column)
+        self.preprocessing = preprocessing = preprocessing or guess_preprocessing(dataset, image_column)
         self.training = training
         self.seed = seed
         self.device = torch.device(device or "cpu")
         self.soft_labels: SoftLabels | None = None
         self.class_names = list(dataset.features[label_column].names)
         self.labels = _read_labels(dataset, label_column, len(self.class_names))
-        reader = ImageReader(dataset, image_column, None if recipe.any_size else recipe.size)
+        reader = ImageReader(dataset, image_column, None if preprocessing.any_size else preprocessing.size)
         bank = decode_all(reader, memory_budget)
         if bank is None and self.device.type != "cpu":
             raise ValueError(
@@ -98,7 +98,10 @@ class KnowledgeDataset(Dataset):
         self._original_ids = torch.empty(0, dtype=torch.int64)
         self._original_rows = torch.empty(0, dtype=torch.uint8)
         # Pixels are normalised from their 8-bit scale, by one multiplication and one addition.
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (recipe.mean, recipe.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64).view(3, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
         self._scale = (1 / (255 * std)).float().to(self.device)
         self._shift = (-mean / std).float().to(self.device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -120,13 +123,13 @@ class KnowledgeDataset(Dataset):
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Mean of the recipe, pixels in [0, 1]."""
-        return self.recipe.mean
+        """Mean of the preprocessing, pixels in [0, 1]."""
+        return self.preprocessing.mean
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Standard deviation of the recipe, pixels in [0, 1]."""
-        return self.recipe.std
+        """Standard deviation of the preprocessing, pixels in [0, 1]."""
+        return self.preprocessing.std
 
     @property
     def in_memory(self) -> bool:
@@ -232,7 +235,7 @@ class KnowledgeDataset(Dataset):
             ValueError: When they are of other data, images or points.
         """
         if soft_labels is not None:
-            soft_labels.check(self.identity, self.recipe, self.selection_digest())
+            soft_labels.check(self.identity, self.preprocessing, self.selection_digest())
             soft_labels = soft_labels.to(self.device)
         self.soft_labels = soft_labels
 
@@ -270,7 +273,7 @@ class KnowledgeDataset(Dataset):
             positions: Positions in the selection, 0 to `len(self) - 1`.
 
         Returns:
-            `pixel_values` float32 [B, 3, H, W] of the recipe's `network_size`, normalised; `labels` int64 [B]; `point_ids` int64 [B];
+            `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalised; `labels` int64 [B]; `point_ids` int64 [B];
             `partner_ids` int64 [B], -1 for none; `perturbation` float32 [B]; with soft labels `teacher_logits` float32
             [B, classes].
 
@@ -292,12 +295,12 @@ class KnowledgeDataset(Dataset):
             partner_images = self._images(partners[mixed], _PARTNER_STREAM)
             blended = _mix(images.index_select(0, rows), partner_images, perturbation[mixed].to(self.device))
             images.index_copy_(0, rows, blended)
-        if self.training and self.recipe.augmentation in ("crop_flip", "crop"):
+        if self.training and self.preprocessing.augmentation in ("crop_flip", "crop"):
             images = self._random_crop(images, ids)
         images = images.float().mul_(self._scale).add_(self._shift)
-        if self.recipe.resize is not None:
-            side = self.recipe.resize
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self.recipe.size)
+        if self.preprocessing.resize is not None:
+            side = self.preprocessing.resize
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self.preprocessing.size)
         batch = {
             "pixel_values": images,
             "labels": self.labels[ids].to(self.device),
@@ -316,7 +319,7 @@ class KnowledgeDataset(Dataset):
         return self.soft_labels.seed, int(self._epoch) % self.soft_labels.num_views
 
     def _images(self, ids: torch.Tensor, stream: int) -> torch.Tensor:
-        if not self.recipe.any_size:
+        if not self.preprocessing.any_size:
             if self._bank is not None:
                 return self._bank.index_select(0, ids.to(self.device))
             return to_tensor(self._reader.read(ids.tolist()))
@@ -325,7 +328,7 @@ class KnowledgeDataset(Dataset):
             originals = [Image.fromarray(row) for row in pixels]
         else:
             originals = self._reader.read(ids.tolist())
-        size = self.recipe.size
+        size = self.preprocessing.size
         if not self.training:
             return to_tensor([centre_crop(image, size) for image in originals]).to(self.device)
         draws = uniform(*self._seed_and_view(), ids.numpy(), RESIZED_CROP_DRAWS, stream)
@@ -333,10 +336,10 @@ class KnowledgeDataset(Dataset):
         return to_tensor(cut).to(self.device)
 
     def _random_crop(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        padding = self.recipe.padding
+        padding = self.preprocessing.padding
         draws = uniform(*self._seed_and_view(), ids.numpy(), 3)
         corners = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).to(self.device)
-        mirrored = (draws[:, 2] < 0.5) & (self.recipe.augmentation == "crop_flip")
+        mirrored = (draws[:, 2] < 0.5) & (self.preprocessing.augmentation == "crop_flip")
         return crop_and_flip(images, corners[:, 0], corners[:, 1], torch.from_numpy(mirrored).to(self.device), padding)
 
 

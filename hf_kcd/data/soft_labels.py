@@ -19,7 +19,7 @@ from ..artifacts.files import (
 from ..artifacts.identity import DatasetIdentity
 from ..hub.download import fetch_files
 from ..version import __version__
-from .recipes import ImageRecipe
+from .preprocessing import Preprocessing
 
 TENSOR_FILE = "soft_labels.safetensors"
 CONFIG_FILE = "soft_labels.json"
@@ -55,7 +55,7 @@ class SoftLabels:
         rest: float32 [K, V], the logit of every class that is not coded; None where all are.
         temperature: At which the share of the classes that are not coded is the teacher's.
         seed: Seed of the augmentation.
-        images: `ImageRecipe` of the views, as a plain dict.
+        images: `Preprocessing` of the views, as a plain dict.
         selection: Digest of the selection and its mixing, `KnowledgeDataset.selection_digest`.
         teacher: The network's name.
         dataset: Which data set this is about.
@@ -120,7 +120,9 @@ class SoftLabels:
             _require((ordered[..., 1:] != ordered[..., :-1]).all(), "classes", "names one twice in a row")
         _require(_is_number(self.temperature) and self.temperature > 0, "temperature", "is no positive number")
         _require(type(self.seed) is int, "seed", "is no whole number")
-        _require(isinstance(self.images, dict) and set(_VIEW_FIELDS) <= set(self.images), "images", "is no recipe")
+        _require(
+            isinstance(self.images, dict) and set(_VIEW_FIELDS) <= set(self.images), "images", "is no preprocessing"
+        )
         _require(isinstance(self.selection, str) and len(self.selection) == 64, "selection", "is no SHA-256")
         _require(isinstance(self.teacher, str), "teacher", "is no name")
 
@@ -190,12 +192,12 @@ class SoftLabels:
         tensors = {name: getattr(self, name) for name in _TENSORS}
         return dataclasses.replace(self, **{n: None if t is None else t.to(device) for n, t in tensors.items()})
 
-    def check(self, dataset: DatasetIdentity, recipe: ImageRecipe, selection: str) -> None:
+    def check(self, dataset: DatasetIdentity, preprocessing: Preprocessing, selection: str) -> None:
         """Make sure that a training shows exactly the images that the teacher answered.
 
         Args:
             dataset: Its data set.
-            recipe: How its images are prepared.
+            preprocessing: How its images are prepared.
             selection: Digest of its selection.
 
         Raises:
@@ -208,10 +210,10 @@ class SoftLabels:
                 "original order."
             )
         for name in _VIEW_FIELDS:
-            if self.images[name] != getattr(recipe, name):
+            if self.images[name] != getattr(preprocessing, name):
                 raise ValueError(
                     f"These soft labels are of images prepared otherwise: {name} is {self.images[name]!r} there and "
-                    f"{getattr(recipe, name)!r} here. Prepare the images as they were, or make soft labels for these."
+                    f"{getattr(preprocessing, name)!r} here. Prepare the images as they were, or make soft labels for these."
                 )
         if self.selection != selection:
             raise ValueError(

@@ -10,9 +10,15 @@ import numpy as np
 from ..artifacts.identity import find_columns
 from ..errors import unknown_name
 from ..hub.names import DATASET_REPOSITORIES, REPOSITORY_ID
-from .recipes import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, ImageRecipe, guess_recipe
+from .preprocessing import (
+    CIFAR_PREPROCESSING,
+    DIGITS_PREPROCESSING,
+    IMAGENET_PREPROCESSING,
+    Preprocessing,
+    guess_preprocessing,
+)
 
-_RECIPES = {"cifar100": CIFAR_RECIPE, "imagenet": IMAGENET_RECIPE}
+_RECIPES = {"cifar100": CIFAR_PREPROCESSING, "imagenet": IMAGENET_PREPROCESSING}
 _NAMES = ("digits", *_RECIPES)
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
@@ -25,13 +31,13 @@ class ImageData:
     Args:
         train: The training split.
         eval: The split to evaluate on, None where there is none.
-        recipe: How its images are prepared.
+        preprocessing: How its images are prepared.
         name: The name it was loaded under.
     """
 
     train: datasets.Dataset
     eval: datasets.Dataset | None
-    recipe: ImageRecipe
+    preprocessing: Preprocessing
     name: str
 
 
@@ -44,12 +50,12 @@ def load_image_data(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> ImageData:
-    """Load an image classification data set with the recipe that fits it.
+    """Load an image classification data set with the preprocessing that fits it.
 
     Args:
         name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn, no network), `"cifar100"`, `"imagenet"`, a
             folder (images in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
-        data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the recipe.
+        data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the preprocessing.
         train_split: Name of the training split, `"train"` without it.
         eval_split: Name of the split to evaluate on; without it the first that exists of test, validation, valid, val,
             eval (ImageNet, whose test split has no labels: validation).
@@ -57,7 +63,7 @@ def load_image_data(
         label_column: Name of the label column, found by type without it.
 
     Returns:
-        The splits and the recipe.
+        The splits and the preprocessing.
 
     Raises:
         ValueError: For an unknown name, split or column.
@@ -67,15 +73,15 @@ def load_image_data(
     if name == "digits":
         if data_dir is not None:
             raise ValueError("The digits are embedded in scikit-learn: leave data_dir out.")
-        splits, recipe = _digits(), DIGITS_RECIPE
+        splits, preprocessing = _digits(), DIGITS_PREPROCESSING
     else:
-        recipe = _RECIPES.get(name)
+        preprocessing = _RECIPES.get(name)
         splits = _load_splits(DATASET_REPOSITORIES.get(name, name), data_dir)
     train = _split(splits, train_split or "train", name)
     eval_split = eval_split or _find_eval_split(splits, name)
     evaluation = None if eval_split is None else _split(splits, eval_split, name)
     image_column, _ = find_columns(train, image_column, label_column)
-    return ImageData(train, evaluation, recipe or guess_recipe(train, image_column), name)
+    return ImageData(train, evaluation, preprocessing or guess_preprocessing(train, image_column), name)
 
 
 def name_of(dataset: datasets.Dataset) -> str:

@@ -62,7 +62,7 @@ def check_images(student: nn.Module, size: int) -> None:
         raise ValueError(
             f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for "
             f"{' x '.join(map(str, own))}: create it for the data's size, or have the images resized (image_size on the command "
-            "line, ImageRecipe.for_network in Python)."
+            "line, Preprocessing.for_network in Python)."
         ) from error
     finally:
         student.train(training)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
+from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from ..data.soft_labels import check_packing, pack_logits
 from ..methods import DistillationMethod
 from ..models import ModelSpec, image_config, network_name
@@ -55,8 +55,13 @@ def make_soft_labels(
         raise ValueError(
             f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}: choose a teacher of these classes."
         )
-    recipe = dataset.recipe
-    prepare = TeacherImages(image_config(teacher), recipe.mean, recipe.std, (recipe.network_size, recipe.network_size))
+    preprocessing = dataset.preprocessing
+    prepare = TeacherImages(
+        image_config(teacher),
+        preprocessing.mean,
+        preprocessing.std,
+        (preprocessing.network_size, preprocessing.network_size),
+    )
     prepare.apply(lambda tensor: tensor.to(device))
     teacher.eval().to(device)
     # Views are epochs of the data set itself, whatever it was used with before.
@@ -82,7 +87,7 @@ def make_soft_labels(
         **{name: _by_point([rows[name] for rows in packed], num_views) for name in packed[0]},
         temperature=temperature,
         seed=dataset.seed,
-        images=dataclasses.asdict(recipe),
+        images=dataclasses.asdict(preprocessing),
         selection=dataset.selection_digest(),
         teacher=network_name(teacher),
         dataset=dataset.identity,
@@ -126,12 +131,12 @@ def check_method(method: type[DistillationMethod]) -> None:
             raise ValueError(f"Method {method.name!r} {why}: pass the network, or choose kd or dkd.")
 
 
-def teacher_spec(soft_labels: SoftLabels, recipe: ImageRecipe) -> ModelSpec:
+def teacher_spec(soft_labels: SoftLabels, preprocessing: Preprocessing) -> ModelSpec:
     """Say what a method may know of a teacher whose answers alone are there.
 
     Args:
         soft_labels: Its answers.
-        recipe: How the student's images are prepared.
+        preprocessing: How the student's images are prepared.
     """
     return ModelSpec(
         name=soft_labels.teacher,
@@ -139,8 +144,8 @@ def teacher_spec(soft_labels: SoftLabels, recipe: ImageRecipe) -> ModelSpec:
         embedding_dim=0,
         feature_channels=(),
         feature_reductions=(),
-        mean=recipe.mean,
-        std=recipe.std,
-        input_size=(3, recipe.network_size, recipe.network_size),
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        input_size=(3, preprocessing.network_size, preprocessing.network_size),
         reads=frozenset({"logits"}),
     )

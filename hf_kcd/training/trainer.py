@@ -18,7 +18,7 @@ from transformers.utils import PushInProgress, logging
 from ..artifacts.environment import library_versions
 from ..artifacts.files import load_tensors, save_tensors, write_json
 from ..condensation import CondensationSchedule, KnowledgeMask
-from ..data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
+from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from ..data.sources import name_of
 from ..hub.download import hub_errors
 from ..losses import cross_entropy_loss
@@ -116,14 +116,14 @@ class DistillationTrainer(Trainer):
             load_model(one, train_dataset.num_classes) if isinstance(one, str) else one for one in as_teachers(teacher)
         ]
         check_classes(student, teachers, train_dataset, eval_dataset)
-        recipe = train_dataset.recipe
-        check_images(student, recipe.network_size)
+        preprocessing = train_dataset.preprocessing
+        check_images(student, preprocessing.network_size)
         # From here on this is what the student is shown: where it is saved, or becomes a teacher, its configuration says so.
-        student.pretrained_cfg.update(_data_config(recipe))
+        student.pretrained_cfg.update(_data_config(preprocessing))
         method = create_method(
             args.method,
             student,
-            teachers if self.soft_labels is None else teacher_spec(self.soft_labels, recipe),
+            teachers if self.soft_labels is None else teacher_spec(self.soft_labels, preprocessing),
             train_dataset.num_points,
             student_layers=args.student_layers,
             teacher_layers=args.teacher_layers,
@@ -131,7 +131,7 @@ class DistillationTrainer(Trainer):
         )
         method.labels = train_dataset.labels
         for network in method.networks().values():
-            network.pretrained_cfg.update(_data_config(recipe))
+            network.pretrained_cfg.update(_data_config(preprocessing))
         if method.leaves_weights_out:
             args.ddp_find_unused_parameters = True
         if mask is not None:
@@ -139,8 +139,8 @@ class DistillationTrainer(Trainer):
         # None too: a data set may come from a training with soft labels.
         train_dataset.use_soft_labels(self.soft_labels)
 
-        size = (recipe.network_size, recipe.network_size)
-        model = DistillationModel(student, method, teachers, recipe.mean, recipe.std, size)
+        size = (preprocessing.network_size, preprocessing.network_size)
+        model = DistillationModel(student, method, teachers, preprocessing.mean, preprocessing.std, size)
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         super().__init__(
@@ -691,7 +691,7 @@ class DistillationTrainer(Trainer):
         """What a checkpoint and the run that takes it up must share, as plain JSON values."""
         return {
             "student": network_name(self.student),
-            "images": repr(self.train_dataset.recipe),
+            "images": repr(self.train_dataset.preprocessing),
             "method": self.args.method,
             "method_options": self.args.method_options,
             "student_layers": self.args.student_layers,
@@ -728,7 +728,7 @@ def _knowledge_dataset(
                 f"make it with training={training}, so that its images are {'' if training else 'not '}augmented."
             )
         return dataset
-    return KnowledgeDataset(dataset, None if like is None else like.recipe, training=training, seed=args.seed)
+    return KnowledgeDataset(dataset, None if like is None else like.preprocessing, training=training, seed=args.seed)
 
 
 def _card_options(
@@ -753,14 +753,14 @@ def _card_options(
     }
 
 
-def _data_config(recipe: ImageRecipe) -> dict[str, Any]:
+def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
     """What an image must go through before the student, in timm's terms; evaluation takes the centre of larger images."""
     return {
-        "input_size": (3, recipe.network_size, recipe.network_size),
-        "mean": recipe.mean,
-        "std": recipe.std,
+        "input_size": (3, preprocessing.network_size, preprocessing.network_size),
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
         "interpolation": "bilinear",
-        "crop_pct": 0.875 if recipe.any_size else 1.0,
+        "crop_pct": 0.875 if preprocessing.any_size else 1.0,
     }
 
 

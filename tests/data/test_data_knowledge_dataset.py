@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from hf_kcd.artifacts.identity import DatasetIdentity
-from hf_kcd.data import CIFAR_RECIPE, IMAGENET_RECIPE, ImageRecipe, KnowledgeDataset
+from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing, KnowledgeDataset
 
-RECIPE = replace(CIFAR_RECIPE, size=12, padding=2)
+RECIPE = replace(CIFAR_PREPROCESSING, size=12, padding=2)
 STILL = replace(RECIPE, augmentation="none", padding=0)
-CUT = replace(IMAGENET_RECIPE, size=16)
+CUT = replace(IMAGENET_PREPROCESSING, size=16)
 
 
-def _normalised(images: np.ndarray, recipe: ImageRecipe) -> np.ndarray:
+def _normalised(images: np.ndarray, recipe: Preprocessing) -> np.ndarray:
     """The reference: uint8 or float [B, H, W, 3] to normalised [B, 3, H, W] in float64."""
     scaled = images.astype(np.float64) / 255
     return ((scaled - np.array(recipe.mean)) / np.array(recipe.std)).transpose(0, 3, 1, 2)
@@ -180,7 +180,7 @@ def test_a_late_image_of_another_size_sends_a_resizing_recipe_to_the_workers(mak
     images[601] = Image.new("RGB", (8, 9))
     assert not KnowledgeDataset(make_dataset(images), CUT).in_memory
     with pytest.raises(ValueError, match="point 601 is 9 x 8 and the recipe is for 8 x 8"):
-        KnowledgeDataset(make_dataset(images), replace(CIFAR_RECIPE, size=8))
+        KnowledgeDataset(make_dataset(images), replace(CIFAR_PREPROCESSING, size=8))
 
 
 def test_memory_budget_counts_bytes(make_dataset, pixels):
@@ -211,7 +211,7 @@ def test_what_the_data_set_says_of_itself(make_dataset, pixels):
     assert data.num_points == 40 and data.num_classes == 3 and data.class_names[2] == "class 2"
     assert data.labels.tolist() == [index % 3 for index in range(40)]
     assert data.identity == DatasetIdentity.of(dataset)
-    assert data.mean == RECIPE.mean and data.std == RECIPE.std and data.recipe == RECIPE
+    assert data.mean == RECIPE.mean and data.std == RECIPE.std and data.preprocessing == RECIPE
 
 
 def test_blend_is_float32_truncated_and_adds_up(make_dataset, pixels):
@@ -310,7 +310,7 @@ def test_data_that_cannot_be_used_is_refused(make_dataset, pixels):
     with pytest.raises(ValueError, match="no points"):
         KnowledgeDataset(dataset.select([]), RECIPE)
     with pytest.raises(ValueError, match="12 x 12 and the recipe is for 32 x 32"):
-        KnowledgeDataset(dataset, CIFAR_RECIPE)
+        KnowledgeDataset(dataset, CIFAR_PREPROCESSING)
 
 
 @pytest.mark.parametrize(("label", "said"), [(-1, "-1"), (None, "nan")])
@@ -345,7 +345,7 @@ def test_a_broken_or_missing_image_is_named_by_its_point(make_dataset, pixels, m
 )
 def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(CIFAR_RECIPE, **changes)
+        replace(CIFAR_PREPROCESSING, **changes)
 
 
 def test_an_accelerator_needs_kept_images(make_dataset, many_sizes):
@@ -372,7 +372,7 @@ def test_the_real_cifar100_has_the_pixels_that_it_is_known_for(cifar100_folder):
     from hf_kcd.data import load_image_data
 
     test = load_image_data("cifar100", cifar100_folder).eval
-    data = KnowledgeDataset(test, replace(CIFAR_RECIPE, mean=(0, 0, 0), std=(1, 1, 1)), training=False)
+    data = KnowledgeDataset(test, replace(CIFAR_PREPROCESSING, mean=(0, 0, 0), std=(1, 1, 1)), training=False)
     images = _pixels(data).astype(np.float64)
     # The figures of the data's own README: pixel-exact against the original files.
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), (0.50879641, 0.48739301, 0.44194221), atol=1e-7)
@@ -383,9 +383,13 @@ def test_the_real_cifar100_has_the_pixels_that_it_is_known_for(cifar100_folder):
 def test_without_a_recipe_one_that_fits_the_images_is_taken(make_dataset, pixels):
     height = pixels[0].shape[0]
     data = KnowledgeDataset(make_dataset(pixels))
-    assert (data.recipe.size, data.recipe.augmentation, data.recipe.padding) == (height, "crop_flip", height // 8)
+    assert (data.preprocessing.size, data.preprocessing.augmentation, data.preprocessing.padding) == (
+        height,
+        "crop_flip",
+        height // 8,
+    )
     sizes = [np.zeros((height + row, height, 3), np.uint8) for row in range(4)]
-    assert KnowledgeDataset(make_dataset(sizes)).recipe == IMAGENET_RECIPE
+    assert KnowledgeDataset(make_dataset(sizes)).preprocessing == IMAGENET_PREPROCESSING
 
 
 @both_ways

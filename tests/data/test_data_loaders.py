@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_kcd.data import CIFAR_RECIPE, IMAGENET_RECIPE, ImageRecipe, KnowledgeDataset, collate
+from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing, KnowledgeDataset, collate
 
-CROP = ImageRecipe(CIFAR_RECIPE.mean, CIFAR_RECIPE.std, 12, "crop_flip", padding=2)
-CUT = ImageRecipe(IMAGENET_RECIPE.mean, IMAGENET_RECIPE.std, 16, "resized_crop_flip")
+CROP = Preprocessing(CIFAR_PREPROCESSING.mean, CIFAR_PREPROCESSING.std, 12, "crop_flip", padding=2)
+CUT = Preprocessing(IMAGENET_PREPROCESSING.mean, IMAGENET_PREPROCESSING.std, 16, "resized_crop_flip")
 
 LOADERS = {
     "no workers": {},
@@ -70,7 +70,7 @@ def test_an_epoch_draws_the_selection_of_now_with_the_pixels_of_now(make_dataset
 
 def test_a_spawned_worker_is_sent_handles_and_no_images(make_dataset):
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    data = KnowledgeDataset(make_dataset(images), CIFAR_RECIPE)
+    data = KnowledgeDataset(make_dataset(images), CIFAR_PREPROCESSING)
     data.blend(range(100), range(100, 200), [0.3] * 100)
     assert len(ForkingPickler.dumps(data)) < 20_000 < images.nbytes
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_kcd.artifacts.files import load_tensors, save_tensors
-from hf_kcd.data import ImageRecipe, KnowledgeDataset, SoftLabels, collate
+from hf_kcd.data import Preprocessing, KnowledgeDataset, SoftLabels, collate
 from hf_kcd.data.soft_labels import pack_logits
 
-RECIPE = ImageRecipe((0.5,) * 3, (0.25,) * 3, 12, "crop_flip", padding=2)
+RECIPE = Preprocessing((0.5,) * 3, (0.25,) * 3, 12, "crop_flip", padding=2)
 KEPT, PARTNER, SHARE = [3, 5, 8, 20, 21, 39], [-1, 0, -1, -1, 1, 2], [0.0, 0.1, 0.0, 0.0, 0.2, 0.3]
 NUM_VIEWS = 3
 
@@ -40,7 +40,7 @@ def make(dataset: KnowledgeDataset, num_views: int = NUM_VIEWS, top_k: int = 0, 
         **{name: None if rows is None else rows.unflatten(0, shape[:2]) for name, rows in packed.items()},
         temperature=4.0,
         seed=11,
-        images=dataclasses.asdict(dataset.recipe),
+        images=dataclasses.asdict(dataset.preprocessing),
         selection=dataset.selection_digest(),
         teacher="cifar_resnet20",
         dataset=dataset.identity,
@@ -171,7 +171,7 @@ def test_an_epoch_shows_the_view_that_its_logits_belong_to(make_dataset, pixels,
     else:
         images = many_sizes if kind == "any_size_in_workers" else list(pixels[:12])
         source = make_dataset(images, num_classes=7)
-        recipe = ImageRecipe((0.5,) * 3, (0.25,) * 3, 8, "resized_crop_flip")
+        recipe = Preprocessing((0.5,) * 3, (0.25,) * 3, 8, "resized_crop_flip")
         kept, partner = [0, 2, 3, 7, 9, 11], [-1, 1, -1, -1, 5, 6]
     plain, taught = KnowledgeDataset(source, recipe, seed=11), KnowledgeDataset(source, recipe, seed=5)
     for dataset in (plain, taught):

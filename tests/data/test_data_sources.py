@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_kcd.data import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, KnowledgeDataset, load_image_data
+from hf_kcd.data import (
+    CIFAR_PREPROCESSING,
+    DIGITS_PREPROCESSING,
+    IMAGENET_PREPROCESSING,
+    KnowledgeDataset,
+    load_image_data,
+)
 
 
 def _write_image_folder(folder: Path, splits: tuple[str, ...], sides: tuple[int, ...]) -> None:
@@ -27,7 +33,7 @@ def test_digits_need_no_network_and_are_split_by_class():
     # 1,797 digits, about 180 of each: every sixth of a class is held out.
     assert train.sum() + evaluation.sum() == 1797 and data.name == "digits"
     assert np.array_equal(evaluation, (train + evaluation) // 6)
-    assert data.recipe == DIGITS_RECIPE
+    assert data.preprocessing == DIGITS_PREPROCESSING
     again = load_image_data("digits")
     assert again.eval["label"][:] == data.eval["label"][:]
 
@@ -45,7 +51,7 @@ def test_digits_keep_the_grey_levels_of_scikit_learn():
 
 def test_digits_recipe_normalises_the_training_digits():
     data = load_image_data("digits")
-    knowledge = KnowledgeDataset(data.train, data.recipe, training=False)
+    knowledge = KnowledgeDataset(data.train, data.preprocessing, training=False)
     images = knowledge.__getitems__(list(range(len(knowledge))))["pixel_values"]
     assert images.shape[1:] == (3, 8, 8)
     assert abs(float(images.mean())) < 1e-3 and abs(float(images.std()) - 1) < 1e-3
@@ -53,15 +59,15 @@ def test_digits_recipe_normalises_the_training_digits():
 
 def test_cifar100_is_read_from_a_folder_with_its_fine_labels(cifar100_folder):
     data = load_image_data("cifar100", cifar100_folder)
-    assert (len(data.train), len(data.eval)) == (50_000, 10_000) and data.recipe == CIFAR_RECIPE
-    tiny = KnowledgeDataset(data.train.select(range(10)), data.recipe)
+    assert (len(data.train), len(data.eval)) == (50_000, 10_000) and data.preprocessing == CIFAR_PREPROCESSING
+    tiny = KnowledgeDataset(data.train.select(range(10)), data.preprocessing)
     assert tiny.num_classes == 100 and tiny.class_names[19] == "cattle"
 
 
 def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
     _write_image_folder(tmp_path, ("train", "val", "test"), (40, 50))
     data = load_image_data("imagenet", tmp_path)
-    assert data.recipe == IMAGENET_RECIPE and len(data.train) == 4 and len(data.eval) == 4
+    assert data.preprocessing == IMAGENET_PREPROCESSING and len(data.train) == 4 and len(data.eval) == 4
     assert data.eval.split == "validation"
 
 
@@ -69,9 +75,9 @@ def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
 def test_a_folder_of_images_gets_the_recipe_of_its_sizes(tmp_path, sides, size):
     _write_image_folder(tmp_path, ("train", "test"), sides)
     data = load_image_data(str(tmp_path))
-    assert data.recipe.size == size and data.recipe.any_size == (size == 224)
-    assert data.recipe.padding == (5 if size == 40 else 0)
-    knowledge = KnowledgeDataset(data.train, data.recipe)
+    assert data.preprocessing.size == size and data.preprocessing.any_size == (size == 224)
+    assert data.preprocessing.padding == (5 if size == 40 else 0)
+    knowledge = KnowledgeDataset(data.train, data.preprocessing)
     assert knowledge.class_names == ["cat", "dog"]
     assert knowledge[0]["pixel_values"].shape == (3, size, size)
 
@@ -85,7 +91,7 @@ def test_saved_and_parquet_folders_are_read(tmp_path, make_dataset, pixels):
     assert len(load_image_data(str(tmp_path / "dict")).eval) == 5
     for kind in ("one", "parquet"):
         data = load_image_data("my data", tmp_path / kind)
-        assert len(data.train) == 40 and data.eval is None and data.recipe.size == 12 and data.name == "my data"
+        assert len(data.train) == 40 and data.eval is None and data.preprocessing.size == 12 and data.name == "my data"
     assert len(load_image_data(str(tmp_path / "dict"), train_split="valid", eval_split="train").train) == 5
 
 

@@ -89,7 +89,7 @@ def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
         student,
         teacher,
         args,
-        KnowledgeDataset(data.train.select(range(150)), data.recipe, seed=args.seed),
+        KnowledgeDataset(data.train.select(range(150)), data.preprocessing, seed=args.seed),
         callbacks=[KCDTrainerCallback(KCDConfig(final_ratio=0.5, epochs_per_stage=1))],
     )
     if resume is None and args.process_index == 1:

@@ -167,8 +167,8 @@ def train(name: str, folder: Path) -> None:
         student,
         teacher,
         args,
-        KnowledgeDataset(data.train.select(range(num_points)), data.recipe, seed=args.seed),
-        KnowledgeDataset(data.eval.select(range(NUM_EVAL_POINTS)), data.recipe, training=False),
+        KnowledgeDataset(data.train.select(range(num_points)), data.preprocessing, seed=args.seed),
+        KnowledgeDataset(data.eval.select(range(NUM_EVAL_POINTS)), data.preprocessing, training=False),
         callbacks=[KCDTrainerCallback(KCDConfig(epochs_per_stage=EPOCHS_PER_STAGE, **condensation)), witness],
     )
     witness.watch(trainer)

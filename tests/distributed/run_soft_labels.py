@@ -46,7 +46,7 @@ def network(name: str, seed: int) -> torch.nn.Module:
 def train_set() -> KnowledgeDataset:
     """Digits of which every third is kept, some of them mixed."""
     data = load_image_data("digits")
-    dataset = KnowledgeDataset(data.train.select(range(120)), data.recipe, seed=3)
+    dataset = KnowledgeDataset(data.train.select(range(120)), data.preprocessing, seed=3)
     dataset.select(KEPT, [point + 1 for point in KEPT], [0.2] * len(KEPT))
     return dataset
 

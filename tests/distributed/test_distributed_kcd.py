@@ -261,7 +261,7 @@ def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(
     num_points = 151
     images = np.stack([np.asarray(image.convert("RGB")) for image in data.eval[:num_points]["image"]])
     labels = data.eval[:num_points]["label"]
-    pixels = (images / 255 - np.array(data.recipe.mean)) / np.array(data.recipe.std)
+    pixels = (images / 255 - np.array(data.preprocessing.mean)) / np.array(data.preprocessing.std)
     student = load_model(folder / scenario / "final").eval()
     with torch.no_grad():
         logits = student(torch.from_numpy(pixels).permute(0, 3, 1, 2).float())

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hf_kcd import KnowledgeMask
 from hf_kcd.artifacts.identity import DatasetIdentity
-from hf_kcd.data import ImageRecipe, SoftLabels
+from hf_kcd.data import Preprocessing, SoftLabels
 from hf_kcd.data.soft_labels import pack_logits
 from hf_kcd.publishing import push_mask, write_mask_repository
 
@@ -48,7 +48,7 @@ def soft_labels_of(mask: KnowledgeMask) -> SoftLabels:
         **packed,
         temperature=4.0,
         seed=0,
-        images=asdict(ImageRecipe((0.5,) * 3, (0.25,) * 3, 4, "none")),
+        images=asdict(Preprocessing((0.5,) * 3, (0.25,) * 3, 4, "none")),
         selection="0" * 64,
         teacher="cifar_resnet20",
         dataset=mask.dataset,

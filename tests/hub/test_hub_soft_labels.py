@@ -22,7 +22,7 @@ REPO = "me/digits-mask"
 
 def digits() -> KnowledgeDataset:
     data = load_image_data("digits")
-    return KnowledgeDataset(data.train, data.recipe, seed=3)
+    return KnowledgeDataset(data.train, data.preprocessing, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
-from hf_kcd.data import ImageRecipe
+from hf_kcd.data import Preprocessing
 
 NUM_POINTS, NUM_CLASSES, BATCH = 44, 4, 16
-RECIPE = ImageRecipe((0.5, 0.45, 0.4), (0.25, 0.2, 0.3), 8, "crop_flip", padding=1)
+RECIPE = Preprocessing((0.5, 0.45, 0.4), (0.25, 0.2, 0.3), 8, "crop_flip", padding=1)
 KCD = KCDConfig(final_ratio=0.5, epochs_per_stage=1)
 CIFAR_PAIRS = [
     ("wrn_40_2", "wrn_16_2"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_kcd.data import CIFAR_RECIPE, DIGITS_RECIPE, IMAGENET_RECIPE, KnowledgeDataset
+from hf_kcd.data import CIFAR_PREPROCESSING, DIGITS_PREPROCESSING, IMAGENET_PREPROCESSING, KnowledgeDataset
 from hf_kcd.reporting import (
     contact_sheet,
     plot_curves,
@@ -199,9 +199,9 @@ def test_hamming_matrix_carries_its_numbers(stages, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "sizes"),
     [
-        (DIGITS_RECIPE, [(8, 8)] * 10),
-        (CIFAR_RECIPE, [(32, 32)] * 10),
-        (IMAGENET_RECIPE, [(224, 300), (280, 224)] * 5),
+        (DIGITS_PREPROCESSING, [(8, 8)] * 10),
+        (CIFAR_PREPROCESSING, [(32, 32)] * 10),
+        (IMAGENET_PREPROCESSING, [(224, 300), (280, 224)] * 5),
     ],
     ids=["digits", "cifar", "photographs"],
 )
@@ -222,7 +222,7 @@ def test_contact_sheets_show_the_most_and_the_least_valuable_points(recipe, size
 
 
 def test_contact_sheets_refuse_another_data_set_and_impossible_arguments(make_mask):
-    dataset = KnowledgeDataset(points_dataset([(8, 8)] * 4), DIGITS_RECIPE)
+    dataset = KnowledgeDataset(points_dataset([(8, 8)] * 4), DIGITS_PREPROCESSING)
     mask = make_mask([0, 1], [1.0, 2.0, 3.0, 4.0], identity=dataset.identity)
     with pytest.raises(ValueError, match="not about this data set"):
         contact_sheet(dataset, make_mask([0], [1.0, 2.0]))

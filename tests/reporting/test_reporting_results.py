@@ -40,8 +40,8 @@ def make_trainer(folder, mask=None, condense=True, method="kd", **arguments):
         timm.create_model("cifar_resnet8", num_classes=10),
         None if method == "ce" else timm.create_model("cifar_resnet8", num_classes=10),
         args,
-        train_dataset=KnowledgeDataset(data.train.select(range(NUM_POINTS)), data.recipe),
-        eval_dataset=KnowledgeDataset(data.eval.select(range(NUM_EVALUATED)), data.recipe, training=False),
+        train_dataset=KnowledgeDataset(data.train.select(range(NUM_POINTS)), data.preprocessing),
+        eval_dataset=KnowledgeDataset(data.eval.select(range(NUM_EVALUATED)), data.preprocessing, training=False),
         callbacks=[KCDTrainerCallback(KCDConfig(epochs_per_stage=2))] if condense else None,
         mask=mask,
     )

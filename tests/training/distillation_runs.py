@@ -9,13 +9,13 @@ import torch
 from transformers import TrainerCallback
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
-from hf_kcd.data import ImageRecipe, KnowledgeDataset
+from hf_kcd.data import Preprocessing, KnowledgeDataset
 from hf_kcd.methods import register_method
 from hf_kcd.methods.kd import KD
 from hf_kcd.training import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback
 
 NUM_POINTS, NUM_CLASSES, NUM_EPOCHS, BATCH = 88, 4, 6, 16
-RECIPE = ImageRecipe((0.5, 0.45, 0.4), (0.25, 0.2, 0.3), 8, "crop_flip", padding=1)
+RECIPE = Preprocessing((0.5, 0.45, 0.4), (0.25, 0.2, 0.3), 8, "crop_flip", padding=1)
 PAPER = KCDConfig(final_ratio=0.5, epochs_per_stage=2)
 RELEASED = KCDConfig.released_code(final_ratio=0.5, epochs_per_stage=2)
 

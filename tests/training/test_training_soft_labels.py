@@ -28,7 +28,7 @@ from hf_kcd import KnowledgeDataset, KnowledgeMask
 from hf_kcd.artifacts.results import run_label
 from hf_kcd.cli.main import main
 from hf_kcd.cli.soft_labels import soft_labels_of_run
-from hf_kcd.data import ImageRecipe, SoftLabels
+from hf_kcd.data import Preprocessing, SoftLabels
 from hf_kcd.training import KCDTrainerCallback, apply_mask
 from hf_kcd.training.results import run_results
 from hf_kcd.training.soft_labels import make_soft_labels
@@ -180,7 +180,7 @@ def test_without_a_mask_every_point_is_taught(tmp_path):
 
 
 def test_images_that_are_decoded_in_workers(tmp_path):
-    recipe = ImageRecipe(RECIPE.mean, RECIPE.std, 8, "resized_crop_flip")
+    recipe = Preprocessing(RECIPE.mean, RECIPE.std, 8, "resized_crop_flip")
 
     def dataset(**options):
         made = KnowledgeDataset(image_set(20), recipe, seed=3, memory_budget=0, **options)

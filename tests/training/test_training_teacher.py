@@ -58,7 +58,7 @@ def test_the_teacher_sees_images_normalised_as_it_was_trained(tmp_path):
     trainer = make_trainer(tmp_path, method="spy", teacher=teacher, num_train_epochs=1)
     trainer.train()
     reference = network(9).double().eval()
-    recipe = trainer.train_dataset.recipe
+    recipe = trainer.train_dataset.preprocessing
 
     def channels(values):
         return torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
@@ -142,7 +142,7 @@ def test_a_teacher_of_larger_images_gets_them_and_the_run_says_so(tmp_path, capl
     assert "images of 16 x 16: the data's 8 x 8 are resized" in caplog.text
     trainer.train()
     reference = copy.deepcopy(teacher).double()
-    recipe = trainer.train_dataset.recipe
+    recipe = trainer.train_dataset.preprocessing
     config = teacher.pretrained_cfg
     for step in trainer.method.steps:
         assert step["pixel_values"].shape[-1] == 8

@@ -11,7 +11,7 @@ AUGMENTATIONS = ("crop_flip", "crop", "resized_crop_flip", "none")
 
 
 @dataclass(frozen=True)
-class ImageRecipe:
+class Preprocessing:
     """How the images of a data set are prepared.
 
     Args:
@@ -68,7 +68,7 @@ class ImageRecipe:
         size: int | None = None,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-    ) -> "ImageRecipe":
+    ) -> "Preprocessing":
         """Prepare the same images for a network that was trained on others.
 
         Args:
@@ -76,40 +76,40 @@ class ImageRecipe:
             mean, std: What its images were normalised with; None keeps the present ones.
 
         Returns:
-            The recipe, with the same augmentation.
+            The preprocessing, with the same augmentation.
         """
-        recipe = replace(self, mean=mean or self.mean, std=std or self.std)
+        preprocessing = replace(self, mean=mean or self.mean, std=std or self.std)
         if size is None:
-            return recipe
+            return preprocessing
         # Images of any size are cut and resized in one step, others are finished at their own size first.
         return (
-            replace(recipe, size=size)
+            replace(preprocessing, size=size)
             if self.any_size
-            else replace(recipe, resize=None if size == self.size else size)
+            else replace(preprocessing, resize=None if size == self.size else size)
         )
 
 
-# The recipe behind the published CIFAR-100 tables (RepDistiller, mdistiller).
-CIFAR_RECIPE = ImageRecipe((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, "crop_flip", padding=4)
-IMAGENET_RECIPE = ImageRecipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "resized_crop_flip")
+# The preprocessing behind the published CIFAR-100 tables (RepDistiller, mdistiller).
+CIFAR_PREPROCESSING = Preprocessing((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, "crop_flip", padding=4)
+IMAGENET_PREPROCESSING = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "resized_crop_flip")
 # Mean and deviation of the training split of scikit-learn's digits. A mirrored digit is another digit: no flip.
-DIGITS_RECIPE = ImageRecipe((0.3053,) * 3, (0.3760,) * 3, 8, "crop", padding=1)
+DIGITS_PREPROCESSING = Preprocessing((0.3053,) * 3, (0.3760,) * 3, 8, "crop", padding=1)
 
 
-def guess_recipe(dataset: datasets.Dataset, image_column: str) -> ImageRecipe:
-    """Choose a recipe from the sizes of up to 64 evenly spaced images.
+def guess_preprocessing(dataset: datasets.Dataset, image_column: str) -> Preprocessing:
+    """Choose a preprocessing from the sizes of up to 64 evenly spaced images.
 
     Args:
         dataset: A data set with an image column.
         image_column: The name of that column.
 
     Returns:
-        The CIFAR recipe at their size, padded by an eighth of it, when all are squares of one size; the ImageNet
-        recipe otherwise.
+        The CIFAR preprocessing at their size, padded by an eighth of it, when all are squares of one size; the ImageNet
+        preprocessing otherwise.
     """
     sizes = ImageReader(dataset, image_column).sample_sizes(64)
     if len(sizes) == 1:
         height, width = sizes.pop()
         if height == width:
-            return replace(CIFAR_RECIPE, size=height, padding=height // 8)
-    return IMAGENET_RECIPE
+            return replace(CIFAR_PREPROCESSING, size=height, padding=height // 8)
+    return IMAGENET_PREPROCESSING
