@@ -95,12 +95,12 @@ def train(options: argparse.Namespace, method: str, condensed: bool) -> dict[str
         "parts": {key: [line[key] for line in lines] for key in lines[-1] if key.startswith("loss_")},
         "unchanged": [name for name, tensor in before.items() if torch.equal(tensor, after[name])],
         "ms_per_step": times.milliseconds,
-        "cost": trainer.account.relative_cost,
+        "cost": trainer.cost.relative_cost,
         "step_cost": trainer.method.step_cost,
         "extra_parameters": sum(parameter.numel() for parameter in trainer.method.parameters()),
         "buffer_bytes": sum(buffer.numel() * buffer.element_size() for buffer in trainer.method.buffers()),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "seconds": sum(trainer.account.seconds),
+        "seconds": sum(trainer.cost.seconds),
         "options": own,
     }
 

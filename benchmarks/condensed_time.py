@@ -39,7 +39,7 @@ def train(dataset: KnowledgeDataset, args: argparse.Namespace, condensation: KCD
         callbacks = [] if condensation is None else [KCDTrainerCallback(condensation)]
         trainer = DistillationTrainer(student, teacher, config, dataset, callbacks=callbacks)
         trainer.train()
-    return sum(trainer.account.seconds), trainer.account.relative_cost
+    return sum(trainer.cost.seconds), trainer.cost.relative_cost
 
 
 def main() -> None:

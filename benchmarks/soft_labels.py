@@ -38,7 +38,6 @@ from hf_kcd.artifacts.files import read_json, write_json
 from hf_kcd.cli.run import first_points
 from hf_kcd.data import SoftLabels, load_image_data
 from hf_kcd.reporting.compare import format_table
-from hf_kcd.training import apply_mask
 from hf_kcd.training.soft_labels import make_soft_labels
 
 # Views, classes that are stored (0: all), bits; None is the teacher itself. As many views as epochs: no view twice.
@@ -80,7 +79,7 @@ class Bench:
         """Those of a setting, of the mask's points."""
         views, top_k, bits = setting
         dataset = self.train_set(seed)
-        apply_mask(dataset, mask)
+        dataset.apply(mask)
         return make_soft_labels(self.teacher(), dataset, views if views > 0 else self.options.epochs, top_k, bits)
 
     def trainer(self, folder: str, teacher: nn.Module | SoftLabels, seed: int, **given: Any) -> DistillationTrainer:
@@ -109,7 +108,7 @@ class Bench:
             trainer = self.trainer(folder, self.teacher(), seed=0, callbacks=[callback])
             trainer.train()
         trainer.knowledge_mask.save_pretrained(self.mask_folder)
-        return {"num_kept": len(trainer.knowledge_mask.kept), "seconds": sum(trainer.account.seconds)}
+        return {"num_kept": len(trainer.knowledge_mask.kept), "seconds": sum(trainer.cost.seconds)}
 
     def train(self, setting: tuple[int, int, int] | None, seed: int) -> dict[str, Any]:
         """Train on the mask once and say what came of it."""
@@ -127,7 +126,7 @@ class Bench:
         return {
             "soft_labels": None if setting is TEACHER else teacher.description(),
             "making_seconds": 0.0 if setting is TEACHER else making,
-            "seconds": sum(trainer.account.seconds),
+            "seconds": sum(trainer.cost.seconds),
             "top1": metrics["eval_top1"],
             "top5": metrics["eval_top5"],
         }

@@ -1,18 +1,15 @@
-"""Distil image classifiers with condensed knowledge: a Trainer for timm teachers and students on datasets.
+"""Distill image classifiers with condensed knowledge: a Trainer for timm teachers and students on `datasets`.
 
-Importing the package registers its networks in timm and touches no network. What needs transformers is loaded when it is
-first asked for.
+Importing the package registers its networks in timm and opens no connection. What needs transformers is loaded on first
+use.
 """
 
-from typing import TYPE_CHECKING
-
-from .condensation import KnowledgeMask
+from .condensation import KCDConfig, KnowledgeMask
 from .data import KnowledgeDataset
 from .models import load_model
 from .version import __version__
 
-if TYPE_CHECKING:
-    from .training import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback
+_TRAINING = ("DistillationConfig", "DistillationTrainer", "KCDTrainerCallback")
 
 __all__ = [
     "DistillationConfig",
@@ -24,8 +21,6 @@ __all__ = [
     "__version__",
     "load_model",
 ]
-
-_TRAINING = ("DistillationConfig", "DistillationTrainer", "KCDConfig", "KCDTrainerCallback")
 
 
 def __getattr__(name: str):

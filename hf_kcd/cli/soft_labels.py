@@ -6,7 +6,6 @@ from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..methods import method_options
-from ..training import apply_mask
 from ..training.soft_labels import make_soft_labels
 from .recipe import Recipe, read_recipe
 from .run import load_run_data, load_trained_model, student_and_training_set, teachers_of
@@ -33,7 +32,7 @@ def soft_labels_of_run(run_folder: str | Path, *, num_views: int = 4, top_k: int
         )
     mask = KnowledgeMask.from_pretrained(Path(run_folder) / MASK_FOLDER)
     _, dataset = student_and_training_set(recipe, load_run_data(recipe.config))
-    apply_mask(dataset, mask)
+    dataset.apply(mask)
     name, checkpoint = teachers[0]
     options = {**method_options(recipe.args.method), **recipe.args.method_options}
     return make_soft_labels(

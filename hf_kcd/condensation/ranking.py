@@ -29,3 +29,19 @@ def rank_points(scores: torch.Tensor | np.ndarray | Sequence[float]) -> torch.Te
             f"{', …' if len(undefined) > 5 else ''}), which has no rank. Record finite values only."
         )
     return torch.argsort(scores, descending=True, stable=True)
+
+
+def random_scores(num_points: int, seed: int, epoch: int) -> torch.Tensor:
+    """Draw a score for every point: the baseline that an estimated value has to beat.
+
+    Args:
+        num_points: Number of points, N.
+        seed: Seed of the training, not negative.
+        epoch: The epoch after the selection: every selection draws anew.
+
+    Returns:
+        [N] float64 in [0, 1) on the CPU, the same on every machine; the global generators are not touched.
+
+    Source: KCD, Table 4, "OGVE w/ random".
+    """
+    return torch.from_numpy(np.random.Generator(np.random.PCG64([seed, epoch])).random(num_points))

@@ -75,6 +75,11 @@ class Selection(NamedTuple):
         """[K] bool, whether a point has a partner."""
         return self.partner >= 0
 
+    def mixed(self) -> "Selection":
+        """Return the points that have a partner, in the same order."""
+        rows = self.is_mixed
+        return Selection(self.points[rows], self.partner[rows], self.perturbation[rows])
+
     def by_id(self) -> "Selection":
         """Return the same selection with its points in ascending order."""
         points, order = self.points.sort()

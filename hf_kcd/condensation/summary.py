@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import unknown_name
+from .selection import Selection
 
 AUGMENTATIONS = ("adaptive", "fixed", "none")
 PARTNERS = ("discarded", "newly_discarded")
@@ -29,6 +30,11 @@ class KnowledgeSummary:
     discarded: torch.Tensor
     partner: torch.Tensor
     perturbation: torch.Tensor
+
+    @property
+    def selection(self) -> Selection:
+        """What is trained on: the kept points, each with its partner and perturbation, on the CPU."""
+        return Selection(self.kept.cpu(), self.partner.cpu(), self.perturbation.cpu())
 
 
 def summarize_knowledge(

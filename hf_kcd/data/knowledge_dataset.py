@@ -215,6 +215,19 @@ class KnowledgeDataset(Dataset):
             mixed = _mix(bank[points[chunk]], mixed_in[chunk], perturbations[chunk])
             bank[points[chunk]] = mixed.to(torch.uint8)
 
+    def apply(self, mask, mixing: bool = True) -> None:
+        """Select a mask's points."""
+        mask.check(self.identity)
+        self.restore_images()
+        if mixing and mask.mixing_history:
+            for points, partners, perturbations in mask.mixing_history:
+                self.blend(points, partners, perturbations)
+            self.select(mask.kept)
+        elif mixing:
+            self.select(mask.kept, mask.partner, mask.perturbation)
+        else:
+            self.select(mask.kept)
+
     def restore_images(self) -> None:
         """Undo every `blend`; images that are not in memory were never blended."""
         if self._bank is not None:

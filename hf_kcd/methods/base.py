@@ -1,6 +1,7 @@
 """What a distillation method is: what it reads, what it trains, and the named parts of its loss."""
 
 import math
+from types import SimpleNamespace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -131,6 +132,23 @@ class DistillationMethod(nn.Module):
     def leaves_weights_out(self) -> bool:
         """Whether some step trains without some of the weights, for whose gradients DDP would wait."""
         return bool(self.initialisation_epochs)
+
+    @property
+    def first_phase(self) -> SimpleNamespace | None:
+        """The epochs before the training proper; None for a method without them."""
+        if not self.initialisation_epochs:
+            return None
+        return SimpleNamespace(
+            epochs=self.initialisation_epochs,
+            trains_student=self.initialisation_reads_student,
+            learning_rate=self.initialisation_learning_rate,
+            decay_epochs=self.initialisation_decay_epochs,
+        )
+
+    @property
+    def has_unused_parameters(self) -> bool:
+        """Whether some step trains without some of the weights, so that DDP must search for them."""
+        return self.leaves_weights_out
 
     @property
     def step_cost(self) -> float | None:

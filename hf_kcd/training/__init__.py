@@ -1,13 +1,8 @@
-"""Configs, `DistillationTrainer`, `KCDTrainerCallback`, and learning rates in epochs."""
+"""`DistillationTrainer`, its `DistillationConfig`, and `KCDTrainerCallback`."""
 
-from .callback import KCDTrainerCallback, apply_mask
-from .config import DistillationConfig, KCDConfig
+from ..condensation import KCDConfig
+from .callback import KCDTrainerCallback
+from .config import DistillationConfig
 from .trainer import DistillationTrainer
 
-__all__ = [
-    "DistillationConfig",
-    "DistillationTrainer",
-    "KCDConfig",
-    "KCDTrainerCallback",
-    "apply_mask",
-]
+__all__ = ["DistillationConfig", "DistillationTrainer", "KCDConfig", "KCDTrainerCallback"]

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole and of this run: which one to resume from, and what to say of one that cannot be."""
+"""Checkpoints: which one is whole and of this run."""
 
 import json
 import re
@@ -10,19 +10,19 @@ from transformers.trainer_callback import TrainerState
 
 from ..artifacts.files import load_tensors, read_json
 from ..artifacts.identity import DatasetIdentity
-from ..condensation import KnowledgeMask
-from .account import ACCOUNT_NAME
-from .callback import MASK_FOLDER, STATE_NAME
+from .cost import COST_NAME
 
 RUN_NAME = "run.json"
+METHOD_NAME = "method.safetensors"
+STATE_NAME = "kcd_state.safetensors"
 _FOLDER = re.compile(r"checkpoint-(\d+)$")
 
 
 def missing_from_checkpoint(folder: str | Path) -> list[str]:
-    """List what a checkpoint lacks to be resumed: files that are absent or cut short; empty for a whole one."""
+    """List the files that a checkpoint lacks to be resumed, absent or cut short; empty for a whole one."""
     folder = Path(folder)
     missing, condensed = [], False
-    for name in ("config.json", ACCOUNT_NAME, RUN_NAME):
+    for name in ("config.json", COST_NAME, RUN_NAME):
         try:
             values = read_json(folder / name)
             condensed = condensed or (name == RUN_NAME and values["condensation"] is not None)
@@ -39,12 +39,7 @@ def missing_from_checkpoint(folder: str | Path) -> list[str]:
             load_tensors(folder / name)
         except (OSError, ValueError):
             missing.append(name)
-    if (folder / MASK_FOLDER).is_dir():
-        try:
-            KnowledgeMask.from_pretrained(folder / MASK_FOLDER)
-        except (OSError, ValueError):
-            missing.append(MASK_FOLDER)
-    # The Trainer writes its state last, so a checkpoint that was interrupted lacks it or has a part of it.
+    # The Trainer writes its state last, so an interrupted checkpoint lacks it or has a part of it.
     try:
         TrainerState.load_from_json(str(folder / "trainer_state.json"))
     except (OSError, json.JSONDecodeError, TypeError, UnicodeDecodeError):
@@ -53,7 +48,7 @@ def missing_from_checkpoint(folder: str | Path) -> list[str]:
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path:
-    """Find the latest checkpoint of a run that can be resumed; those that an interruption cut short are passed over.
+    """Find the latest checkpoint of a run that can be resumed, past those that an interruption cut short.
 
     Args:
         output_dir: The run's folder.
@@ -71,14 +66,14 @@ def last_whole_checkpoint(output_dir: str | Path) -> Path:
 
 
 def check_run(folder: str | Path, run: dict[str, Any]) -> None:
-    """Make sure that a checkpoint belongs to the run that is to go on from it.
+    """Make sure that a checkpoint belongs to the run that resumes it.
 
     Args:
         folder: The checkpoint.
         run: What the two must share; `dataset` is the data set's identity.
 
     Raises:
-        ValueError: When they differ, naming in what.
+        ValueError: When they differ, with the difference.
     """
     saved = read_json(Path(folder) / RUN_NAME)
     for name, own in run.items():

@@ -1,15 +1,14 @@
-"""What a run is told: `DistillationConfig` (how to train) and `KCDConfig` (how to condense)."""
+"""`DistillationConfig`: how to train."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..condensation import CondensationSchedule, available_values
 from ..errors import unknown_name
 from ..methods import available_methods
 from ..models import STAGES
@@ -187,111 +186,3 @@ def _layers(name: str, value: Sequence[str | int] | str | int | None) -> list[in
         return [int(word) for word in words]
     except ValueError as error:
         raise ValueError(f"{name} is {value!r}: give positions such as 2 5 8, or the word '{STAGES}'.") from error
-
-
-@dataclass(frozen=True)
-class KCDConfig:
-    """How knowledge is condensed: Algorithm 1 of the paper, every switch of its Table 4 a field.
-
-    `KCDConfig()` is the paper; `KCDConfig.released_code()` is what the authors' program does.
-
-    Raises:
-        ValueError: When a field is out of its range, with its value and what to do.
-    """
-
-    final_ratio: float = field(default=0.7, metadata={"help": "rho: share of the points kept at the end, in (0, 1]."})
-    epochs_per_stage: int = field(default=40, metadata={"help": "T: epochs between two selections."})
-    shape: str = field(
-        default="exponential", metadata={"help": "How the kept share falls over stages: 'exponential' or 'linear'."}
-    )
-    first_selection: str = field(
-        default="after_first_epoch", metadata={"help": "First selection: 'after_first_epoch' or 'after_first_stage'."}
-    )
-    value: str = field(default="entropy", metadata={"help": "What a point is worth, one of the registered values."})
-    online_recording: bool = field(
-        default=True, metadata={"help": "Value a point by its mean over epochs (Eq. 12), not by its last epoch alone."}
-    )
-    cost_exponent: float = field(
-        default=0.03, metadata={"help": "alpha of the cost-aware ranking (Eq. 13); 0 turns it off."}
-    )
-    augmentation: str = field(
-        default="adaptive", metadata={"help": "Mixing of borderline points: 'adaptive' (Eq. 15), 'fixed' or 'none'."}
-    )
-    max_perturbation: float = field(
-        default=0.3, metadata={"help": "epsilon_m: the largest share of a partner, in [0, 1]."}
-    )
-    partners: str = field(
-        default="discarded", metadata={"help": "Who is mixed in: all 'discarded' points or the 'newly_discarded'."}
-    )
-    cumulative_mixing: bool = field(
-        default=False,
-        metadata={"help": "Mix into the 8-bit images for good, stage after stage, as the released code does."},
-    )
-
-    def __post_init__(self) -> None:
-        # Epochs and points are checked by the schedule, once their numbers are known.
-        if not isinstance(self.final_ratio, (int, float)) or not 0 < self.final_ratio <= 1:
-            raise ValueError(
-                f"final_ratio is {self.final_ratio}: give the share of points to keep, above 0 and up to 1."
-            )
-        if self.value not in available_values():
-            raise unknown_name("value", self.value, available_values())
-        for name, valid in (
-            ("shape", ("exponential", "linear")),
-            ("first_selection", ("after_first_epoch", "after_first_stage")),
-            ("augmentation", ("adaptive", "fixed", "none")),
-            ("partners", ("discarded", "newly_discarded")),
-        ):
-            if getattr(self, name) not in valid:
-                raise unknown_name(name, getattr(self, name), valid)
-        if not 0 <= self.max_perturbation <= 1:
-            raise ValueError(
-                f"max_perturbation is {self.max_perturbation}: give a share from 0 to 1; the paper uses 0.3."
-            )
-        if not math.isfinite(self.cost_exponent):
-            raise ValueError(f"cost_exponent is {self.cost_exponent}: give a finite number; the paper uses 0.03.")
-
-    @classmethod
-    def paper(cls, **overrides: Any) -> "KCDConfig":
-        """Make the paper's configuration, which is the default, with single fields overridden."""
-        return replace(cls(), **overrides)
-
-    @classmethod
-    def released_code(cls, **overrides: Any) -> "KCDConfig":
-        """Make the configuration of the authors' program, with single fields overridden.
-
-        Linear sizes, first selection after stage one, only the newly discarded ranks as partners, cumulative mixing on the
-        8-bit images.
-        """
-        preset = cls(
-            shape="linear", first_selection="after_first_stage", partners="newly_discarded", cumulative_mixing=True
-        )
-        return replace(preset, **overrides)
-
-    def schedule(self, num_points: int, num_epochs: int) -> CondensationSchedule:
-        """Make the schedule of a run.
-
-        Args:
-            num_points: Number of points of the whole training set.
-            num_epochs: Epochs of training.
-        """
-        return CondensationSchedule(
-            num_points, num_epochs, self.epochs_per_stage, self.final_ratio, self.shape, self.first_selection
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "KCDConfig":
-        """From a mapping of fields.
-
-        Raises:
-            ValueError: For a name that is no field.
-        """
-        names = [f.name for f in fields(cls)]
-        for name in values:
-            if name not in names:
-                raise unknown_name("field of KCDConfig", name, names)
-        return cls(**values)

@@ -32,6 +32,16 @@ class TopKAccuracy(evaluate.Metric):
     def _compute(
         self, predictions: list[list[int]] | np.ndarray, references: list[int] | np.ndarray
     ) -> dict[str, float]:
+        return self.score(predictions, references)
+
+    @staticmethod
+    def score(predictions: list[list[int]] | np.ndarray, references: list[int] | np.ndarray) -> dict[str, float]:
+        """Compute the metric directly, without evaluate's Arrow file for predictions larger than the memory.
+
+        Args:
+            predictions: [N, 5] class ids of each point, best first.
+            references: [N] labels.
+        """
         hits = np.asarray(predictions) == np.asarray(references)[:, None]
         return {"top1": 100.0 * hits[:, :1].any(1).mean(), "top5": 100.0 * hits[:, :_NUM_RANKED].any(1).mean()}
 
@@ -42,14 +52,9 @@ def rank_classes(logits: Tensor, labels: Tensor | None = None) -> Tensor:
 
 
 def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute the Trainer's metrics from ranked classes.
-
-    The metric's formula is called directly: its way through an Arrow file is for predictions that do not fit in memory.
-    """
-    return {
-        name: float(value)
-        for name, value in TopKAccuracy._compute(None, prediction.predictions, prediction.label_ids).items()
-    }
+    """Compute the Trainer's metrics from ranked classes."""
+    scores = TopKAccuracy.score(prediction.predictions, prediction.label_ids)
+    return {name: float(value) for name, value in scores.items()}
 
 
 def finite_rows(*logits: Tensor | None) -> Tensor:

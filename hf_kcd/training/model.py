@@ -51,7 +51,7 @@ class DistillationModel(nn.Module):
             one.eval().requires_grad_(False)
             if method.teacher_batch_statistics:
                 use_batch_statistics(one)
-        self.initialising = False
+        self.in_first_phase = False
         # Valuing the points takes the student's logits, whatever the method reads.
         self._read_student = _reader(
             method, "student", student, method.student_reads | {"logits"}, method.student_spec
@@ -121,9 +121,9 @@ class DistillationModel(nn.Module):
         elif method.teacher_reads:
             teacher = self._run_teachers(images)
         student = None
-        if method.initialisation_reads_student or not self.initialising:
+        if method.initialisation_reads_student or not self.in_first_phase:
             student = self._read_student(images)
-        losses = method.initialisation_losses if self.initialising else method
+        losses = method.initialisation_losses if self.in_first_phase else method
         parts = losses(student, teacher, batch)
         outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}
         if student is None:

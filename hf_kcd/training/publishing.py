@@ -2,23 +2,25 @@
 
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils import logging
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import PushInProgress, logging
 
+from ..artifacts.cards import write_card
 from ..artifacts.results import write_results
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
+from ..hub.errors import hub_errors
 from ..publishing import push_student
 from ..reporting import contact_sheet, plot_curves, save_figure, student_card
 from .results import run_results
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-
-    from .trainer import DistillationTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +32,7 @@ class Publisher:
         trainer: The trainer, on the process that writes.
     """
 
-    def __init__(self, trainer: "DistillationTrainer") -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         # One after the other, and in the background: a step never waits for the network.
         self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
@@ -159,3 +161,140 @@ class Publisher:
         teacher = self.trainer.teacher
         config = {} if teacher is None else teacher.pretrained_cfg
         return config["hf_hub_id"].partition("@")[0] if config.get("source") == "hf-hub" else None
+
+
+class PublishingMixin(Trainer):
+    """Publishes the student of a trainer."""
+
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        mask_repo: str | None = None,
+        teacher_repo: str | None = None,
+        **card: Any,
+    ) -> "CommitInfo | Future | None":
+        """Publish the student with its card, its results and its pictures, in one commit.
+
+        Args:
+            repo_id: Such as "me/my-student"; `hub_model_id` without it, or the name of `output_dir` under the user's own.
+            commit_message: Of the commit.
+            blocking: Wait for the upload.
+            token: Refused: log in instead.
+            revision: Branch to commit to, made where it does not exist; `hub_revision` without it.
+            private: Whether a new repository is private; `hub_private_repo` without it.
+            mask_repo: Repository of the knowledge mask, to be linked.
+            teacher_repo: Repository of the teacher, to be linked; known of a teacher that was loaded from the Hub.
+            **card: What `create_model_card` takes.
+
+        Returns:
+            The commit, with its address; a future of it with `blocking=False`; None on the processes that do not push.
+
+        Raises:
+            RuntimeError: When nothing has been trained yet.
+            ValueError: For a token, or what may not be published.
+            PermissionError: Without a login, or without the right to write.
+            ConnectionError: When the Hub could not be reached or broke off.
+        """
+        if token is not None:
+            raise ValueError(
+                "token would have to be written down: log in with `hf auth login` or set HF_TOKEN instead."
+            )
+        card = _card_options(**card)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if not self.is_world_process_zero():
+            return None
+        return self._publisher.push(
+            repo_id,
+            blocking,
+            commit_message=commit_message,
+            revision=revision,
+            private=private,
+            mask_repo=mask_repo,
+            teacher_repo=teacher_repo,
+            **card,
+        )
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the student's card as README.md into the run's folder.
+
+        Args:
+            language: For the metadata.
+            license: Identifier of the weights' licence, as the Hub has them ("apache-2.0").
+            tags: More tags for the metadata.
+            model_name: What the student is called.
+            finetuned_from: Repository of the network that the student started from.
+            tasks: Known: image classification.
+            dataset_tags: The same as `dataset`.
+            dataset: The Hub's id of the data set.
+            dataset_args: Known: the card names the data set alone.
+
+        Raises:
+            RuntimeError: When nothing has been trained yet.
+        """
+        if not self.is_world_process_zero():
+            return
+        card = _card_options(language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset)
+        write_card(Path(self.args.output_dir) / "README.md", self._publisher.card(**card))
+
+    @cached_property
+    def _publisher(self) -> "Publisher":
+        return Publisher(self)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        with hub_errors(self._publisher.repository, "model", None, "written to"):
+            super().init_hf_repo(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+        else:
+            self.push_in_progress = PushInProgress([])
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.args.save_strategy == SaveStrategy.STEPS:
+            place = f"step {self.state.global_step}"
+        else:
+            place = f"epoch {int(self.state.epoch)}"
+        push = self._publisher.push_checkpoint(checkpoint_folder, place)
+        if push is not None:
+            self.push_in_progress.jobs.append(push)
+
+
+def _card_options(
+    language: Any = None,
+    license: Any = None,
+    tags: Any = None,
+    model_name: Any = None,
+    finetuned_from: Any = None,
+    tasks: Any = None,
+    dataset_tags: Any = None,
+    dataset: Any = None,
+    dataset_args: Any = None,
+) -> dict[str, Any]:
+    """Name what a card of ours takes out of what transformers offers for one of its own."""
+    return {
+        "language": language,
+        "license": license,
+        "tags": tags,
+        "model_name": model_name,
+        "base_model": finetuned_from,
+        "dataset": dataset_tags or dataset,
+    }

@@ -34,8 +34,8 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
     Raises:
         RuntimeError: When nothing has been trained yet.
     """
-    args, schedule, account = trainer.args, trainer.schedule, trainer.account
-    trained = [epoch for epoch in range(schedule.num_epochs) if account.points[epoch]]
+    args, schedule, cost = trainer.args, trainer.schedule, trainer.cost
+    trained = [epoch for epoch in range(schedule.num_epochs) if cost.points[epoch]]
     if not trained:
         raise RuntimeError("There are no results yet: train() first.")
     history = [_epoch_history(trainer, epoch) for epoch in trained]
@@ -53,7 +53,7 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         # The teacher's stored answers where these taught, None where the network did.
         "soft_labels": None if trainer.soft_labels is None else trainer.soft_labels.description(),
         "num_parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
-        "num_points": account.num_points,
+        "num_points": cost.num_points,
         "num_epochs": schedule.num_epochs,
         "epochs_trained": trainer.state.epoch,
         "optimisation": _optimisation(args),
@@ -61,13 +61,13 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         # Of those that learnt along and are saved beside the student, which need not be the best.
         "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
         "cost": {
-            "planned": schedule.absolute_cost / (account.num_points * account.num_epochs),
-            "paid": account.relative_cost,
-            "points": sum(account.points),
+            "planned": schedule.absolute_cost / (cost.num_points * cost.num_epochs),
+            "paid": cost.relative_cost,
+            "points": sum(cost.points),
             # What a method states of its steps counts the teacher's share, which soft labels save.
             "step": trainer.method.step_cost if trainer.soft_labels is None else None,
         },
-        "seconds": {"training": sum(account.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
+        "seconds": {"training": sum(cost.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
         "seed": args.seed,
         "world_size": args.world_size,
         "versions": {"python": platform.python_version(), **library_versions()},
@@ -118,7 +118,7 @@ def _accuracy(
 
 
 def _seconds_per_stage(trainer: Trainer, trained: list[int]) -> list[dict[str, float]]:
-    schedule, seconds = trainer.schedule, trainer.account.seconds
+    schedule, seconds = trainer.schedule, trainer.cost.seconds
     stages = []
     for stage in sorted({schedule.stage(epoch) for epoch in trained}):
         epochs = [epoch for epoch in trained if schedule.stage(epoch) == stage]

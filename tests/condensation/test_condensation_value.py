@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_kcd.condensation import available_values, get_value, prediction_entropy, random_value, register_value
+from hf_kcd.condensation import available_values, get_value, prediction_entropy, random_scores, register_value
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -148,22 +148,22 @@ def test_unknown_value_names_the_nearest():
 
 
 def test_random_is_drawn_anew_at_each_selection_from_seed_and_epoch_alone():
-    assert get_value("random") is random_value
+    assert get_value("random") is get_value("entropy"), "the record shows the entropy, and the ranking ignores it"
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = random_value(50_000, seed=3, epoch=1)
+    first = random_scores(50_000, seed=3, epoch=1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
     torch.manual_seed(99)
-    assert torch.equal(first, random_value(50_000, seed=3, epoch=1))
+    assert torch.equal(first, random_scores(50_000, seed=3, epoch=1))
     assert first.dtype == torch.float64
     assert first.shape == (50_000,)
-    others = [random_value(50_000, 3, 41), random_value(50_000, 4, 1), random_value(50_000, 1, 3)]
+    others = [random_scores(50_000, 3, 41), random_scores(50_000, 4, 1), random_scores(50_000, 1, 3)]
     for other in others:
         # Two independent draws correlate by 1 / sqrt(50000) = 0.0045.
         assert abs(np.corrcoef(first.numpy(), other.numpy())[0, 1]) < 0.03
 
 
 def test_random_is_uniform():
-    counts = np.histogram(random_value(100_000, 0, 1).numpy(), bins=100, range=(0, 1))[0]
+    counts = np.histogram(random_scores(100_000, 0, 1).numpy(), bins=100, range=(0, 1))[0]
     # Chi-square with 99 degrees of freedom: mean 99, standard deviation 14.
     assert ((counts - 1000) ** 2 / 1000).sum() < 170

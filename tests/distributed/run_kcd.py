@@ -181,8 +181,8 @@ def train(name: str, folder: Path) -> None:
     trainer.save_model(str(output_dir / "final"))
 
     # The epoch under way is the last one; folding it in shows how often each point was recorded in the whole training.
-    trainer.kcd.record.merge()
-    trainer.kcd.record.close_epoch()
+    trainer.kcd.condenser.record.merge()
+    trainer.kcd.condenser.record.close_epoch()
     mask = trainer.knowledge_mask
     optimizer_state = trainer.optimizer.state_dict()["state"]
     save_tensors(
@@ -194,8 +194,8 @@ def train(name: str, folder: Path) -> None:
             **{f"momentum.{key}": state["momentum_buffer"] for key, state in optimizer_state.items()},
             **{f"mask.{key}": getattr(mask, key) for key in ("kept", "partner", "perturbation", "value", "frequency")},
             **{f"logits.{epoch}": torch.cat(batches) for epoch, batches in enumerate(witness.logits)},
-            "record.value": trainer.kcd.record.value,
-            "record.frequency": trainer.kcd.record.frequency,
+            "record.value": trainer.kcd.condenser.record.value,
+            "record.frequency": trainer.kcd.condenser.record.frequency,
         },
     )
     write_json(
@@ -208,7 +208,7 @@ def train(name: str, folder: Path) -> None:
             "learning_rate": learning_rate,
             "drawn": witness.drawn,
             "selected": witness.selected,
-            "account": trainer.account.points,
+            "account": trainer.cost.points,
             "top1": metrics["eval_top1"],
             "predictions": predictions.predictions.tolist(),
             "labels": predictions.label_ids.tolist(),

@@ -14,7 +14,6 @@ from hub.local_hub import LocalHub
 import hf_kcd
 from hf_kcd.condensation import KnowledgeMask
 from hf_kcd.data import KnowledgeDataset, SoftLabels, load_image_data
-from hf_kcd.training import apply_mask
 from hf_kcd.training.soft_labels import make_soft_labels
 
 REPO = "me/digits-mask"
@@ -41,7 +40,7 @@ def published(tmp_path_factory) -> tuple[Path, SoftLabels]:
         schedule={},
         dataset=dataset.identity,
     )
-    apply_mask(dataset, mask)
+    dataset.apply(mask)
     torch.manual_seed(9)
     teacher = timm.create_model("cifar_resnet8", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
     soft_labels = make_soft_labels(teacher, dataset, num_views=2)

@@ -92,7 +92,7 @@ def outcome(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
     for parameter, state in trainer.optimizer.state_dict()["state"].items():
         tensors[f"momentum.{parameter}"] = state["momentum_buffer"]
     if trainer.kcd is not None:
-        tensors |= {f"record.{name}": tensor for name, tensor in trainer.kcd.record.state_dict().items()}
+        tensors |= {f"record.{name}": tensor for name, tensor in trainer.kcd.condenser.record.state_dict().items()}
         tensors |= {"kept": trainer.knowledge_mask.kept, "perturbation": trainer.knowledge_mask.perturbation}
     return tensors
 

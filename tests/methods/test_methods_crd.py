@@ -417,8 +417,8 @@ def test_training_resumes_to_the_bit_with_its_memory(tmp_path, name, kcd):
     memory = whole.method.memory
     assert int(memory.step) == whole.state.global_step
     assert sorted(memory.last_epoch.unique().tolist()) == ([2] if kcd is None else [0, 1, 2])
-    assert int((memory.last_epoch == 2).sum()) == whole.account.points[2]
-    assert (whole.account.points[2] == NUM_POINTS) == (kcd is None)
+    assert int((memory.last_epoch == 2).sum()) == whole.cost.points[2]
+    assert (whole.cost.points[2] == NUM_POINTS) == (kcd is None)
 
 
 def test_only_the_student_is_exported(tmp_path):

@@ -275,7 +275,7 @@ def test_a_run_is_the_same_with_an_interruption(tmp_path, kcd):
     assert not differing(outcome(whole), outcome(resumed))
     if kcd is not None:
         # Each point once a step, not once for each of its copies.
-        assert whole.kcd.record.frequency.sum() == sum(whole.account.points)
+        assert whole.kcd.condenser.record.frequency.sum() == sum(whole.cost.points)
 
 
 def test_bfloat16_autocast_leaves_every_part_at_work(tmp_path):

@@ -307,7 +307,7 @@ def test_every_drawn_point_is_valued_by_the_look():
 
 def test_a_condensed_run_values_every_point_that_it_draws(tmp_path):
     trainer = trained(tmp_path, "unix", KCD)
-    assert trainer.kcd.record.frequency.sum() == sum(trainer.account.points)
+    assert trainer.kcd.condenser.record.frequency.sum() == sum(trainer.cost.points)
 
 
 @pytest.mark.parametrize("kcd", [None, KCD], ids=["plain", "kcd"])

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
-from hf_kcd.data import Preprocessing, KnowledgeDataset
+from hf_kcd.data import KnowledgeDataset, Preprocessing
 from hf_kcd.methods import register_method
 from hf_kcd.methods.kd import KD
 from hf_kcd.training import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback
@@ -123,9 +123,9 @@ def outcome(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
     tensors |= {f"method.{name}": tensor for name, tensor in trainer.method.state_dict().items()}
     for parameter, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{parameter}.{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    tensors["points"] = torch.tensor(trainer.account.points)
+    tensors["points"] = torch.tensor(trainer.cost.points)
     if trainer.kcd is not None:
-        tensors |= {f"record.{name}": tensor for name, tensor in trainer.kcd.record.state_dict().items()}
+        tensors |= {f"record.{name}": tensor for name, tensor in trainer.kcd.condenser.record.state_dict().items()}
         mask = trainer.knowledge_mask
         for name in ("kept", "partner", "perturbation", "value", "frequency"):
             tensors[f"mask.{name}"] = getattr(mask, name)

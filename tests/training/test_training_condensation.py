@@ -100,7 +100,7 @@ def test_every_stage_is_that_of_the_equations(tmp_path, run):
     trainer = make_trainer(tmp_path, kcd, method="spy")
     trainer.train()
     expected = ByHand(kcd, trainer.method.steps)
-    record = trainer.kcd.record
+    record = trainer.kcd.condenser.record
     np.testing.assert_array_equal(record.frequency.numpy(), expected.frequency)
     np.testing.assert_allclose(record.value.numpy(), expected.value, rtol=1e-4, atol=1e-6)
 
@@ -160,10 +160,10 @@ def test_points_that_no_epoch_has_shown_get_their_turn(tmp_path):
 def test_the_cost_paid_is_the_cost_planned(tmp_path, kcd, sizes):
     trainer = make_trainer(tmp_path, kcd, gradient_accumulation_steps=2, dataloader_num_workers=0)
     trainer.train()
-    assert trainer.account.points == sizes
+    assert trainer.cost.points == sizes
     planned = sum(sizes) / (88 * 6)
-    assert trainer.account.relative_cost == trainer.schedule.relative_cost == pytest.approx(planned, rel=1e-12)
-    assert all(seconds > 0 for seconds in trainer.account.seconds)
+    assert trainer.cost.relative_cost == trainer.schedule.relative_cost == pytest.approx(planned, rel=1e-12)
+    assert all(seconds > 0 for seconds in trainer.cost.seconds)
     assert trainer.knowledge_mask.schedule["sizes"] == sizes
     assert trainer.knowledge_mask.schedule["relative_cost"] == pytest.approx(planned, rel=1e-12)
 
@@ -188,6 +188,6 @@ def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
     trainer.train()
     elapsed = time.perf_counter() - started
     steps = [trainer.schedule.updates(epoch) for epoch in range(4)]
-    for seconds, count in zip(trainer.account.seconds, steps, strict=True):
+    for seconds, count in zip(trainer.cost.seconds, steps, strict=True):
         assert seconds > 0.01 * count
-    assert sum(trainer.account.seconds) < elapsed - 4 * 0.3
+    assert sum(trainer.cost.seconds) < elapsed - 4 * 0.3

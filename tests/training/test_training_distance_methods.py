@@ -35,7 +35,7 @@ def test_a_condensed_run_has_no_part_at_zero_moves_what_it_trains_and_resumes(tm
     trainer = make(tmp_path / "whole", method)
     start, teacher = copy.deepcopy(trainer.method.state_dict()), copy.deepcopy(trainer.teacher.state_dict())
     trainer.train()
-    assert trainer.account.points == [88, 62]
+    assert trainer.cost.points == [88, 62]
     parts = ["ce"] if method in ("ab", "fsp") else ["ce", method]
     # A warm-up starts at 0.
     for line in losses(trainer)[1:]:

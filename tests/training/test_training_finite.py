@@ -63,8 +63,8 @@ def test_a_broken_network_is_reported_at_its_step(tmp_path, value, who):
     last = trainer.method.steps[-1]["point_ids"].tolist()
     assert len(trainer.method.steps) == 9
     assert ", ".join(map(str, last)) in str(error.value)
-    assert all_finite(trainer.kcd.record)
-    assert trainer.kcd.record.frequency.max() == 1, "epoch 1 was not closed"
+    assert all_finite(trainer.kcd.condenser.record)
+    assert trainer.kcd.condenser.record.frequency.max() == 1, "epoch 1 was not closed"
 
 
 def test_only_the_points_that_broke_are_named(tmp_path):
@@ -82,18 +82,18 @@ def test_a_broken_loss_over_finite_logits_is_reported_and_not_recorded(tmp_path)
     trainer = make_trainer(tmp_path, PAPER, method="test_infinite_loss")
     with pytest.raises(FloatingPointError, match="at step 6"):
         trainer.train()
-    assert not trainer.kcd.record.is_open
+    assert not trainer.kcd.condenser.record.is_open
 
 
 def test_rows_that_are_not_finite_are_no_values(tmp_path):
     # On an accelerator the check comes later than the record, which must be right all the same.
-    kcd = make_trainer(tmp_path, PAPER).kcd
+    condenser = make_trainer(tmp_path, PAPER).kcd.condenser
     logits = torch.randn(4, 4)
     logits[1, 2] = torch.nan
     finite = torch.tensor([True, False, False, True])
-    kcd.observe(torch.tensor([3, 4, 5, 6]), logits, None, torch.zeros(4, dtype=torch.int64), finite)
-    kcd.record.close_epoch()
-    assert kcd.record.frequency.nonzero()[:, 0].tolist() == [3, 6]
+    condenser.observe(torch.tensor([3, 4, 5, 6]), logits, None, torch.zeros(4, dtype=torch.int64), finite)
+    condenser.record.close_epoch()
+    assert condenser.record.frequency.nonzero()[:, 0].tolist() == [3, 6]
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path):

@@ -26,8 +26,8 @@ def test_a_student_is_trained_on_the_mask_from_the_start(tmp_path, published, mi
     trainer.train()
     num_kept = 44 if not mask.mixing_history else 88 - 3 * 14
     assert len(mask.kept) == num_kept
-    assert trainer.account.points == [num_kept] * 6
-    assert trainer.account.relative_cost == pytest.approx(num_kept / 88)
+    assert trainer.cost.points == [num_kept] * 6
+    assert trainer.cost.relative_cost == pytest.approx(num_kept / 88)
     assert trainer.state.global_step == trainer.state.max_steps == 6 * 3 and trainer.state.epoch == 6.0
     assert trainer.knowledge_mask is mask
 

@@ -162,7 +162,7 @@ def run(out, method, kcd, callbacks=(), resume=None, seed=1, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_method_trains_and_resumes_exactly(tmp_path, method, kcd):
     whole = run(tmp_path / "whole", method, kcd)
-    assert whole.account.points == ([88, 88, 88] if kcd is None else [88, 69, 55])
+    assert whole.cost.points == ([88, 88, 88] if kcd is None else [88, 69, 55])
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", method, kcd, [Interrupt(8)])
     resumed = run(tmp_path / "cut", method, kcd, resume=str(tmp_path / "cut" / "checkpoint-8"), seed=50)
@@ -195,7 +195,7 @@ def test_rotations_are_recorded_and_counted_as_one_point(tmp_path):
             return super().forward(student, teacher, batch)
 
     register_method("test_noted_rotations")(Noted)
-    record = run(tmp_path, "noted_rotations", KCD).kcd.record
+    record = run(tmp_path, "noted_rotations", KCD).kcd.condenser.record
     assert record.frequency.sum() == 88 + 69 + 55
     assert record.frequency.tolist() == [len(upright[point]) for point in range(NUM_POINTS)]
     means = [sum(upright[point]) / len(upright[point]) for point in range(NUM_POINTS)]
@@ -232,9 +232,9 @@ def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logg
     assert [epoch for _, epoch, _ in seen] == pytest.approx([i / 6 for i in range(12)])
     for phase_epoch in (seen[:6], seen[6:]):
         assert torch.cat([ids for *_, ids in phase_epoch]).sort().values.tolist() == list(range(NUM_POINTS))
-    assert int(trainer.kcd.record.frequency.max()) == 3
+    assert int(trainer.kcd.condenser.record.frequency.max()) == 3
     assert trainer.state.global_step == 6 + 5 + 4
-    assert trainer.account.points == [88, 69, 55]
+    assert trainer.cost.points == [88, 69, 55]
 
 
 def test_a_ramp_follows_the_epochs_as_they_shrink(tmp_path):

@@ -117,7 +117,7 @@ def test_the_last_whole_checkpoint_is_found_whichever_file_of_the_last_was_cut_s
     files = sorted(path.relative_to(last) for path in last.rglob("*") if path.is_file())
     # All that a run is taken up from; a file that joins them joins this test.
     assert {str(path) for path in files} == {
-        "account.json",
+        "cost.json",
         "config.json",
         "kcd_state.safetensors",
         "mask/mask.safetensors",
@@ -211,7 +211,7 @@ def test_keeping_all_points_is_plain_distillation_to_the_bit(tmp_path):
         mine, other = outcome(plain), outcome(kept)
         assert not differing(mine, {name: other[name] for name in mine})
         assert [{k: v for k, v in line.items() if k != "stage"} for line in losses(kept)] == losses(plain)
-        assert kept.account.relative_cost == kept.schedule.relative_cost == 1.0
+        assert kept.cost.relative_cost == kept.schedule.relative_cost == 1.0
         assert len(kept.knowledge_mask.kept) == len(kept.train_dataset) == 88
         assert (kept.knowledge_mask.partner == -1).all()
 
@@ -220,13 +220,13 @@ def test_keeping_all_points_is_plain_distillation_to_the_bit(tmp_path):
 def test_a_second_training_starts_over(tmp_path, preset):
     trainer = make_trainer(tmp_path, preset, method="spy")
     trainer.train()
-    first, steps = trainer.account.points, trainer.state.global_step
+    first, steps = trainer.cost.points, trainer.state.global_step
     trainer.method.steps.clear()
     trainer.train()
-    assert trainer.account.points == first and trainer.state.global_step == steps
+    assert trainer.cost.points == first and trainer.state.global_step == steps
     assert len(trainer.method.by_epoch("point_ids")[0]) == 88
     assert (trainer.method.steps[0]["partner_ids"] == -1).all()
-    assert int(trainer.kcd.record.frequency.max()) <= 6
+    assert int(trainer.kcd.condenser.record.frequency.max()) <= 6
     # Also the images, into which the released code mixes for good.
     trainer.kcd.reset()
     for point in range(88):

@@ -29,7 +29,7 @@ from hf_kcd.artifacts.results import run_label
 from hf_kcd.cli.main import main
 from hf_kcd.cli.soft_labels import soft_labels_of_run
 from hf_kcd.data import Preprocessing, SoftLabels
-from hf_kcd.training import KCDTrainerCallback, apply_mask
+from hf_kcd.training import KCDTrainerCallback
 from hf_kcd.training.results import run_results
 from hf_kcd.training.soft_labels import make_soft_labels
 
@@ -48,7 +48,7 @@ def masks(tmp_path_factory) -> dict[str, KnowledgeMask]:
 
 def train_set(mask: KnowledgeMask, mixing: bool = True, seed: int = 3, **options) -> KnowledgeDataset:
     dataset = KnowledgeDataset(TRAIN, RECIPE, seed=seed, **options)
-    apply_mask(dataset, mask, mixing)
+    dataset.apply(mask, mixing)
     return dataset
 
 
@@ -176,7 +176,7 @@ def test_without_a_mask_every_point_is_taught(tmp_path):
     labels = make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 2)
     trainer = make_trainer(tmp_path, teacher=labels, num_train_epochs=2)
     trainer.train()
-    assert trainer.account.points == [88, 88]
+    assert trainer.cost.points == [88, 88]
 
 
 def test_images_that_are_decoded_in_workers(tmp_path):

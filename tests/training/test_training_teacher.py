@@ -76,7 +76,7 @@ def test_bfloat16_trains_and_values_stay_finite(tmp_path):
     trainer.train()
     assert {step["teacher_logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     assert {step["logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
-    record = trainer.kcd.record
+    record = trainer.kcd.condenser.record
     assert record.value.isfinite().all() and (record.value > 0).all()
     assert record.num_rejected == 0
     lines = [line["loss"] for line in trainer.state.log_history if "loss" in line]

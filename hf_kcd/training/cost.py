@@ -1,4 +1,4 @@
-"""What a run has cost so far: points trained on and seconds spent training, epoch by epoch."""
+"""The cost of a run so far: points trained on and seconds of training, epoch by epoch."""
 
 import time
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ..artifacts.files import read_json, write_json
 
-ACCOUNT_NAME = "account.json"
+COST_NAME = "cost.json"
 
 
-class Account:
-    """Counts, per epoch, the points drawn and the seconds of training (evaluating and saving excluded).
+class CostTracker:
+    """Counts the points drawn and the seconds of training per epoch, without evaluation and saving.
 
-    It is saved with every checkpoint, so a run that was interrupted still states what it really paid.
+    Every checkpoint holds it, so an interrupted run still states what it really paid.
 
     Args:
         num_points: Number of points of the whole training set, N.
@@ -30,7 +30,7 @@ class Account:
 
     @property
     def relative_cost(self) -> float:
-        """C paid so far: points drawn over those that plain distillation draws in the whole training."""
+        """C paid so far: points drawn, relative to all points in every epoch."""
         return sum(self.points) / (self.num_points * self.num_epochs)
 
     def begin(self, epoch: int) -> None:
@@ -39,7 +39,7 @@ class Account:
         self._started = time.perf_counter()
 
     def draw(self, num_points: int) -> None:
-        """Count points of the current epoch, all processes together."""
+        """Count points of the current epoch, over all processes."""
         self.points[self._epoch] += num_points
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class Account:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock for the length of a block that is not training."""
+        """Stop the clock during a block that is not training."""
         running = self._started is not None
         self.stop()
         try:
@@ -60,11 +60,11 @@ class Account:
                 self._started = time.perf_counter()
 
     def save(self, folder: str | Path) -> None:
-        """Write the account into a checkpoint."""
+        """Write the cost into a checkpoint."""
         with self.paused():
-            write_json(Path(folder) / ACCOUNT_NAME, {"points": self.points, "seconds": self.seconds})
+            write_json(Path(folder) / COST_NAME, {"points": self.points, "seconds": self.seconds})
 
     def load(self, folder: str | Path) -> None:
-        """Read the account of a checkpoint of the same run."""
-        values = read_json(Path(folder) / ACCOUNT_NAME)
+        """Read the cost from a checkpoint of the same run."""
+        values = read_json(Path(folder) / COST_NAME)
         self.points, self.seconds = list(values["points"]), list(values["seconds"])

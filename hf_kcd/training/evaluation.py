@@ -1,0 +1,105 @@
+"""How a `DistillationTrainer` evaluates: every point once, and every network that learned along."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data import KnowledgeDataset
+from ..losses import cross_entropy_loss
+from .config import DistillationConfig
+
+EvaluationSet = datasets.Dataset | KnowledgeDataset
+
+
+def as_knowledge_dataset(
+    dataset: EvaluationSet, args: DistillationConfig, training: bool, like: KnowledgeDataset | None = None
+) -> KnowledgeDataset:
+    """Return a data set as the trainer reads it.
+
+    Args:
+        dataset: A plain data set, or one that is ready.
+        args: The run's configuration.
+        training: Whether images are augmented.
+        like: The data set whose preprocessing a plain one gets.
+
+    Raises:
+        ValueError: For a `KnowledgeDataset` made for the other purpose.
+    """
+    if not isinstance(dataset, KnowledgeDataset):
+        return KnowledgeDataset(dataset, like and like.preprocessing, training=training, seed=args.seed)
+    if dataset.training != training:
+        raise ValueError(
+            f"The {'training' if training else 'evaluation'} set is a KnowledgeDataset with training={dataset.training}: "
+            f"make it with training={training}, so that its images are {'' if training else 'not '}augmented."
+        )
+    return dataset
+
+
+class EvaluationMixin(Trainer):
+    """Evaluates the student, and each of `self.method.networks()`, whose metrics carry its name as a prefix."""
+
+    # The network that is evaluated instead of the student.
+    _evaluated: nn.Module | None = None
+
+    def get_eval_dataloader(self, eval_dataset: str | EvaluationSet | None = None):
+        with self._no_point_dropped():
+            return super().get_eval_dataloader(self._evaluation_set(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: EvaluationSet):
+        with self._no_point_dropped():
+            return super().get_test_dataloader(self._evaluation_set(test_dataset))
+
+    @contextmanager
+    def _no_point_dropped(self) -> Iterator[None]:
+        """Keep the last batch: `dataloader_drop_last` is about training, but Trainer applies it to every loader."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def _evaluation_set(self, dataset):
+        if isinstance(dataset, datasets.Dataset):
+            return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset)
+        return dataset
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        # A loader draws a seed from the global generator. Forked, evaluation leaves no trace in the training.
+        with self.cost.paused(), torch.random.fork_rng(devices=[]):
+            return super().evaluate(*args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        # Between steps each process has its own running statistics. The first process's are saved, so use those; DDP
+        # would send them only with the next step.
+        if self.args.world_size > 1:
+            for buffer in self.student.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.pop("metric_key_prefix", "eval")
+        for name, network in self.method.networks().items():
+            self._evaluated = network
+            try:
+                metrics = super().evaluation_loop(*args, **kwargs, metric_key_prefix=f"{prefix}_{name}").metrics
+            finally:
+                self._evaluated = None
+            output.metrics.update(metrics)
+        return output
+
+    def prediction_step(
+        self, model, inputs, prediction_loss_only, ignore_keys=None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        with torch.no_grad():
+            if self._evaluated is None:
+                logits = model(inputs["pixel_values"])
+            else:
+                with self.accelerator.autocast():
+                    logits = self._evaluated(inputs["pixel_values"])
+            loss = cross_entropy_loss(logits, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)

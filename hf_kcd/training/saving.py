@@ -1,0 +1,135 @@
+"""How a `DistillationTrainer` saves: networks that timm and transformers load, and checkpoints that resume to the bit."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..artifacts.environment import library_versions
+from ..artifacts.files import load_tensors, save_tensors, write_json
+from ..models import network_name, save_model
+from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
+
+
+class SavingMixin(Trainer):
+    """Saves student, method, cost and condenser. Never a pickle that others should load, never a token."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the networks as `save_networks` does, and push the student with `push_to_hub=True`.
+
+        Args:
+            output_dir: The folder; the run's folder without it.
+        """
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            return
+        self.save_networks(output_dir)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save")
+
+    def save_networks(self, output_dir: str | None = None) -> None:
+        """Write the student, and each network that learned along into a folder of its name beside it.
+
+        Args:
+            output_dir: The folder; the run's folder without it.
+        """
+        self.save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            for name, network in self.method.networks().items():
+                folder = Path(output_dir or self.args.output_dir) / name
+                save_model(network, folder, label_names=self.train_dataset.class_names)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # No training_args.bin: it is a pickle, and it would carry a token.
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.student, folder, label_names=self.train_dataset.class_names)
+        state = self.method.state_dict()
+        if state:
+            save_tensors(folder / METHOD_NAME, state)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._finite.check()
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self.cost.paused():
+            if self.kcd is not None:
+                self.kcd.condenser.record.merge()
+            try:
+                if self.args.should_save:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    write_json(folder / RUN_NAME, self._run_description())
+                    self.cost.save(folder)
+                    if self.kcd is not None:
+                        save_tensors(folder / STATE_NAME, self.kcd.condenser.state_dict())
+                super()._save_checkpoint(model, trial)
+            except (OSError, RuntimeError) as error:
+                # torch.save reports a full disk as a RuntimeError. A part of a checkpoint is no checkpoint.
+                if self.args.should_save:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise OSError(
+                    f"The checkpoint {folder} could not be written and was removed: {error} Free some space or choose another "
+                    "output_dir, then resume from the checkpoint before."
+                ) from error
+
+    def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> str | None:
+        """Return the checkpoint to resume from, whole and of this run."""
+        if not resume_from_checkpoint:
+            return None
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        elif missing := missing_from_checkpoint(resume_from_checkpoint):
+            raise ValueError(
+                f"{resume_from_checkpoint} is no whole checkpoint: missing or cut short are {', '.join(missing)}. "
+                "Resume from an earlier one."
+            )
+        check_run(resume_from_checkpoint, self._run_description())
+        return str(resume_from_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        _load_strictly(self.student, folder / "model.safetensors")
+        if self.method.state_dict():
+            _load_strictly(self.method, folder / METHOD_NAME)
+
+    def _load_best_model(self) -> None:
+        _load_strictly(self.student, Path(self.state.best_model_checkpoint) / "model.safetensors")
+
+    def _run_description(self) -> dict[str, Any]:
+        """Return what a checkpoint and the run that resumes it must share, as plain JSON values."""
+        return {
+            "student": network_name(self.student),
+            "images": repr(self.train_dataset.preprocessing),
+            "method": self.args.method,
+            "method_options": self.args.method_options,
+            "student_layers": self.args.student_layers,
+            "teacher_layers": self.args.teacher_layers,
+            "seed": self.args.seed,
+            "schedule": repr(self.schedule),
+            "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
+            "soft_labels": None if self.soft_labels is None else self.soft_labels.description(),
+            "dataset": self.train_dataset.identity.to_dict(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        """Return what made this run, as plain JSON values for the knowledge mask."""
+        return {
+            "student": network_name(self.student),
+            "teacher": self.teacher_name,
+            "method": self.args.method,
+            "method_options": self.args.method_options,
+            "seed": self.args.seed,
+            "versions": library_versions(),
+        }
+
+
+def _load_strictly(module: nn.Module, path: Path) -> None:
+    tensors, _ = load_tensors(path)
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} was saved from another network or method: {error}") from error

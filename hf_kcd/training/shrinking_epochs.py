@@ -1,0 +1,104 @@
+"""`ShrinkingEpochsTrainer`: a Trainer whose epochs get shorter as a schedule says."""
+
+import torch
+from torch import nn
+from transformers import Trainer
+
+from ..condensation import CondensationSchedule
+from .cost import CostTracker
+
+
+class ShrinkingEpochsTrainer(Trainer):
+    """`transformers.Trainer` for a data set whose number of points follows a schedule.
+
+    transformers reads the number of steps per epoch once, before training. Here the number of steps, the epoch
+    fraction, the position after a resume and the learning rate follow the schedule. The training set needs
+    `set_epoch`, and `len` of it is the number of points now.
+
+    Attributes:
+        schedule: The schedule, with its batches known. A subclass sets it after `Trainer.__init__`.
+        cost: Points and seconds paid so far. A subclass sets it after `Trainer.__init__`.
+    """
+
+    schedule: CondensationSchedule
+    cost: CostTracker
+
+    def set_initial_training_values(self, args, dataloader):
+        _, _, num_examples, _, total_batch_size, _, _ = super().set_initial_training_values(args, dataloader)
+        schedule = self.schedule
+        total_updates = schedule.total_updates
+        return (
+            schedule.num_epochs,
+            schedule.updates(0),
+            num_examples,
+            schedule.absolute_cost,
+            total_batch_size,
+            schedule.batches(0),
+            min(args.max_steps, total_updates) if args.max_steps > 0 else total_updates,
+        )
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        position = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        self.cost = CostTracker(self.cost.num_points, self.schedule.num_epochs)
+        if resume_from_checkpoint is None:
+            return position
+        self.cost.load(resume_from_checkpoint)
+        return self.schedule.locate(self.state.global_step)
+
+    def _run_epoch(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, **kwargs):
+        schedule = self.schedule
+        if len(train_dataloader) != schedule.batches(epoch):
+            raise RuntimeError(
+                f"The loader has {len(train_dataloader)} batches and the schedule {schedule.batches(epoch)}: leave "
+                "split_batches, dispatch_batches and even_batches of accelerator_config at their defaults."
+            )
+        self.begin_epoch(train_dataloader, epoch)
+        # A student that came in eval mode, or was put there between two epochs, would keep its batch statistics.
+        model.train()
+        self.cost.begin(epoch)
+        super()._run_epoch(
+            model=model,
+            epoch=epoch,
+            train_dataloader=train_dataloader,
+            steps_in_epoch=schedule.batches(epoch),
+            num_update_steps_per_epoch=schedule.updates(epoch),
+            **kwargs,
+        )
+        self.cost.stop()
+
+    def begin_epoch(self, train_dataloader, epoch: int) -> None:
+        """Seed augmentation and workers for an epoch.
+
+        The loader gets a generator of its own: it draws one seed per iterator, and persistent workers need fewer
+        iterators, so a shared generator would give other results.
+        """
+        self.train_dataset.set_epoch(epoch)
+        generator = torch.Generator()
+        generator.manual_seed(self.args.seed * 2**20 + epoch)
+        train_dataloader.base_dataloader.generator = generator
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            factor, schedule = self.args.learning_rate_factor(), self.schedule
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: factor(schedule.epoch_at(min(step, schedule.total_updates)))
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients of a loss that is already divided by the accumulated batches."""
+        # accelerate divides by the accumulation it was told: the true one under transformers 5.3, and 1 later.
+        self.accelerator.backward(loss * self.accelerator.gradient_accumulation_steps)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        return 0
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm=None):
+        if grad_norm is None and not self.args.log_grad_norm:
+            return None
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
