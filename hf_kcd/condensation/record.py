@@ -1,4 +1,4 @@
-"""Online Global Value Estimation (section 3.3): each point's running value, and how many epochs have recorded it."""
+"""Online Global Value Estimation (section 3.3): the running value of each point, and how many epochs recorded it."""
 
 from collections.abc import Mapping
 
@@ -11,17 +11,17 @@ _NOT_SEEN = -torch.inf
 class KnowledgeRecord:
     """Record values batch by batch, fold them in epoch by epoch, and score every point.
 
-    The values of the epoch under way wait in a buffer, where the largest one of a point wins. A repeat within an
-    epoch (samplers fill the last round with the first points) therefore counts once, and neither the order of the
-    batches nor the process that saw a point matters.
+    A buffer holds the values of the current epoch; of several values of one point it keeps the largest. So a repeated
+    point (samplers fill the last round with the first points) counts once, and the order of the batches and the process
+    that saw a point do not matter.
 
     Args:
         num_points: Number of points, N.
-        device: Where the record lives; that of the logits avoids copies.
+        device: Where the record lives; the device of the logits avoids copies.
 
     Attributes:
         value: [N] float64, the mean value over the recorded epochs (Eq. 12), 0 for a point never seen.
-        frequency: [N] int64, the number of epochs that recorded the point, F.
+        frequency: [N] int64, F, the number of epochs that recorded the point.
 
     Source: KCD, section 3.3, Eq. 12 and 13; Algorithm 1, line 7.
     """
@@ -37,24 +37,24 @@ class KnowledgeRecord:
 
     @property
     def is_open(self) -> bool:
-        """Whether the epoch under way has recorded anything; waits for the device."""
+        """Whether the current epoch has recorded anything; waits for the device."""
         return bool((self._open > _NOT_SEEN).any())
 
     @property
     def num_rejected(self) -> int:
-        """Number of values that were NaN or infinite and never entered; waits for the device."""
+        """Number of values that were NaN or infinite and not recorded; waits for the device."""
         return int(self._rejected)
 
     def observe(self, indices: torch.Tensor, values: torch.Tensor) -> None:
-        """Record the values of a batch for the epoch under way, without waiting for the device.
+        """Record the values of a batch for the current epoch, without waiting for the device.
 
         Args:
             indices: [B] int64, the points' ids in the whole data set.
             values: [B], any floating dtype; NaN and infinities count as not seen.
 
         Raises:
-            ValueError: When the two are not of one length.
-            IndexError: When an id is no point; checked on the CPU only, where looking costs no wait.
+            ValueError: When the two have different lengths.
+            IndexError: When an id is out of range; checked on the CPU only, where the check costs no wait.
         """
         if indices.ndim != 1 or indices.shape != values.shape:
             raise ValueError(
@@ -73,14 +73,14 @@ class KnowledgeRecord:
         )
 
     def merge(self, *others: "KnowledgeRecord") -> None:
-        """Bring together what was seen elsewhere in the epoch under way; doing it twice changes nothing.
+        """Merge the current epoch's values of other records; doing it twice changes nothing.
 
         Args:
-            others: Records of the same points. Without any, all processes merge theirs by one all-reduce, which every
-                process must call; a single process does nothing.
+            others: Records of the same points. Without any, all processes merge theirs by one all-reduce: every process
+                must call it. A single process does nothing.
 
         Raises:
-            ValueError: When another record is of another number of points.
+            ValueError: When another record has another number of points.
         """
         for other in others:
             if other.num_points != self.num_points:
@@ -91,10 +91,10 @@ class KnowledgeRecord:
             distributed.all_reduce(self._open, op=distributed.ReduceOp.MAX)
 
     def close_epoch(self, online: bool = True) -> None:
-        """Fold the epoch's values in: F <- F + 1 and V <- (F - 1) / F * V + v / F for every point it has seen.
+        """Add the epoch's values: F <- F + 1 and V <- (F - 1) / F * V + v / F for every point it has seen.
 
         Args:
-            online: Keep the running mean of Eq. 12; without it only the latest value (Table 4, "w/o OVR").
+            online: Keep the running mean of Eq. 12; otherwise only the latest value (Table 4, "w/o OVR").
         """
         seen = self._open > _NOT_SEEN
         self.frequency += seen
@@ -104,10 +104,10 @@ class KnowledgeRecord:
         self._open.fill_(_NOT_SEEN)
 
     def scores(self, cost_exponent: float = 0.03) -> torch.Tensor:
-        """Weigh each point's value with the cost it took to reach it: V * F^alpha.
+        """Weigh the value of each point with the cost spent on it: V * F^alpha.
 
         Args:
-            cost_exponent: alpha of Eq. 13; 0 leaves the cost out (Table 4, "w/o CAR").
+            cost_exponent: alpha of Eq. 13; 0 ignores the cost (Table 4, "w/o CAR").
 
         Returns:
             [N] float64, higher for more valuable points, 0 for a point never seen.
@@ -115,14 +115,14 @@ class KnowledgeRecord:
         return self.value * self.frequency.clamp_min(1).double() ** cost_exponent
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Copy everything a resumed run needs, the epoch under way included."""
+        """Copy everything a resumed run needs, including the current epoch."""
         return {"value": self.value.clone(), "frequency": self.frequency.clone(), "open": self._open.clone()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state_dict` gave.
+        """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: When it is of another number of points, or no such state.
+            ValueError: When it has another number of points, or is no such state.
         """
         current = {"value": self.value, "frequency": self.frequency, "open": self._open}
         if set(state) != set(current):

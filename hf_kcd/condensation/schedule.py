@@ -1,7 +1,7 @@
-"""How many points every epoch trains on, and what that costs: the arithmetic of Algorithm 1, known before training.
+"""How many points every epoch trains on and what that costs: the arithmetic of Algorithm 1, known before training.
 
-Nothing here depends on a value that was measured, so the number of steps, the learning rate and the cost are known in
-advance, and a resumed run finds its place again. Only integers and plain floats: no torch, no numpy.
+Nothing here depends on a measured value, so the number of steps, the learning rate and the cost are known in advance,
+and a resumed run finds its place. Integers and plain floats only: no torch, no numpy.
 """
 
 import bisect
@@ -19,9 +19,9 @@ FIRST_SELECTIONS = ("after_first_epoch", "after_first_stage")
 
 @dataclasses.dataclass(frozen=True)
 class CondensationSchedule:
-    """Give the number of kept points, batches and updates of every epoch.
+    """The number of kept points, batches and updates of every epoch.
 
-    Epochs count from 0. A selection happens between two epochs, so it is named after the epoch it precedes.
+    Epochs count from 0. A selection happens between two epochs and is named after the second of them.
 
     Args:
         num_points: Points in the data set, N.
@@ -33,14 +33,14 @@ class CondensationSchedule:
         first_selection: `"after_first_epoch"` selects after epochs 0, T, 2T, ... (Algorithm 1, line 8), the last
             epoch included where it is one of them;
             `"after_first_stage"` before epochs T, 2T, ... and, when T divides I, once more after the last epoch, where
-            it only shapes the mask (released code).
-        batch_size: Points in a batch of one process; needed by everything that counts batches or updates.
+            it shapes only the mask (released code).
+        batch_size: Points in a batch of one process; needed to count batches and updates.
         world_size: Number of processes.
-        accumulation: Batches per optimiser update.
-        drop_last: Whether an incomplete last batch, or round of batches over the processes, is left out.
+        accumulation: Batches per optimizer update.
+        drop_last: Whether an incomplete last batch is left out, or an incomplete round of batches over the processes.
 
     Raises:
-        ValueError: For a value out of its range, a schedule that never selects, or an epoch without any batch.
+        ValueError: For a value out of its range, a schedule that never selects, or an epoch without a batch.
     """
 
     num_points: int
@@ -101,11 +101,11 @@ class CondensationSchedule:
 
     @property
     def total_updates(self) -> int:
-        """Number of optimiser updates of the whole training."""
+        """Number of optimizer updates of the whole training."""
         return self._first_updates[-1]
 
     def stage(self, epoch: int) -> int:
-        """Give the stage an epoch belongs to, which is the number of selections before it.
+        """Return the stage of an epoch: the number of selections before it.
 
         Args:
             epoch: From 0 to `num_epochs`; the latter is the state after training.
@@ -116,7 +116,7 @@ class CondensationSchedule:
         return epoch // self.epochs_per_stage
 
     def selects_before(self, epoch: int) -> bool:
-        """Say whether points are selected just before an epoch.
+        """Return whether points are selected just before an epoch.
 
         Args:
             epoch: From 0 to `num_epochs`; the latter asks for a selection after training.
@@ -125,7 +125,7 @@ class CondensationSchedule:
         return epoch > 0 and self.stage(epoch) > self.stage(epoch - 1)
 
     def num_kept(self, epoch: int) -> int:
-        """Give the number of points an epoch trains on, never less than 1.
+        """Return the number of points an epoch trains on, at least 1.
 
         Args:
             epoch: From 0 to `num_epochs`; the latter is the state after training.
@@ -140,13 +140,13 @@ class CondensationSchedule:
     def with_batches(
         self, batch_size: int, world_size: int = 1, accumulation: int = 1, drop_last: bool = False
     ) -> "CondensationSchedule":
-        """Give the same schedule with its batches known."""
+        """Return the same schedule with its batches known."""
         return dataclasses.replace(
             self, batch_size=batch_size, world_size=world_size, accumulation=accumulation, drop_last=drop_last
         )
 
     def batches(self, epoch: int) -> int:
-        """Give the number of batches each process sees in an epoch.
+        """Return the number of batches each process sees in an epoch.
 
         Args:
             epoch: From 0 to `num_epochs` - 1.
@@ -165,23 +165,23 @@ class CondensationSchedule:
         return _ceil_div(_ceil_div(num_kept, self.batch_size), self.world_size)
 
     def updates(self, epoch: int) -> int:
-        """Give the number of optimiser updates in an epoch: the last one may gather fewer batches than the others."""
+        """Return the number of optimizer updates in an epoch; the last one may gather fewer batches."""
         return _ceil_div(self.batches(epoch), self.accumulation)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Find where training stands after a number of optimiser updates.
+        """Find the position in the training after a number of optimizer updates.
 
         Args:
             step: Updates done, from 0 to `total_updates`.
 
         Returns:
-            The epoch, and the batches of it that are done; the end of epoch e is (e + 1, 0).
+            The epoch, and how many of its batches are done; the end of epoch e is (e + 1, 0).
         """
         epoch, updates = self._locate_update(step)
         return epoch, updates * self.accumulation
 
     def epoch_at(self, step: int) -> float:
-        """Give the time in epochs after a number of optimiser updates.
+        """Return the time in epochs after a number of optimizer updates.
 
         Args:
             step: Updates done, from 0 to `total_updates`.
@@ -197,7 +197,7 @@ class CondensationSchedule:
 
     @cached_property
     def _first_updates(self) -> list[int]:
-        """Updates done before each epoch, and in total; kept, because it is asked for at every step."""
+        """Updates done before each epoch, and in total; cached, because every step asks for it."""
         return list(itertools.accumulate((self.updates(epoch) for epoch in range(self.num_epochs)), initial=0))
 
     def _check_epoch(self, epoch: int, last: int) -> None:
@@ -205,7 +205,7 @@ class CondensationSchedule:
             raise ValueError(f"epoch is {epoch}, but here it runs from 0 to {last}.")
 
     def _floor(self, size: float) -> int:
-        # Every size is N times a ratio that floats know to 1e-16, so that 60 * (1 - 0.9) / 6 misses 1 by a hair.
+        # Floats know the ratio to 1e-16, so that 60 * (1 - 0.9) / 6 is a hair below 1.
         return math.floor(size + 1e-12 * self.num_points)
 
 

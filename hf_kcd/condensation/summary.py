@@ -1,4 +1,4 @@
-"""The Value-Adaptive Knowledge Summary (section 3.4): which points stay, and which of them are mixed with what."""
+"""The Value-Adaptive Knowledge Summary (section 3.4): the points that stay, and their partners."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class KnowledgeSummary:
 
     Args:
         kept: [K] int64 ids in rank order, K_1: `high`, then `low`.
-        high: Ids of the most valuable points, trained on as they are, K_1H.
+        high: ids of the most valuable points, trained on unmixed, K_1H.
         low: [L] ids of the borderline points, mixed with discarded ones, K_1L.
         discarded: [N - K] ids in rank order, K_0.
         partner: [K] int64 aligned with `kept`: the id mixed in, -1 for none.
@@ -52,17 +52,17 @@ def summarize_knowledge(
         num_kept: Number of points to keep, K, from 1 to N.
         max_perturbation: The largest share of a partner in a mixed point, eps_m in [0, 1].
         augmentation: `"adaptive"` mixes the k-th of the L borderline points with eps_m * k / L, k from 0 (Eq. 15);
-            `"fixed"` all of them with eps_m (Table 4, "w/ KA"); `"none"` does not mix.
-        partners: `"discarded"` makes as many kept points borderline as there are discarded ones, all kept ones where
-            fewer are kept than discarded (section 3.4); `"newly_discarded"` as many as left the set since the last
-            selection (released code). The k-th borderline point takes the k-th discarded one (Eq. 14).
+            `"fixed"` mixes all of them with eps_m (Table 4, "w/ KA"); `"none"` does not mix.
+        partners: `"discarded"` makes as many kept points borderline as points are discarded, or all kept ones if there
+            are fewer (section 3.4); `"newly_discarded"` makes as many borderline as left the set since the last
+            selection (released code). The k-th discarded point is the partner of the k-th borderline point (Eq. 14).
         previous_num_kept: Number of points kept so far, for `"newly_discarded"`.
 
     Returns:
         The summary, on the device of `order`.
 
     Raises:
-        ValueError: When `order` is no permutation, or another value is out of its range.
+        ValueError: When `order` is not a permutation, or another value is out of its range.
     """
     num_points = order.numel()
     ids = torch.arange(num_points, device=order.device)
