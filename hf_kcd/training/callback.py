@@ -239,13 +239,4 @@ def apply_mask(dataset: KnowledgeDataset, mask: KnowledgeMask, mixing: bool = Tr
     Raises:
         ValueError: When the mask belongs to another data set.
     """
-    mask.check(dataset.identity)
-    dataset.restore_images()
-    if mixing and mask.mixing_history:
-        for points, partners, perturbations in mask.mixing_history:
-            dataset.blend(points, partners, perturbations)
-        dataset.select(mask.kept)
-    elif mixing:
-        dataset.select(mask.kept, mask.partner, mask.perturbation)
-    else:
-        dataset.select(mask.kept)
+    dataset.apply(mask, mixing)
