@@ -1,5 +1,6 @@
 """Random numbers that depend only on seed, epoch and point, and the image operations that use them."""
 
+import functools
 import math
 
 import numpy as np
@@ -29,15 +30,24 @@ def uniform(seed: int, epoch: int, point_ids: np.ndarray, num_draws: int, stream
     Returns:
         float64 [B, num_draws] in [0, 1).
     """
-    words = [np.array([number % 2**64], dtype=np.uint64) for number in (seed, epoch, stream)]
-    words += [point_ids.astype(np.uint64)[:, None], np.arange(num_draws, dtype=np.uint64)]
+    state = _chain(_series(seed, epoch, stream), point_ids.astype(np.uint64)[:, None])
+    return (_chain(state, np.arange(num_draws, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+# Cached, because it is the same for all batches of an epoch and costs a tenth of a small one.
+@functools.lru_cache(maxsize=8)
+def _series(seed: int, epoch: int, stream: int) -> np.ndarray:
     state = np.zeros(1, dtype=np.uint64)
-    for word in words:
-        state = state + (word + np.uint64(1)) * _GOLDEN
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
+    for number in (seed, epoch, stream):
+        state = _chain(state, np.array([number % 2**64], dtype=np.uint64))
+    return state
+
+
+def _chain(state: np.ndarray, word: np.ndarray) -> np.ndarray:
+    state = state + (word + np.uint64(1)) * _GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def crop_and_flip(

@@ -249,9 +249,9 @@ class KnowledgeDataset(Dataset[Batch]):
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise RuntimeError(f"Workers cannot read images on {self.device}: set dataloader_num_workers=0.")
         rows = torch.from_numpy(np.array(positions, dtype=np.int64))
-        ids, partners, perturbation = selection = Selection(*(values[rows] for values in self._live.read()))
+        ids, partners, perturbation = (values[rows] for values in self._live.read())
         images = self._images(ids, _POINT_STREAM)
-        mixed = (selection.is_mixed & (perturbation > 0)).nonzero()[:, 0]
+        mixed = perturbation.nonzero()[:, 0]
         if len(mixed):
             images = images.float()
             partner_images = self._images(partners[mixed], _PARTNER_STREAM)
