@@ -1,6 +1,7 @@
 """Old names of the preprocessing, which work with a warning for one more version."""
 
 import warnings
+from typing import Any
 
 OLD_NAMES = {
     "ImageRecipe": "Preprocessing",
@@ -16,7 +17,7 @@ def warn_renamed(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the next version drops the old name.", FutureWarning, stacklevel=3)
 
 
-def _preprocessing(owner):
+def _preprocessing(owner: Any) -> Any:
     warn_renamed(".recipe", ".preprocessing")
     return owner.preprocessing
 
