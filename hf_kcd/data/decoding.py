@@ -28,14 +28,7 @@ class ImageReader:
         return len(self._raw)
 
     def read(self, ids: Sequence[int]) -> list[Image.Image]:
-        """Decode images as RGB; gray, palette and transparent images are converted.
-
-        Args:
-            ids: Point ids.
-
-        Raises:
-            ValueError: With the point id, when an image is missing, broken or of a size other than required.
-        """
+        """Decode images as RGB; a ValueError names the point of a missing or broken one, or one of another size."""
         rows = self._raw[ids][self._column]
         return [self._image(point, row) for point, row in zip(ids, rows, strict=True)]
 

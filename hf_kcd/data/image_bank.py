@@ -18,10 +18,6 @@ class ImageBank:
         reader: Decodes the images.
         memory_budget: Bytes that decoded images may take; 0 decodes each time.
         device: Where decoded images are kept.
-
-    Raises:
-        ValueError: For a broken image, or when images on an accelerator cannot be kept in memory.
-        RuntimeError: When the machine has too little shared memory.
     """
 
     def __init__(self, reader: ImageReader, memory_budget: int, device: torch.device) -> None:
@@ -55,14 +51,7 @@ class ImageBank:
         return [Image.fromarray(pixels) for pixels in self.read(ids).permute(0, 2, 3, 1).cpu().numpy()]
 
     def blend(self, selection: Selection) -> None:
-        """Mix partners into the kept images until `restore`; see `KnowledgeDataset.blend`.
-
-        Args:
-            selection: Points that all have a partner.
-
-        Raises:
-            RuntimeError: When the images are not in memory.
-        """
+        """Mix partners into the kept images of points that all have one; see `KnowledgeDataset.blend`."""
         images = self._source
         if isinstance(images, ImageReader):
             raise RuntimeError(

@@ -158,16 +158,10 @@ class KnowledgeDataset(Dataset[Batch]):
     def blend(self, points: Selection | Ids, partner: Ids | None = None, perturbation: Shares | None = None) -> None:
         """Mix partners into the 8-bit images in memory; repeated calls add up, as in the released KCD program.
 
-        An image becomes `(1 - perturbation) * image + perturbation * image of its partner` in float32, truncated to
-        8 bits, until `restore_images`. Points without a partner stay as they are.
-
-        Args:
-            points: A `Selection`, or int [P] ids of the points that change.
-            partner: int [P], id mixed into each point, -1 for none.
-            perturbation: float [P], share of the partner in [0, 1].
+        The arguments are those of `select`. Images are mixed in float32 and truncated to 8 bits until `restore_images`.
 
         Raises:
-            ValueError: When the arguments are not as above; no image is then changed.
+            ValueError: When the arguments are not as for `select`; no image is then changed.
             RuntimeError: When the images are not in memory.
         """
         selection = self._checked(points, partner, perturbation)
@@ -178,11 +172,11 @@ class KnowledgeDataset(Dataset[Batch]):
         self._bank.restore()
 
     def apply(self, mask: KnowledgeMask, mixing: bool = True) -> None:
-        """Select the points of a mask (Fig. 4), mixed as the mask records or not at all.
+        """Select the points of a mask (KCD, Fig. 4).
 
         Args:
             mask: A mask made on this data set.
-            mixing: Whether to mix borderline points with their partners ("+VAKS") or leave them as they are ("+DS").
+            mixing: Whether to mix borderline points as the mask records ("+VAKS") or leave them as they are ("+DS").
 
         Raises:
             ValueError: When the mask belongs to another data set.
@@ -197,16 +191,12 @@ class KnowledgeDataset(Dataset[Batch]):
         self.select(mask.kept)
 
     def use_soft_labels(self, soft_labels: SoftLabels | None) -> None:
-        """Add a teacher's stored answers to the batches from now on, and show the views that they were made on.
+        """Add a teacher's stored answers for this selection to the batches, or nothing for None.
 
-        Epoch e then shows view e mod V, drawn with the soft labels' seed. The selection must not change any more:
-        points without soft labels get NaN.
-
-        Args:
-            soft_labels: Soft labels of this selection; None for batches without.
+        Epoch e then shows view e mod V, drawn with the soft labels' seed. Points selected later get NaN.
 
         Raises:
-            ValueError: When they are of other data, images or points.
+            ValueError: When the soft labels are of other data, images or points.
         """
         if soft_labels is not None:
             soft_labels.check(self.identity, self.preprocessing, self.selection_digest())
@@ -221,11 +211,7 @@ class KnowledgeDataset(Dataset[Batch]):
         return digest.hexdigest()
 
     def image(self, point_id: int) -> np.ndarray:
-        """Return one image to look at, uint8 [H, W, 3]: not augmented, but as `blend` left it.
-
-        Args:
-            point_id: Id of the point.
-        """
+        """Return the image of a point to look at, uint8 [H, W, 3]: not augmented, but as `blend` left it."""
         return np.asarray(self._bank.pictures(torch.tensor([point_id]))[0])
 
     def __getitem__(self, position: int) -> Batch:

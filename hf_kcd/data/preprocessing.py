@@ -97,12 +97,7 @@ DIGITS_PREPROCESSING = Preprocessing((0.3053,) * 3, (0.3760,) * 3, 8, "crop", pa
 def guess_preprocessing(dataset: datasets.Dataset, image_column: str) -> Preprocessing:
     """Choose a preprocessing by the sizes of up to 64 evenly spaced images.
 
-    Args:
-        dataset: A data set with an image column.
-        image_column: Name of that column.
-
-    Returns:
-        For squares of one size, the CIFAR preprocessing at that size, padded by an eighth; otherwise that of ImageNet.
+    It is that of CIFAR, at their size and padded by an eighth of it, if all are squares of one size; else of ImageNet.
     """
     sizes = ImageReader(dataset, image_column).sample_sizes(64)
     height, width = min(sizes, default=(0, 1))

@@ -97,12 +97,9 @@ def first_points(dataset: datasets.Dataset, num_points: int, label_column: str |
     """Take points from the classes in turn: first the first point of every class, then the second, and so on.
 
     Args:
-        dataset: A data set with a label column.
+        dataset: A data set with a label column; its order is kept.
         num_points: How many points to take.
         label_column: Name of the label column; None finds it by type.
-
-    Returns:
-        The points, in the data set's own order.
 
     Raises:
         ValueError: When the data set has fewer.

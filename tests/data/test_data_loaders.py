@@ -62,15 +62,11 @@ def test_an_epoch_draws_the_current_selection_with_its_current_pixels(make_datas
     assert sum(len(batch[0]["labels"]) for batch in loader) == 40
 
 
-def test_a_spawned_worker_receives_handles_and_no_images(make_dataset):
+def test_a_pickled_copy_is_whole_and_a_spawned_worker_receives_no_images(make_dataset):
     images = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     data = KnowledgeDataset(make_dataset(images), CIFAR_PREPROCESSING)
     data.blend(range(100), range(100, 200), [0.3] * 100)
     assert len(ForkingPickler.dumps(data)) < 20_000 < images.nbytes
-
-
-def test_a_pickled_copy_is_whole(make_dataset, pixels):
-    data = KnowledgeDataset(make_dataset(pixels), CROP)
     data.select([3, 9])
     copy = pickle.loads(pickle.dumps(data))
     assert torch.equal(copy[1]["pixel_values"], data[1]["pixel_values"]) and copy.identity == data.identity

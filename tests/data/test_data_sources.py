@@ -80,7 +80,7 @@ def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
 
 
 @pytest.mark.parametrize(("sides", "size"), [((40, 40), 40), ((40, 50), 224)])
-def test_a_folder_of_images_gets_the_recipe_of_its_sizes(tmp_path, sides, size):
+def test_a_folder_of_images_gets_the_preprocessing_of_its_sizes(tmp_path, sides, size):
     _write_image_folder(tmp_path, ("train", "test"), sides)
     data = load_image_data(str(tmp_path))
     assert data.preprocessing.size == size and data.preprocessing.any_size == (size == 224)
