@@ -1,4 +1,4 @@
-"""Which data set is this: its image and label columns, and a fingerprint that another order or another set fails."""
+"""The identity of a data set: its image and label columns, and a fingerprint of its points in their order."""
 
 import hashlib
 import io
@@ -20,15 +20,15 @@ def find_columns(
 
     Args:
         dataset: A map-style data set.
-        image_column: Its name, where the data set has several images.
-        label_column: Its name, where the data set has several labels; the first `ClassLabel` is taken without it.
+        image_column: Name of the image column; None takes the first `Image`.
+        label_column: Name of the label column; None takes the first `ClassLabel`.
 
     Returns:
-        The names of the image and of the label column.
+        The names of the image column and the label column.
 
     Raises:
-        TypeError: For an `IterableDataset`, or anything that is no `datasets.Dataset`.
-        ValueError: When there is none, or when a given name is no column of that type.
+        TypeError: For an `IterableDataset`, or anything else that is not a `datasets.Dataset`.
+        ValueError: When there is no such column, or a given name is not a column of that type.
     """
     if isinstance(dataset, datasets.DatasetDict):
         raise TypeError(f"Expected one split, got a DatasetDict with {sorted(dataset)}: pass one of them.")
@@ -64,7 +64,7 @@ def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None)
 
 @dataclass(frozen=True)
 class DatasetIdentity:
-    """What two copies of a data set share when they hold the same points in the same order.
+    """Equal for two copies of a data set that hold the same points in the same order.
 
     Args:
         num_points: Number of points.
@@ -86,8 +86,8 @@ class DatasetIdentity:
 
         Args:
             dataset: A map-style data set with an image and a label column.
-            image_column: Name of the image column, found by type without it.
-            label_column: Name of the label column, found by type without it.
+            image_column: Name of the image column; None finds it by type.
+            label_column: Name of the label column; None finds it by type.
 
         Raises:
             ValueError: With the point id, when an image is missing or broken.
@@ -115,7 +115,7 @@ class DatasetIdentity:
         )
 
     def difference(self, other: "DatasetIdentity") -> str | None:
-        """Say in one clause how another data set differs, or None when it is the same."""
+        """Describe in one clause how another data set differs; None when it is the same."""
         if self.num_points != other.num_points:
             return f"it has {other.num_points} points instead of {self.num_points}"
         if self.class_names != other.class_names:
@@ -127,25 +127,25 @@ class DatasetIdentity:
         return None
 
     def to_dict(self) -> dict:
-        """As plain JSON values."""
+        """Return the fields as plain JSON values."""
         return {**asdict(self), "class_names": list(self.class_names)}
 
     @classmethod
     def from_dict(cls, values: Any) -> "DatasetIdentity":
-        """From `to_dict`'s values, as a stranger's file has them.
+        """Read the values of `to_dict` from an untrusted file.
 
         Raises:
-            ValueError: When they are no identity of a data set, naming what is wrong.
+            ValueError: When they do not identify a data set, naming what is wrong.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or set(values) != set(names):
-            raise ValueError(f"its dataset is no object of {', '.join(names)}.")
+            raise ValueError(f"its dataset is not an object of {', '.join(names)}.")
         num_points, classes = values["num_points"], values["class_names"]
-        # More points than an int64 counts would be an error of torch's own.
+        # torch would raise an error of its own for a number above int64.
         if not isinstance(num_points, int) or isinstance(num_points, bool) or not 0 < num_points < 2**63:
             raise ValueError(f"its dataset has the num_points {str(num_points)[:50]!r} instead of a number of points.")
         if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-            raise ValueError("its dataset has class_names that are no list of strings.")
+            raise ValueError("its dataset has class_names that are not a list of strings.")
         if len(set(classes)) < len(classes):
             raise ValueError("its dataset has two classes of one name.")
         for name in ("labels", "images"):
@@ -159,8 +159,8 @@ def _image_bytes(image: dict) -> bytes:
     if content is None:
         with open(image["path"], "rb") as file:
             content = file.read()
-    # JPEG decoders differ by a grey level between versions, so a JPEG is known by its file; PNG writers differ in their
-    # files but never in the pixels.
+    # Versions of JPEG decoders differ by a gray level, so a JPEG counts by its file. PNG files of the same pixels differ,
+    # so other images count by their pixels.
     if content[:2] == b"\xff\xd8":
         return content
     pixels = np.asarray(Image.open(io.BytesIO(content)))

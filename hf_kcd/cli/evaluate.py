@@ -41,11 +41,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     data = load_image_data(options.data, options.data_dir, eval_split=options.split)
     if data.eval is None:
         raise ValueError(f"{options.data} has no split to evaluate on by its name: give one with --split.")
-    dataset = KnowledgeDataset(data.eval, data.recipe, training=False)
+    dataset = KnowledgeDataset(data.eval, data.preprocessing, training=False)
     model = load_trained_model(options.model, dataset.num_classes, options.checkpoint)
     if options.checkpoint is None:
         # Weights with a configuration say what images they were trained on.
-        dataset = KnowledgeDataset(data.eval, recipe_of_network(data.recipe, model), training=False)
+        dataset = KnowledgeDataset(data.eval, recipe_of_network(data.preprocessing, model), training=False)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model.eval().to(device)
     ranked, labels = [], []

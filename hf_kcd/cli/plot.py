@@ -54,5 +54,5 @@ def _training_set(folder: Path) -> KnowledgeDataset | None:
         print(f"No contact sheets: {error}")
         return None
     return KnowledgeDataset(
-        data.train, data.recipe, image_column=config.image_column, label_column=config.label_column
+        data.train, data.preprocessing, image_column=config.image_column, label_column=config.label_column
     )

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import datasets
-import numpy as np
 import timm
 import torch
 from torch import nn
@@ -15,9 +14,9 @@ from ..artifacts.identity import find_columns
 from ..artifacts.results import Results, write_results
 from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME, RESULTS_NAME, STAGES_FOLDER
 from ..condensation import KnowledgeMask
-from ..data import ImageData, KnowledgeDataset, Preprocessing, SoftLabels, load_image_data
+from ..data import ImageData, KnowledgeDataset, Preprocessing, SoftLabels, first_points, load_image_data
 from ..methods.registry import get_method
-from ..models import image_config, load_model
+from ..models import load_model
 from ..publishing import push_student
 from ..reporting import write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
@@ -186,29 +185,6 @@ def load_run_data(config: RunConfig) -> ImageData:
     return ImageData(train, data.eval, data.preprocessing, data.name)
 
 
-def first_points(dataset: datasets.Dataset, num_points: int, label_column: str | None = None) -> datasets.Dataset:
-    """Take the first points of the order that goes through the classes in turn, in the data set's own order.
-
-    Args:
-        dataset: A data set with a label column.
-        num_points: How many to take.
-        label_column: Name of the label column, found by type without it.
-
-    Raises:
-        ValueError: When there are not as many.
-    """
-    if num_points > len(dataset):
-        raise ValueError(
-            f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out."
-        )
-    labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
-    turn = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = labels == label
-        turn[members] = np.arange(members.sum())
-    return dataset.select(np.sort(np.lexsort((labels, turn))[:num_points]))
-
-
 def load_student(config: RunConfig, num_classes: int) -> nn.Module:
     """Make the network that is trained: new, from weights, or transferred to other classes.
 
@@ -255,8 +231,7 @@ def recipe_of_network(recipe: Preprocessing, model: nn.Module) -> Preprocessing:
         recipe: The data set's own recipe.
         model: A timm network.
     """
-    images = image_config(model)
-    return recipe.for_network(images.input_size[-1], images.mean, images.std)
+    return recipe.as_network_expects(model)
 
 
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:

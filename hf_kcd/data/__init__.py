@@ -1,4 +1,6 @@
-"""The knowledge dataset, its augmentation, and where data comes from."""
+"""The knowledge data set, its augmentation, and where data comes from."""
+
+from typing import Any
 
 from .knowledge_dataset import KnowledgeDataset, collate
 from .preprocessing import (
@@ -8,8 +10,9 @@ from .preprocessing import (
     Preprocessing,
     guess_preprocessing,
 )
+from .renamed import OLD_NAMES, warn_renamed
 from .soft_labels import SoftLabels
-from .sources import ImageData, load_image_data
+from .sources import ImageData, first_points, load_image_data
 
 __all__ = [
     "CIFAR_PREPROCESSING",
@@ -20,6 +23,14 @@ __all__ = [
     "Preprocessing",
     "SoftLabels",
     "collate",
+    "first_points",
     "guess_preprocessing",
     "load_image_data",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in OLD_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn_renamed(name, OLD_NAMES[name])
+    return globals()[OLD_NAMES[name]]

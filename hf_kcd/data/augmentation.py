@@ -1,10 +1,12 @@
-"""Random numbers that depend on seed, epoch and point alone, and the image operations that use them."""
+"""Random numbers that depend only on seed, epoch and point, and the image operations that use them."""
 
+import functools
 import math
 
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CROP_ATTEMPTS = 10
@@ -13,9 +15,9 @@ RESIZED_CROP_DRAWS = 4 * _CROP_ATTEMPTS + 1
 
 
 def uniform(seed: int, epoch: int, point_ids: np.ndarray, num_draws: int, stream: int = 0) -> np.ndarray:
-    """Draw uniform numbers for points, the same whatever the batch, the worker, the process or the restart.
+    """Draw uniform numbers for points, independent of batch, worker, process and restart.
 
-    Every number is the SplitMix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    Each number is the SplitMix64 finalizer (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     2014) chained over seed, epoch, stream, point id and draw number.
 
     Args:
@@ -23,26 +25,35 @@ def uniform(seed: int, epoch: int, point_ids: np.ndarray, num_draws: int, stream
         epoch: Number of the epoch, from 0.
         point_ids: int64 [B].
         num_draws: Numbers per point.
-        stream: Which of several independent series.
+        stream: Number of an independent series.
 
     Returns:
         float64 [B, num_draws] in [0, 1).
     """
-    words = [np.array([number % 2**64], dtype=np.uint64) for number in (seed, epoch, stream)]
-    words += [point_ids.astype(np.uint64)[:, None], np.arange(num_draws, dtype=np.uint64)]
+    state = _chain(_series(seed, epoch, stream), point_ids.astype(np.uint64)[:, None])
+    return (_chain(state, np.arange(num_draws, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+# Cached, because it is the same for all batches of an epoch and costs a tenth of a small one.
+@functools.lru_cache(maxsize=8)
+def _series(seed: int, epoch: int, stream: int) -> np.ndarray:
     state = np.zeros(1, dtype=np.uint64)
-    for word in words:
-        state = state + (word + np.uint64(1)) * _GOLDEN
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
+    for number in (seed, epoch, stream):
+        state = _chain(state, np.array([number % 2**64], dtype=np.uint64))
+    return state
+
+
+def _chain(state: np.ndarray, word: np.ndarray) -> np.ndarray:
+    state = state + (word + np.uint64(1)) * _GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def crop_and_flip(
     images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor, padding: int
 ) -> torch.Tensor:
-    """Pad a batch with zeros, cut one window of the former size from each image, and mirror some of them.
+    """Pad a batch with zeros, cut a window of the original size out of each image, and mirror some of them.
 
     Args:
         images: [B, C, H, W], any dtype.
@@ -67,39 +78,28 @@ def crop_and_flip(
 
 
 def resized_crop(image: Image.Image, size: int, draws: np.ndarray) -> Image.Image:
-    """Cut a random part of an image, resize it and mirror it half of the time, as the Inception training does.
+    """Cut a random part of an image, resize it and mirror it half of the time, as Inception does (Szegedy et al., 2015).
 
-    The part covers 8 to 100 % of the area at a ratio of 3/4 to 4/3 (Szegedy et al., 2015); the centre is taken when
-    none of ten attempts fits into the image.
+    The part covers 8 to 100 % of the area at a ratio of 3/4 to 4/3; it is the center when ten attempts do not fit.
 
     Args:
         image: An RGB image.
         size: Height and width of the result, in pixels.
         draws: float64 [RESIZED_CROP_DRAWS] in [0, 1).
-
-    Returns:
-        An RGB image of `size` x `size`.
     """
     box = _random_box(image.width, image.height, draws[:-1].reshape(_CROP_ATTEMPTS, 4))
     part = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[-1] < 0.5 else part
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to 256/224 of `size` and cut the centre, as ImageNet is evaluated.
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Resize the shorter side to 256/224 of `size` and cut the center, as ImageNet is evaluated.
 
     Args:
         image: An RGB image.
         size: Height and width of the result, in pixels.
-
-    Returns:
-        An RGB image of `size` x `size`.
     """
-    shorter = round(size * 256 / 224)
-    # Truncation of the longer side and rounding of the corner are torchvision's, on which the published numbers rest.
-    width, height = (shorter * side // min(image.size) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    return functional.center_crop(functional.resize(image, [round(size * 256 / 224)]), [size, size])
 
 
 def _random_box(width: int, height: int, attempts: np.ndarray) -> tuple[int, int, int, int]:

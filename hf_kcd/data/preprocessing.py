@@ -1,10 +1,12 @@
-"""What is done to an image before a network sees it: its size, its augmentation, its mean and standard deviation."""
+"""How images are prepared for a network: size, augmentation, mean and standard deviation."""
 
 from dataclasses import dataclass, replace
 
 import datasets
+from torch import nn
 
 from ..errors import unknown_name
+from ..models.configuration import image_config
 from .decoding import ImageReader
 
 AUGMENTATIONS = ("crop_flip", "crop", "resized_crop_flip", "none")
@@ -17,21 +19,20 @@ class Preprocessing:
     Args:
         mean: Mean of each of the three channels, pixels in [0, 1].
         std: Standard deviation of each of the three channels, pixels in [0, 1].
-        size: Height and width of the image, in pixels.
-        augmentation: `"crop_flip"` (random crop from the zero-padded image, mirrored half of the time), `"crop"`
-            (never mirrored), `"none"`, all three for images that are `size` x `size` already; `"resized_crop_flip"`
-            (a random part of the image resized to `size`, mirrored half of the time; evaluated on the centre) for
-            images of any size.
+        size: Height and width of the images, in pixels.
+        augmentation: `"crop_flip"` crops the zero-padded image at random and mirrors it half of the time, `"crop"` never
+            mirrors, `"none"` changes nothing; all three need images of `size` x `size`. `"resized_crop_flip"` takes
+            images of any size: it resizes a random part to `size` (the center in evaluation) and mirrors half of them.
         padding: Black pixels added on each side before a random crop.
-        resize: Height and width that the finished image is enlarged or reduced to, for a network that knows images of
-            another size than the data's; None leaves it at `size`.
+        resize: Height and width to which finished images are resized, for a network of another input size; None keeps
+            `size`.
 
     Raises:
         ValueError: For an unknown augmentation or a number out of its range.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     size: int
     augmentation: str
     padding: int = 0
@@ -60,56 +61,46 @@ class Preprocessing:
 
     @property
     def network_size(self) -> int:
-        """Height and width that the network sees, in pixels."""
+        """Height and width that the network receives, in pixels."""
         return self.resize or self.size
 
     def for_network(
-        self,
-        size: int | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        self, size: int | None = None, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
     ) -> "Preprocessing":
-        """Prepare the same images for a network that was trained on others.
+        """Prepare the same images, with the same augmentation, for a network that was trained on others.
 
         Args:
-            size: Height and width that it knows, in pixels; None keeps the present ones.
-            mean, std: What its images were normalised with; None keeps the present ones.
-
-        Returns:
-            The preprocessing, with the same augmentation.
+            size: Height and width of the network's input, in pixels; None keeps the present ones.
+            mean, std: Normalization of the network's images; None keeps the present one.
         """
-        preprocessing = replace(self, mean=mean or self.mean, std=std or self.std)
+        changed = replace(self, mean=mean or self.mean, std=std or self.std)
         if size is None:
-            return preprocessing
-        # Images of any size are cut and resized in one step, others are finished at their own size first.
-        return (
-            replace(preprocessing, size=size)
-            if self.any_size
-            else replace(preprocessing, resize=None if size == self.size else size)
-        )
+            return changed
+        # Images of any size are cut and resized in one step; others are resized after the augmentation.
+        if self.any_size:
+            return replace(changed, size=size)
+        return replace(changed, resize=None if size == self.size else size)
+
+    def as_network_expects(self, network: nn.Module) -> "Preprocessing":
+        """Prepare the same images as the configuration of a timm network says."""
+        images = image_config(network)
+        return self.for_network(images.input_size[-1], images.mean, images.std)
 
 
 # The preprocessing behind the published CIFAR-100 tables (RepDistiller, mdistiller).
 CIFAR_PREPROCESSING = Preprocessing((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32, "crop_flip", padding=4)
 IMAGENET_PREPROCESSING = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "resized_crop_flip")
-# Mean and deviation of the training split of scikit-learn's digits. A mirrored digit is another digit: no flip.
+# Mean and deviation of the training split of scikit-learn's digits. No flip: a mirrored digit is another digit.
 DIGITS_PREPROCESSING = Preprocessing((0.3053,) * 3, (0.3760,) * 3, 8, "crop", padding=1)
 
 
 def guess_preprocessing(dataset: datasets.Dataset, image_column: str) -> Preprocessing:
-    """Choose a preprocessing from the sizes of up to 64 evenly spaced images.
+    """Choose a preprocessing by the sizes of up to 64 evenly spaced images.
 
-    Args:
-        dataset: A data set with an image column.
-        image_column: The name of that column.
-
-    Returns:
-        The CIFAR preprocessing at their size, padded by an eighth of it, when all are squares of one size; the ImageNet
-        preprocessing otherwise.
+    It is that of CIFAR, at their size and padded by an eighth of it, if all are squares of one size; else of ImageNet.
     """
     sizes = ImageReader(dataset, image_column).sample_sizes(64)
-    if len(sizes) == 1:
-        height, width = sizes.pop()
-        if height == width:
-            return replace(CIFAR_PREPROCESSING, size=height, padding=height // 8)
-    return IMAGENET_PREPROCESSING
+    height, width = min(sizes, default=(0, 1))
+    if len(sizes) > 1 or height != width:
+        return IMAGENET_PREPROCESSING
+    return replace(CIFAR_PREPROCESSING, size=height, padding=height // 8)

@@ -1,4 +1,4 @@
-"""Where data comes from: embedded digits, CIFAR-100, ImageNet, a folder, or an image classification set of the Hub."""
+"""Where data comes from: the embedded digits, CIFAR-100, ImageNet, a folder, or a data set of the Hub."""
 
 import re
 from dataclasses import dataclass
@@ -17,23 +17,29 @@ from .preprocessing import (
     Preprocessing,
     guess_preprocessing,
 )
+from .renamed import recipe_attribute
 
-_RECIPES = {"cifar100": CIFAR_PREPROCESSING, "imagenet": IMAGENET_PREPROCESSING}
-_NAMES = ("digits", *_RECIPES)
+_PREPROCESSING = {
+    "digits": DIGITS_PREPROCESSING,
+    "cifar100": CIFAR_PREPROCESSING,
+    "imagenet": IMAGENET_PREPROCESSING,
+}
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """What a name stands for.
+    """A loaded data set.
 
     Args:
         train: The training split.
-        eval: The split to evaluate on, None where there is none.
+        eval: The split to evaluate on; None if there is none.
         preprocessing: How its images are prepared.
-        name: The name it was loaded under.
+        name: The name it was loaded by.
     """
+
+    recipe = recipe_attribute
 
     train: datasets.Dataset
     eval: datasets.Dataset | None
@@ -56,42 +62,63 @@ def load_image_data(
         name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn, no network), `"cifar100"`, `"imagenet"`, a
             folder (images in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
         data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the preprocessing.
-        train_split: Name of the training split, `"train"` without it.
-        eval_split: Name of the split to evaluate on; without it the first that exists of test, validation, valid, val,
-            eval (ImageNet, whose test split has no labels: validation).
-        image_column: Name of the image column, found by type without it.
-        label_column: Name of the label column, found by type without it.
-
-    Returns:
-        The splits and the preprocessing.
+        train_split: Name of the training split; None means `"train"`.
+        eval_split: Name of the split to evaluate on; None takes the first of test, validation, valid, val and eval
+            (validation for ImageNet, whose test split has no labels).
+        image_column: Name of the image column; None finds it by type.
+        label_column: Name of the label column; None finds it by type.
 
     Raises:
         ValueError: For an unknown name, split or column.
         FileNotFoundError: When a folder does not exist.
-        ConnectionError: When the Hub cannot hand it out.
+        ConnectionError: When the Hub cannot be read.
     """
-    if name == "digits":
-        if data_dir is not None:
-            raise ValueError("The digits are embedded in scikit-learn: leave data_dir out.")
-        splits, preprocessing = _digits(), DIGITS_PREPROCESSING
-    else:
-        preprocessing = _RECIPES.get(name)
-        splits = _load_splits(DATASET_REPOSITORIES.get(name, name), data_dir)
+    if name == "digits" and data_dir is not None:
+        raise ValueError("The digits are embedded in scikit-learn: leave data_dir out.")
+    splits = _digits() if name == "digits" else _load_splits(DATASET_REPOSITORIES.get(name, name), data_dir)
     train = _split(splits, train_split or "train", name)
     eval_split = eval_split or _find_eval_split(splits, name)
     evaluation = None if eval_split is None else _split(splits, eval_split, name)
     image_column, _ = find_columns(train, image_column, label_column)
-    return ImageData(train, evaluation, preprocessing or guess_preprocessing(train, image_column), name)
+    return ImageData(train, evaluation, _PREPROCESSING.get(name) or guess_preprocessing(train, image_column), name)
 
 
 def name_of(dataset: datasets.Dataset) -> str:
-    """Name a data set by what it knows of itself: the Hub's id that it was loaded by, or the name of its builder."""
+    """Return the Hub id that a data set was loaded by, or the name of its builder."""
     for file in dataset.cache_files:
-        # datasets writes capitals as underscores there, so a name with one may be another.
+        # datasets writes capitals as underscores there, so an underscore is ambiguous.
         found = re.search(r"/([^/]+)___([^/_]+)/", Path(file["filename"]).as_posix())
         if found:
             return f"{found[1]}/{found[2]}"
     return dataset.info.dataset_name or "images"
+
+
+def first_points(dataset: datasets.Dataset, num_points: int, label_column: str | None = None) -> datasets.Dataset:
+    """Take points from the classes in turn: first the first point of every class, then the second, and so on.
+
+    Args:
+        dataset: A data set with a label column; its order is kept.
+        num_points: How many points to take.
+        label_column: Name of the label column; None finds it by type.
+
+    Raises:
+        ValueError: When the data set has fewer.
+    """
+    if num_points > len(dataset):
+        raise ValueError(
+            f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out."
+        )
+    labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
+    return dataset.select(np.sort(np.lexsort((labels, _rank_in_class(labels)))[:num_points]))
+
+
+def _rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """How many earlier points have the same label."""
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = labels == label
+        rank[members] = np.arange(members.sum())
+    return rank
 
 
 def _digits() -> datasets.DatasetDict:
@@ -99,12 +126,8 @@ def _digits() -> datasets.DatasetDict:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # Every sixth image of each class, in the order of the file: stratified and the same for everybody.
-    rank = np.zeros(len(digits.target), dtype=np.int64)
-    for label in range(10):
-        members = digits.target == label
-        rank[members] = np.arange(members.sum())
-    held_out = rank % _DIGITS_EVAL_EVERY == _DIGITS_EVAL_EVERY - 1
+    # Every sixth image of each class is held out: stratified, and the same for everybody.
+    held_out = _rank_in_class(digits.target) % _DIGITS_EVAL_EVERY == _DIGITS_EVAL_EVERY - 1
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(digit) for digit in range(10)])}
@@ -121,24 +144,24 @@ def _load_splits(name: str, data_dir: str | Path | None) -> datasets.DatasetDict
     if data_dir is not None or Path(name).is_dir():
         return _load_folder(Path(data_dir or name))
     if "/" not in name:
-        raise unknown_name("data set", name, (*_NAMES, "a folder", "a Hub id user/name"))
+        raise unknown_name("data set", name, (*_PREPROCESSING, "a folder", "a Hub id user/name"))
     if not REPOSITORY_ID.fullmatch(name):
-        raise FileNotFoundError(f"{name} is no folder. Check the path, or give a Hub id such as user/name.")
+        raise FileNotFoundError(f"{name} is not a folder. Check the path, or give a Hub id such as user/name.")
     try:
         return datasets.load_dataset(name)
-    # What a missing network, set or permission raises differs between datasets, huggingface_hub, httpx and fsspec.
+    # datasets, huggingface_hub, httpx and fsspec each raise their own errors for a missing network, set or permission.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(
-            f"The Hub did not hand out the data set {name} ({reason}). Check name, network and login, or download it "
-            "elsewhere and give its folder as data_dir."
+            f"The data set {name} could not be loaded from the Hub ({reason}). Check name, network and login, or download "
+            "it elsewhere and give its folder as data_dir."
         ) from None
 
 
 def _load_folder(folder: Path) -> datasets.DatasetDict:
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is no folder. Give the one that holds the images, Parquet files or saved data set."
+            f"{folder} is not a folder. Give the one that holds the images, Parquet files or saved data set."
         )
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(str(folder))

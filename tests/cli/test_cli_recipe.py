@@ -2,13 +2,10 @@
 
 import os
 
-import numpy as np
 import pytest
 import yaml
 
 from hf_kcd.cli.recipe import read_recipe
-from hf_kcd.cli.run import first_points
-from hf_kcd.data import load_image_data
 from hf_kcd.training import KCDConfig
 
 
@@ -131,19 +128,6 @@ def test_saved_recipe_names_no_place_that_was_not_typed(read, tmp_path):
     text = (tmp_path / "saved.yaml").read_text()
     assert str(tmp_path) not in text
     assert os.path.expanduser("~") not in text
-
-
-def test_first_points_take_the_classes_in_turn():
-    digits = load_image_data("digits").train
-    labels = np.array(digits["label"])
-    chosen = first_points(digits, 95)
-    # 95 of ten classes: ten of five classes, nine of the others; and always the first of each class.
-    counts = np.bincount(chosen["label"], minlength=10)
-    assert sorted(counts) == [9] * 5 + [10] * 5
-    expected = sorted(row for label in range(10) for row in np.flatnonzero(labels == label)[: counts[label]])
-    assert chosen["label"] == labels[expected].tolist()
-    with pytest.raises(ValueError, match="1501"):
-        first_points(digits, 1502)
 
 
 def test_a_file_overrides_its_base_and_the_command_line_both(tmp_path):

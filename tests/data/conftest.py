@@ -18,7 +18,7 @@ def quiet_and_clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 @pytest.fixture
 def make_dataset() -> Callable[..., datasets.Dataset]:
-    """A function from images (arrays, PIL images or None) and labels to a data set with `img` and `fine_label`."""
+    """Return a function from images (arrays, PIL images or None) and labels to a data set of `img` and `fine_label`."""
 
     def make(images: Sequence, labels: Sequence | None = None, num_classes: int = 3) -> datasets.Dataset:
         names = [f"class {label}" for label in range(num_classes)]
