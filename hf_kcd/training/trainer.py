@@ -132,7 +132,7 @@ class DistillationTrainer(Trainer):
         method.labels = train_dataset.labels
         for network in method.networks().values():
             network.pretrained_cfg.update(_data_config(preprocessing))
-        if method.leaves_weights_out:
+        if method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         if mask is not None:
             apply_mask(train_dataset, mask, mask_mixing)
@@ -287,7 +287,7 @@ class DistillationTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.method.initialisation_epochs and resume_from_checkpoint is None:
+        if self.method.first_phase is not None and resume_from_checkpoint is None:
             self._initialise_method(model, train_dataloader)
         return model, train_dataloader
 
@@ -406,9 +406,9 @@ class DistillationTrainer(Trainer):
 
     def _initialise_method(self, model: nn.Module, train_dataloader) -> None:
         """Run a method's first phase (FitNet, FT, AB, FSP): its own losses, its own optimiser, nothing recorded."""
-        method, args = self.method, self.args
-        trained = model if method.initialisation_reads_student else method
-        learning_rate = method.initialisation_learning_rate or args.learning_rate
+        method, phase, args = self.method, self.method.first_phase, self.args
+        trained = model if phase.trains_student else method
+        learning_rate = phase.learning_rate or args.learning_rate
         optimizer = torch.optim.SGD(
             [parameter for parameter in trained.parameters() if parameter.requires_grad],
             lr=learning_rate,
@@ -418,13 +418,13 @@ class DistillationTrainer(Trainer):
         )
         optimizer = self.accelerator.prepare_optimizer(optimizer)
         model.train()
-        self.model.initialising = True
-        for epoch in range(method.initialisation_epochs):
+        self.model.in_first_phase = True
+        for epoch in range(phase.epochs):
             # Epochs of their own after those of the training, so that both see other crops of the images.
             self.train_dataset.set_epoch(self.schedule.num_epochs + epoch)
             train_dataloader.set_epoch(self.schedule.num_epochs + epoch)
             self._seed_workers(train_dataloader, self.schedule.num_epochs + epoch)
-            decays = sum(epoch >= decay_epoch for decay_epoch in method.initialisation_decay_epochs)
+            decays = sum(epoch >= decay_epoch for decay_epoch in phase.decay_epochs)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * 0.1**decays
             for step, batch in enumerate(train_dataloader):
@@ -432,7 +432,7 @@ class DistillationTrainer(Trainer):
                 self._backward(model(**self._prepare_inputs(batch))["loss"])
                 optimizer.step()
                 optimizer.zero_grad()
-        self.model.initialising = False
+        self.model.in_first_phase = False
 
     # ---- Evaluation ----
 
