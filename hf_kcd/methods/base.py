@@ -175,13 +175,6 @@ def check_weights(**weights: float) -> None:
             raise ValueError(f"{name} is {value}: give a finite number that is not negative.")
 
 
-def check_shares(**shares: float) -> None:
-    """Refuse shares, by name, that are not between 0 and 1."""
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}: give a share from 0 to 1.")
-
-
 def warm_up(epoch: float, warmup_epochs: float) -> float:
     """Return the share of a weight at an epoch: it rises linearly from 0 to 1 over `warmup_epochs`, 0 for at once."""
     return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0

@@ -1,4 +1,4 @@
-"""DGKD: the student learns from the teacher and all assistants at once, some of which are dropped at random."""
+"""DGKD: the student learns from the teacher and all assistants at once; each step drops some of them at random."""
 
 import torch
 from torch import Tensor

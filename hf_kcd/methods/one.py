@@ -1,4 +1,4 @@
-"""ONE: a network with several branches on one trunk, each of which learns from their gated ensemble."""
+"""ONE: a network with several branches on one trunk; each branch learns from their gated ensemble."""
 
 import math
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, sskd_losses
-from ..losses.common import check_temperature, product, unit, widen
+from ..losses.common import check_shares, check_temperature, product, unit, widen
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, FirstPhase, check_shares, check_weights
+from .base import Batch, DistillationMethod, FirstPhase, check_weights
 from .registry import register_method
 
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import kd_loss, unix_mask
-from ..losses.common import check_temperature, soften
+from ..losses.common import check_shares, check_temperature, soften
 from ..models import ModelOutputs, ModelSpec
 from ..models.catalogue import count_macs
-from .base import Batch, DistillationMethod, check_shares
+from .base import Batch, DistillationMethod
 from .networks import untrained_network
 from .registry import register_method
 
