@@ -63,7 +63,7 @@ def train(options: argparse.Namespace, method: str, condensed: bool) -> dict[str
         teacher = [teacher, load_model(options.teacher, dataset.num_classes, options.teacher_checkpoint)]
     # Long first phases are cut, which says nothing of what the method reaches.
     known = method_options(method)
-    own = {"initialisation_epochs": min(1, known["initialisation_epochs"])} if "initialisation_epochs" in known else {}
+    own = {"first_phase_epochs": min(1, known["first_phase_epochs"])} if "first_phase_epochs" in known else {}
     times = StepTimes()
     callbacks: list[TrainerCallback] = [times]
     if condensed:

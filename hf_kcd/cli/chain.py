@@ -7,7 +7,7 @@ from typing import Any
 
 from ..artifacts.results import Results
 from ..artifacts.run_folder import RECIPE_NAME
-from ..methods import method_options
+from ..methods import method_options, renamed_options
 from ..methods.registry import get_method
 from ..models import load_model
 from ..reporting import read_results
@@ -95,6 +95,7 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
 def _check_finished(link: Recipe) -> None:
     folder, args = Path(link.args.output_dir), link.args
     results = read_results(folder / RESULTS_NAME)
+    results["method_options"] = renamed_options(results["method"], results["method_options"])
     wanted: dict[str, Any] = {
         "student": link.config.student,
         "data": link.config.data,

@@ -82,7 +82,7 @@ def methods_table(
             one.paper or _NOTHING,
             ", ".join(one.student_reads),
             ", ".join(one.teacher_reads) or _NOTHING,
-            f"{one.initialisation_epochs}" if one.initialisation_epochs else _NOTHING,
+            f"{one.first_phase_epochs}" if one.first_phase_epochs else _NOTHING,
             f"{one.num_parameters:,}" if one.num_parameters else _NOTHING,
             f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else _NOTHING,
         ]

@@ -167,19 +167,6 @@ class KnowledgeDataset(Dataset[Batch]):
         selection = self._checked(points, partner, perturbation)
         self._bank.blend(Selection(*(values[selection.is_mixed] for values in selection)))
 
-    def apply(self, mask, mixing: bool = True) -> None:
-        """Select a mask's points."""
-        mask.check(self.identity)
-        self.restore_images()
-        if mixing and mask.mixing_history:
-            for points, partners, perturbations in mask.mixing_history:
-                self.blend(points, partners, perturbations)
-            self.select(mask.kept)
-        elif mixing:
-            self.select(mask.kept, mask.partner, mask.perturbation)
-        else:
-            self.select(mask.kept)
-
     def restore_images(self) -> None:
         """Undo every `blend`."""
         self._bank.restore()

@@ -8,11 +8,10 @@ from .common import match_stages
 
 
 def ab_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], margin: float = 1.0) -> Tensor:
-    """Compute the squared hinge by which the student's pre-activations miss the teacher's signs, over the stages.
+    """Compute the squared hinge by which the student's pre-activations miss the teacher's signs, over the network stages.
 
-    An entry costs (m + s)^2 where the teacher's is off (not above 0) and (m - s)^2 where it is on, as long as s is not
-    beyond the margin. The sum over channels and positions, averaged over the batch, counts 3/1000; a stage counts half
-    of the next deeper one.
+    An entry costs max(m + s, 0)^2 if the teacher's is not above 0, and max(m - s, 0)^2 otherwise. The sum over channels
+    and positions, averaged over the batch, counts 3/1000; a stage counts half of the next deeper one.
 
     Args:
         student_features: Pre-activations [B, C, H, W] or [B, C], from shallow to deep, through their connectors.

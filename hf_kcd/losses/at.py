@@ -8,9 +8,9 @@ from .common import match_stages, unit
 
 
 def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    """Compute the mean squared difference of normalised attention maps, summed over the stages.
+    """Compute the mean squared difference of normalized attention maps, summed over the network stages.
 
-    A stage's attention map is the mean of the squared feature over the channels, divided by its Euclidean length.
+    An attention map is the mean of the squared feature over the channels, divided by its Euclidean length.
 
     Args:
         student_features: Maps [B, C_s, H, W], from shallow to deep.
@@ -18,7 +18,7 @@ def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tenso
             average-pooled first.
 
     Returns:
-        A scalar, float32 or float64: the mean over batch and positions, as behind the published tables (the paper
+        A scalar, float32 or float64: the mean over batch and positions, as in the published tables (the paper
         takes the length of the difference).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Correlation congruence: neighbours of a batch err in different entries (Peng et al., 2019)."""
+"""Correlation congruence: neighbors in a batch differ from the teacher in different entries (Peng et al., 2019)."""
 
 from torch import Tensor
 
@@ -11,8 +11,7 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, detach_teac
     Args:
         student_embedding: [B, D], the student's embedding in the common space.
         teacher_embedding: [B, D], the teacher's; receives no gradient.
-        detach_teacher: False lets the gradient through to a trainable projection of the teacher's embedding, which the
-            published runs train along with the student's.
+        detach_teacher: False to train a projection of the teacher's embedding too, as the published runs do.
 
     Returns:
         A scalar, float32 or float64; 0 for one point.
@@ -21,7 +20,7 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, detach_teac
         ValueError: When the two are not of one shape [B, D].
 
     Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, in the form of RepDistiller's
-    code, which is behind the published tables and differs from the paper's (correlations through a kernel).
+    code, used for the published tables; the paper correlates points through a kernel.
     """
     check_embeddings(student_embedding, teacher_embedding, same_width=True)
     student, teacher = widen(student_embedding, teacher_embedding.detach() if detach_teacher else teacher_embedding)

@@ -1,4 +1,4 @@
-"""What the losses share: the precision they are computed in, softened predictions, and bringing two maps to one size."""
+"""Shared by the losses: their precision, softened predictions, maps brought to one size, and checks."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Stands for minus infinity: far below any log-probability that matters, while products and sums of it stay finite.
+# Replaces minus infinity: far below any log-probability that matters, but its products and sums stay finite.
 _LOWEST = -1e30
-# A vector shorter than this has no direction: dividing by its length would make gradients of a million millions.
+# A shorter vector has no direction: dividing by its length would make gradients of 1e12.
 _SHORTEST = 1e-12
 
 
 def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Bring tensors to one dtype that holds sums and squares: float64 where one of them is, float32 otherwise."""
+    """Bring tensors to float64 if one of them has it, otherwise to float32, which holds sums and squares."""
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply two (batches of) matrices in the precision they have, under autocast too."""
+    """Multiply two (batches of) matrices in their own precision, also under autocast."""
     with torch.autocast(left.device.type, enabled=False):
         return left @ right
 
@@ -29,7 +29,7 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     """Divide vectors by their Euclidean length; a zero vector stays zero and receives no gradient."""
     squared = vectors.square().sum(dim, keepdim=True)
     has_direction = squared > _SHORTEST**2
-    # The inner `where` keeps an infinite derivative out of the backward pass, where 0 * inf is not 0.
+    # The inner `where` keeps an infinite derivative out of the backward pass: 0 * inf is not 0.
     return vectors * torch.where(has_direction, torch.where(has_direction, squared, 1.0).rsqrt(), 0.0)
 
 
@@ -38,14 +38,14 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"Student logits have shape {list(student_logits.shape)} and teacher logits {list(teacher_logits.shape)}. "
-            f"Both must be [B, C]: give student and teacher the same classes."
+            "Both must be [B, C]: give student and teacher the same classes."
         )
 
 
 def check_labels(labels: Tensor, num_rows: int) -> None:
-    """Refuse labels that are not one for each row."""
+    """Refuse labels that are not one per row."""
     if labels.shape != (num_rows,):
-        raise ValueError(f"Labels have shape {list(labels.shape)}. Give one for each point, [{num_rows}].")
+        raise ValueError(f"Labels have shape {list(labels.shape)}. Give one per point, [{num_rows}].")
 
 
 def check_temperature(temperature: float, name: str = "temperature") -> None:
@@ -54,25 +54,27 @@ def check_temperature(temperature: float, name: str = "temperature") -> None:
         raise ValueError(f"{name} is {temperature}. Give a number above 0; the papers use 4.")
 
 
+def check_shares(**shares: float) -> None:
+    """Refuse shares, by name, that are not between 0 and 1."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}. Give a share from 0 to 1.")
+
+
 def check_embeddings(student_embedding: Tensor, teacher_embedding: Tensor, *, same_width: bool = False) -> None:
-    """Refuse embeddings that are not [B, D] with one B, and with one D where they are compared entry by entry."""
-    shapes = list(student_embedding.shape), list(teacher_embedding.shape)
-    if len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][0] != shapes[1][0]:
-        raise ValueError(
-            f"Student embedding has shape {shapes[0]} and teacher embedding {shapes[1]}. Both must be [B, D], B the same."
-        )
-    if same_width and shapes[0] != shapes[1]:
-        raise ValueError(
-            f"Student embedding has shape {shapes[0]} and teacher embedding {shapes[1]}. They are compared entry by "
-            f"entry: project them to one width."
-        )
+    """Refuse embeddings that are not [B, D] with the same B, and the same D if they are compared entry by entry."""
+    student, teacher = list(student_embedding.shape), list(teacher_embedding.shape)
+    shapes = f"Student embedding has shape {student} and teacher embedding {teacher}."
+    if len(student) != 2 or len(teacher) != 2 or student[0] != teacher[0]:
+        raise ValueError(f"{shapes} Both must be [B, D], B the same.")
+    if same_width and student != teacher:
+        raise ValueError(f"{shapes} They are compared entry by entry: project them to one width.")
 
 
 def scale_logits(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Divide logits by T, less their row's largest: never above 0, and finite for finite logits of every dtype."""
+    """Subtract the largest logit of each row and divide by T: never above 0, and finite for finite logits of every dtype."""
     (wide,) = widen(logits)
-    # Without its largest entry a row cannot overflow upwards, and not downwards below what stands for minus infinity,
-    # because 0 * -inf is not 0.
+    # Subtracting first avoids an overflow to inf, the clamp one to -inf: 0 * -inf is not 0.
     return ((wide - wide.amax(-1, keepdim=True).detach()) / temperature).clamp_min(_LOWEST)
 
 
@@ -98,19 +100,16 @@ def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_maps(student: Tensor, teacher: Tensor, name: str, *, same_channels: bool = False) -> tuple[Tensor, Tensor]:
-    """Bring a map of the student and one of the teacher to one precision and one size, the teacher's detached.
+    """Bring a map of the student and one of the teacher, detached, to one precision and one size.
 
     Args:
-        student: [B, C_s, H, W]; with `same_channels` a vector [B, C] counts as a map of 1x1.
-        teacher: [B, C_t, H', W'], likewise.
+        student, teacher: [B, C, H, W] with the same B; with `same_channels` also the same C, and a vector [B, C] counts as
+            a map of 1x1.
         name: What they are ("stage 2"), for the error.
         same_channels: Whether they are compared channel by channel.
 
     Returns:
-        Both as [B, C, min(H, H'), min(W, W')], float32 or float64.
-
-    Raises:
-        ValueError: When they are no maps of the same points, or their channels must be equal and are not.
+        Both with the smaller height and the smaller width of the two, float32 or float64.
     """
     check_maps(student, teacher, name, same_channels=same_channels)
     student, teacher = widen(as_map(student), as_map(teacher.detach()))
@@ -132,21 +131,20 @@ def check_counts(student_features: Sequence[Tensor], teacher_features: Sequence[
     """Refuse lists of maps that are empty or of different lengths."""
     if len(student_features) != len(teacher_features) or len(student_features) == 0:
         raise ValueError(
-            f"The student hands out {len(student_features)} maps {[list(f.shape) for f in student_features]} and the "
-            f"teacher {len(teacher_features)} {[list(f.shape) for f in teacher_features]}. "
-            f"Choose as many of one as of the other, at least one."
+            f"The student gives {len(student_features)} maps {[list(f.shape) for f in student_features]} and the "
+            f"teacher {len(teacher_features)} {[list(f.shape) for f in teacher_features]}. Choose equally many, at least one."
         )
 
 
 def check_maps(student: Tensor, teacher: Tensor, name: str, *, same_channels: bool = False) -> None:
-    """Refuse what are no maps of the same points, and different channels where they must be equal."""
+    """Refuse anything but maps of the same points, and different channels if they must be equal."""
     shapes = f"Student {name} has shape {list(student.shape)} and teacher {name} {list(teacher.shape)}."
     dimensions = (2, 4) if same_channels else (4,)
     if student.ndim not in dimensions or teacher.ndim not in dimensions or student.shape[0] != teacher.shape[0]:
         raise ValueError(f"{shapes} Both must be maps [B, C, H, W] of the same B points.")
     if same_channels and student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"{shapes} Their channels are compared one by one and must be as many: put an adapter on the student."
+            f"{shapes} Their channels are compared one by one: bring the student's to as many by an adapter."
         )
 
 

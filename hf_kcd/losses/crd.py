@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: telling the own point from others (Tian et al., 2020)."""
+"""Contrastive representation distillation: telling a point from others (Tian et al., 2020)."""
 
 from torch import Tensor
 
@@ -10,15 +10,15 @@ _LEAST_SCORE = 1e-30
 
 
 def crd_loss(student_scores: Tensor, teacher_scores: Tensor, num_points: int) -> Tensor:
-    """Compute the noise-contrastive loss of either side, summed over the K negatives, averaged over the batch, and added.
+    """Compute the noise-contrastive loss, summed over the K negatives and averaged over the batch, and add both sides.
 
-    Of one side: -log(P_0 / (P_0 + K/N + 1e-7)) - sum_k log((K/N) / (P_k + K/N + 1e-7)).
+    One side is -log(P_0 / (P_0 + K/N + 1e-7)) - sum_k log((K/N) / (P_k + K/N + 1e-7)).
 
     Args:
-        student_scores: P = exp(m . e / tau) / Z of the student's embedding against the teacher's memory, [B, K + 1], the
-            own point first. Compute them in float32: exp(1 / 0.07) is beyond half precision.
-        teacher_scores: Likewise of the teacher's embedding against the student's memory, [B, K + 1]. Both sides train
-            a projection of their own, so that both receive a gradient; the memory and the teacher do not.
+        student_scores: P = exp(m . e / tau) / Z of the student's embedding with the teacher's memory, [B, K + 1], the own
+            point first. Compute them in float32: exp(1 / 0.07) is beyond half precision.
+        teacher_scores: Likewise of the teacher's embedding with the student's memory, [B, K + 1]. Both receive a gradient,
+            for the projection of each side.
         num_points: N, of the whole training set.
 
     Returns:
@@ -32,7 +32,7 @@ def crd_loss(student_scores: Tensor, teacher_scores: Tensor, num_points: int) ->
     if student_scores.shape != teacher_scores.shape or student_scores.ndim != 2 or student_scores.shape[1] < 2:
         raise ValueError(
             f"Student scores have shape {list(student_scores.shape)} and teacher scores {list(teacher_scores.shape)}. "
-            f"Both must be [B, K + 1], the own point's first, with at least one negative."
+            "Both must be [B, K + 1], the own point's first, with at least one negative."
         )
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}. Give the number of points of the whole training set.")

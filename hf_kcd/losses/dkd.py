@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target class and the others weighed apart (Zhao et al., 2022)."""
+"""Decoupled knowledge distillation: the target class and the others weighted separately (Zhao et al., 2022)."""
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ def dkd_loss(
 ) -> Tensor:
     """Compute alpha * TCKD + beta * NCKD, each times T^2 and averaged over the batch.
 
-    TCKD is the divergence between the pairs (p_y, 1 - p_y), NCKD the one between the softmax over the classes that are
-    not the label. With two classes there is one other class, and NCKD is 0.
+    TCKD is the divergence of the pairs (p_y, 1 - p_y), NCKD that of the softmax over the classes other than the label. With
+    two classes NCKD is 0.
 
     Args:
         student_logits: [B, C], C at least 2, any floating dtype.
         teacher_logits: [B, C]; receives no gradient.
         labels: [B] int64.
         alpha: Weight of the target class.
-        beta: Weight of the other classes; on CIFAR-100 8, 6 or 2 according to the pair.
+        beta: Weight of the other classes; on CIFAR-100 8, 6 or 2 by pair.
         temperature: T, above 0.
 
     Returns:
@@ -40,7 +40,7 @@ def dkd_loss(
     check_logits(student_logits, teacher_logits)
     num_rows, num_classes = student_logits.shape
     if num_classes < 2:
-        raise ValueError("Logits have one class. Decoupling needs a class besides the label's: give at least two.")
+        raise ValueError("Logits have one class. Decoupling needs another class than the label's: give at least two.")
     check_labels(labels, num_rows)
     check_temperature(temperature)
 
@@ -51,14 +51,10 @@ def dkd_loss(
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor]:
         scaled = scale_logits(logits, temperature)
         rest = scaled.gather(1, others)
-        # p_y = sigmoid(lead): both of the pair stay exact where one of them underflows.
+        # p_y = sigmoid(lead): both of the pair stay exact if one of them underflows.
         lead = scaled.gather(1, label) - rest.logsumexp(1, keepdim=True)
         return F.logsigmoid(torch.cat([lead, -lead], 1)), rest.log_softmax(1)
 
-    (student_pair, student_rest), (teacher_pair, teacher_rest) = (
-        decouple(student_logits),
-        decouple(teacher_logits.detach()),
-    )
-    return alpha * divergence(student_pair, teacher_pair, temperature) + beta * divergence(
-        student_rest, teacher_rest, temperature
-    )
+    student, teacher = decouple(student_logits), decouple(teacher_logits.detach())
+    target, other = (divergence(ours, theirs, temperature) for ours, theirs in zip(student, teacher, strict=True))
+    return alpha * target + beta * other

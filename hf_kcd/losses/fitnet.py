@@ -10,11 +10,11 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     """Compute the mean squared difference of two features.
 
     Args:
-        student_feature: [B, C, H, W] or [B, C], what the regressor made of the student's.
+        student_feature: [B, C, H, W] or [B, C], the regressor's output.
         teacher_feature: [B, C, H', W'] or [B, C]; receives no gradient. The larger map is average-pooled.
 
     Returns:
-        A scalar, float32 or float64: the mean over all entries, as behind the published tables (the paper sums, halved).
+        A scalar, float32 or float64: the mean over all entries, as in the published tables (the paper sums, halved).
 
     Raises:
         ValueError: When points or channels are not the same.

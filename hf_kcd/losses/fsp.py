@@ -1,4 +1,4 @@
-"""Flow of solution procedure: how one stage's channels go with the next one's (Yim et al., 2017)."""
+"""Flow of solution procedure: the flow from one network stage's channels to the next one's (Yim et al., 2017)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,7 @@ from .common import as_map, check_counts, check_maps, product, same_size, widen
 
 
 def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    """Compute the mean squared difference of the flow matrices of consecutive stages, summed over the pairs.
+    """Compute the mean squared difference of the flow matrices of consecutive network stages, summed over the pairs.
 
     A flow matrix is the mean over positions of the products of two stages' channels; the larger of the two maps is
     average-pooled to the smaller.

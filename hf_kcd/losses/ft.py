@@ -7,20 +7,20 @@ from .common import match_maps, unit
 
 
 def ft_loss(student_factor: Tensor, teacher_factor: Tensor, *, channel_mean: bool = True) -> Tensor:
-    """Compute the mean absolute difference of the normalised factors.
+    """Compute the mean absolute difference of the normalized factors.
 
     Args:
         student_factor: [B, C_s, H, W], from the translator.
         teacher_factor: [B, C_t, H', W'], from the paraphraser; receives no gradient. The larger is average-pooled.
-        channel_mean: True takes the mean of squares over the channels before normalising, as the code behind the
-            published tables does and its weight of 200 wants; False normalises the factor as a whole, as the paper
-            does, and wants as many channels on either side.
+        channel_mean: True takes the mean of squares over the channels before normalizing, as in the code
+            of the published tables, whose weight is 200; False normalizes the whole factor, as in the paper, and needs
+            equally many channels.
 
     Returns:
         A scalar, float32 or float64.
 
     Raises:
-        ValueError: When points, or channels where they must be, are not the same.
+        ValueError: When points, or channels if they must be equal, are not the same.
 
     Source: Kim et al., "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
     with p = 1.

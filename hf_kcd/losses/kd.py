@@ -1,8 +1,25 @@
-"""Knowledge distillation on softened predictions (Hinton et al., 2015)."""
+"""Losses of predictions: cross-entropy, knowledge distillation (Hinton et al., 2015), mutual learning (Zhang et al., 2018)."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .common import check_logits, check_temperature, divergence, soften
+
+
+def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the cross-entropy with the labels, averaged over the batch.
+
+    Args:
+        logits: [B, C], any floating dtype; half precisions are computed in float32.
+        labels: [B] int64.
+
+    Returns:
+        A scalar, float32 or float64.
+    """
+    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
@@ -24,3 +41,24 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
     return divergence(soften(student_logits, temperature), soften(teacher_logits.detach(), temperature), temperature)
+
+
+def dml_loss(logits: Tensor, peer_logits: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
+    """Compute the mean over the other peers j of T^2 KL(p_j || p), averaged over the batch; CE is not included.
+
+    Args:
+        logits: [B, C], of the peer that learns.
+        peer_logits: For each other peer [B, C]; receive no gradient.
+        temperature: T, above 0; the paper's is 1.
+
+    Returns:
+        A scalar, float32 or float64.
+
+    Raises:
+        ValueError: When there is no other peer, logits are not of one shape, or the temperature is not above 0.
+
+    Source: Zhang et al., "Deep Mutual Learning", CVPR 2018; the mean of the case of several peers.
+    """
+    if len(peer_logits) == 0:
+        raise ValueError("No logits of a peer were given. Mutual learning needs at least one other network.")
+    return sum(kd_loss(logits, peer, temperature) for peer in peer_logits) / len(peer_logits)

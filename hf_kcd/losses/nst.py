@@ -8,7 +8,7 @@ from .common import match_stages, product, unit
 
 
 def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    """Compute the squared maximum mean discrepancy between the channels of either network, summed over the stages.
+    """Compute the squared maximum mean discrepancy between the channels of both networks, summed over the network stages.
 
     The kernel is polynomial, (a . b)^2 on channel maps of unit length; the mean is over batch and pairs of channels.
 
@@ -35,8 +35,8 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     num_student, num_teacher, positions = student.shape[1], teacher.shape[1], student.shape[2]
-    # The mean of (a . b)^2 over channels is a product of the two networks' [HW, HW] matrices of second moments, so that
-    # the discrepancy is their squared distance. Where there are more positions than channels, pairs of channels cost less.
+    # The mean of (a . b)^2 over channels is a product of both networks' [HW, HW] matrices of second moments: the discrepancy
+    # is their squared distance. With more positions than channels, pairs of channels cost less.
     if positions * (num_student + num_teacher) <= num_student**2 + num_teacher**2 + num_student * num_teacher:
         return (_moments(student) - _moments(teacher)).square().sum((1, 2)).mean()
     return _kernel(student, student) + _kernel(teacher, teacher) - 2 * _kernel(student, teacher)

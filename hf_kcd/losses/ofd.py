@@ -14,15 +14,15 @@ def ofd_loss(
 ) -> Tensor:
     """Compute the partial squared distance of the student's features to the teacher's margin-rectified ones.
 
-    The target is max(t, m). Where the teacher's neuron is off (t not above 0) a student below the target costs nothing.
-    The sum over channels and positions is averaged over the batch; a stage counts half of the next deeper one. The
-    method's weight (1/1000 on CIFAR, 1/10000 on ImageNet) is not included.
+    The target is max(t, m). If the teacher's neuron is off (t not above 0), a student below the target costs nothing. The
+    sum over channels and positions is averaged over the batch; a stage counts half of the next deeper one. The method's
+    weight (1/1000 on CIFAR, 1/10000 on ImageNet) is not included.
 
     Args:
         student_features: Features [B, C, H, W] or [B, C], from shallow to deep, through their connectors.
         teacher_features: As many pre-activations of the same channels; receive no gradient. The larger map of a pair
             is average-pooled first.
-        margins: For each stage m, [C], not positive: what `ofd_margins` makes of the batch norm before the activation.
+        margins: m of each stage, [C], not positive, from `ofd_margins`.
 
     Returns:
         A scalar, float32 or float64.
@@ -36,8 +36,8 @@ def ofd_loss(
     shapes = [list(margin.shape) for margin in margins]
     if shapes != [[student.shape[1]] for student, _ in pairs]:
         raise ValueError(
-            f"Margins have shapes {shapes} and the maps {[list(student.shape) for student, _ in pairs]}. "
-            f"Give one margin for each channel of each stage."
+            f"Margins have shapes {shapes} and the maps {[list(student.shape) for student, _ in pairs]}. Give one margin per "
+            "channel of each stage."
         )
     losses = []
     for (student, teacher), margin in zip(pairs, margins, strict=True):
@@ -50,13 +50,11 @@ def ofd_loss(
 def ofd_margins(weight: Tensor, bias: Tensor) -> Tensor:
     """Compute the margins of a teacher's channels from the batch norm before their activation.
 
-    The margin is the expected value of what the activation cuts off, for a Gaussian with the batch norm's mean b and
-    deviation |w|: b - |w| phi(b / |w|) / Phi(-b / |w|). Where hardly anything is cut off (Phi at most 0.001) it is
-    -3 |w|.
+    The margin is the mean of what the activation cuts off, for a Gaussian with the batch norm's mean b and deviation |w|:
+    b - |w| phi(b / |w|) / Phi(-b / |w|). If hardly anything is cut off (Phi at most 0.001) it is -3 |w|.
 
     Args:
-        weight: w, [C].
-        bias: b, [C].
+        weight, bias: w and b, [C].
 
     Returns:
         [C], not positive, float32 or float64, without gradient.
@@ -66,6 +64,6 @@ def ofd_margins(weight: Tensor, bias: Tensor) -> Tensor:
     deviation, mean = widen(weight.detach().abs(), bias.detach())
     ratio = mean / deviation.clamp_min(torch.finfo(deviation.dtype).tiny)
     log_below = torch.special.log_ndtr(-ratio)
-    # Through logarithms: far to the right both density and distribution underflow, while their quotient is about b / |w|.
+    # In logarithms: far to the right density and distribution underflow, but their quotient is about b / |w|.
     hazard = (-ratio.square() / 2 - math.log(2 * math.pi) / 2 - log_below).exp()
     return torch.where(log_below > math.log(1e-3), mean - deviation * hazard, -3 * deviation)

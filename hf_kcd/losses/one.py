@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .cross_entropy import cross_entropy_loss
-from .kd import kd_loss
+from .kd import cross_entropy_loss, kd_loss
 
 
 def one_loss(
@@ -18,11 +17,10 @@ def one_loss(
     """Compute the cross-entropies of branches and ensemble plus `ramp` times the branches' T^2 KL from the ensemble.
 
     Args:
-        branch_logits: For each branch [B, C].
-        ensemble_logits: [B, C], the branches' under their gate. Its cross-entropy trains the gate; as the branches'
-            teacher it receives no gradient.
+        branch_logits: [B, C] for each branch.
+        ensemble_logits: [B, C]. Its cross-entropy trains the gate; as the branches' teacher it receives no gradient.
         labels: [B] int64.
-        temperature: T, above 0; the paper's is 3.
+        temperature: T, above 0; 3 in the paper.
         ramp: Weight of the divergences; the authors raise it as exp(-5 (1 - epoch / 80)^2).
 
     Returns:
@@ -32,7 +30,7 @@ def one_loss(
         ValueError: When there is no branch, logits are not of one shape, or the temperature is not above 0.
 
     Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018. The authors' code
-    adds 1e-7 to the target's probabilities against the logarithm of 0, which is not needed here.
+    adds 1e-7 to the target's probabilities to avoid log 0, which cannot occur here.
     """
     if len(branch_logits) == 0:
         raise ValueError("No logits of a branch were given. Give those of at least one.")

@@ -1,10 +1,10 @@
-"""Probabilistic knowledge transfer: the probability of choosing one point beside another (Passalis and Tefas, 2018)."""
+"""Probabilistic knowledge transfer: the probability of choosing one point next to another (Passalis and Tefas, 2018)."""
 
 from torch import Tensor
 
 from .common import check_embeddings, product, unit, widen
 
-# Keeps the logarithm finite for opposite embeddings, whose probability is 0; the authors' value.
+# Keeps the logarithm finite for opposite embeddings, with probability 0; the authors' value.
 _EPSILON = 1e-7
 
 

@@ -9,10 +9,9 @@ from .common import match_stages
 
 
 def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    """Compute the mean squared difference of maps at their own size and pooled to 4, 2 and 1, summed over the stages.
+    """Compute the mean squared difference of maps at their own size and pooled to 4, 2 and 1, summed over the network stages.
 
-    The coarser levels weigh 1/2, 1/4, 1/8 and exist where the map is larger than they are; the weights of a stage are
-    normalised to 1.
+    The coarser levels have weights 1/2, 1/4, 1/8 and exist if the map is larger; the weights of a stage are normalized to 1.
 
     Args:
         student_features: Fused maps [B, C, H, W] or vectors [B, C], from shallow to deep.
@@ -32,7 +31,7 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
 
 
 def _hierarchy(student: Tensor, teacher: Tensor) -> Tensor:
-    # Pooling is linear: the difference is pooled once instead of either map.
+    # Pooling is linear, so pooling the difference is enough.
     difference = student - teacher
     loss, weight, total = difference.square().mean(), 1.0, 1.0
     for size in (4, 2, 1):

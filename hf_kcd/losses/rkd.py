@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from .common import check_embeddings, product, unit, widen
 
-# Squared distances below this count as this, and give no gradient.
+# Smaller squared distances count as this and give no gradient.
 _LEAST_SQUARED_DISTANCE = 1e-12
 
 
@@ -35,19 +35,17 @@ def rkd_loss(
     """
     check_embeddings(student_embedding, teacher_embedding)
     student, teacher = widen(student_embedding, teacher_embedding.detach())
-    (student_distances, student_angles), (teacher_distances, teacher_angles) = _relations(student), _relations(teacher)
-    return distance_weight * F.smooth_l1_loss(student_distances, teacher_distances) + angle_weight * F.smooth_l1_loss(
-        student_angles, teacher_angles
-    )
+    distances, angles = map(F.smooth_l1_loss, _relations(student), _relations(teacher))
+    return distance_weight * distances + angle_weight * angles
 
 
 def _relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
-    # Differences are formed as they are, not from products: equal rows are then exactly 0 apart.
+    # Direct differences, not products: equal rows are then exactly 0 apart.
     differences = embedding[None] - embedding[:, None]
     distances = differences.square().sum(-1).clamp_min(_LEAST_SQUARED_DISTANCE).sqrt()
     num_points = len(embedding)
     distances = distances * (1 - torch.eye(num_points, dtype=distances.dtype, device=distances.device))
     mean = distances.sum() / max(num_points * (num_points - 1), 1)
     directions = unit(differences)
-    # One point has no distance to any other: its mean is 0.
+    # A single point has no distance to others: the mean is 0.
     return distances / mean.clamp_min(_LEAST_SQUARED_DISTANCE**0.5), product(directions, directions.mT)

@@ -1,4 +1,4 @@
-"""SLKD: learning from a teacher and from self-learning teachers that learn at the same time (Liu et al., 2023)."""
+"""SLKD: learning from a teacher and from self-learning teachers, which learn at the same time (Liu et al., 2023)."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from .common import check_labels, check_logits, check_temperature, divergence, soften
-from .cross_entropy import cross_entropy_loss
-from .kd import kd_loss
+from .kd import cross_entropy_loss, kd_loss
 
 
 def slkd_loss(
@@ -29,12 +28,11 @@ def slkd_loss(
     Args:
         student_logits: [B, C].
         teacher_logits: [B, C]; receives no gradient.
-        self_learning_logits: For each self-learning teacher [B, C]; receive no gradient from here.
+        self_learning_logits: [B, C] for each self-learning teacher; receive no gradient from here.
         labels: [B] int64.
-        alpha: Weight of the cross-entropy inside either loss; the paper does not give it, 0.1 is the field's.
+        alpha: Weight of the cross-entropy inside each loss; not in the paper, 0.1 is the field's.
         temperature: tau, above 0.
-        fusion: rho, the first one's weight of two; of one it says nothing; of more, the weights of all, adding up to 1.
-            The paper does not give it.
+        fusion: rho, the first one's weight of two, or the weights of all, with sum 1; ignored for one. Not in the paper.
         teacher_weight: lambda.
         self_learning_weight: eta.
 
@@ -42,11 +40,11 @@ def slkd_loss(
         A scalar, float32 or float64.
 
     Raises:
-        ValueError: When there is no self-learning teacher, logits or labels do not fit, the temperature is not above
-            0, or the fusion's weights are negative, too few, too many, or do not add up to 1.
+        ValueError: When there is no self-learning teacher, logits or labels do not fit, the temperature is not above 0, or
+            the fusion's weights are negative, too few, too many, or do not have sum 1.
 
     Source: Liu et al., "Improving Knowledge Distillation via Transferring Learning Ability", 2023, Eq. 1, 3, 6, 7. The
-    text fuses probabilities, Eq. 6 writes outputs: the text is followed. T^2 is Hinton's; the paper does not mention it.
+    text fuses probabilities, Eq. 6 outputs: here probabilities. T^2 is Hinton's; the paper does not mention it.
     """
     weights = _fusion_weights(fusion, len(self_learning_logits))
     for logits in self_learning_logits:
@@ -54,18 +52,12 @@ def slkd_loss(
     check_labels(labels, len(student_logits))
     check_temperature(temperature)
     from_teacher = kd_loss(student_logits, teacher_logits, temperature)
-    # The logarithm of the fused probabilities, so that none of them can underflow on its own.
-    fused = torch.stack(
-        [
-            soften(logits.detach(), temperature) + math.log(weight)
-            for logits, weight in zip(self_learning_logits, weights, strict=True)
-            if weight > 0
-        ]
-    ).logsumexp(0)
-    from_self_learning = divergence(soften(student_logits, temperature), fused, temperature)
-    return (teacher_weight + self_learning_weight) * alpha * cross_entropy_loss(student_logits, labels) + (
-        1 - alpha
-    ) * (teacher_weight * from_teacher + self_learning_weight * from_self_learning)
+    # In logarithms, so that no probability underflows.
+    weighted = zip(self_learning_logits, weights, strict=True)
+    logs = [soften(logits.detach(), temperature) + math.log(weight) for logits, weight in weighted if weight > 0]
+    from_self_learning = divergence(soften(student_logits, temperature), torch.stack(logs).logsumexp(0), temperature)
+    cross_entropy = (teacher_weight + self_learning_weight) * alpha * cross_entropy_loss(student_logits, labels)
+    return cross_entropy + (1 - alpha) * (teacher_weight * from_teacher + self_learning_weight * from_self_learning)
 
 
 def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]:
@@ -73,17 +65,11 @@ def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]
         raise ValueError(
             "No logits of a self-learning teacher were given. Give those of at least one; the paper has two."
         )
-    if isinstance(fusion, Sequence):
-        weights = list(fusion)
-    elif number <= 2:
+    weights = fusion
+    if not isinstance(fusion, Sequence):
         weights = [1.0] if number == 1 else [fusion, 1 - fusion]
-    else:
-        raise ValueError(
-            f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights that add up to 1."
-        )
     if len(weights) != number or min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-6):
         raise ValueError(
-            f"fusion gives the weights {weights} for {number} self-learning teachers. "
-            f"Give one for each, none negative, adding up to 1."
+            f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights, none negative, adding up to 1."
         )
-    return weights
+    return list(weights)

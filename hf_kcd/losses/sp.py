@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which points of a batch are alike (Tung and Mori, 2019)."""
+"""Similarity-preserving distillation: which points of a batch are similar (Tung and Mori, 2019)."""
 
 from torch import Tensor
 
@@ -18,8 +18,7 @@ def sp_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     Raises:
         ValueError: When the two are not of the same points.
 
-    Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019; rows
-    normalised as in the paper.
+    Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
     """
     shapes = list(student_feature.shape), list(teacher_feature.shape)
     if min(map(len, shapes)) < 2 or shapes[0][0] != shapes[1][0]:

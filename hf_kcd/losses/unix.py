@@ -1,4 +1,4 @@
-"""UNIX: how much of another image is mixed into each of a batch's, ranked by uncertainty (Xu et al., 2020)."""
+"""UNIX: how much of another image is mixed into each image of a batch, by the rank of its uncertainty (Xu et al., 2020)."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ def unix_mask(num_rows: int, base: int, steepness: float = 10.0, strength: float
 
     Args:
         num_rows: n, images of the batch.
-        base: b, images that stay nearly as they are, between 0 and n.
-        steepness: w; towards infinity the first b stay unmixed and the rest get lambda.
+        base: b, images that stay nearly unmixed, between 0 and n.
+        steepness: w; towards infinity the first b stay unmixed and the others get lambda.
         strength: lambda, 0 to 1; the authors draw it from Beta(1, 1) for each batch.
 
     Returns:
-        [n] float32, on the CPU: never falling, between 0 and lambda.
+        [n] float32, on the CPU: not decreasing, between 0 and lambda.
 
     Raises:
         ValueError: When an argument is out of range.

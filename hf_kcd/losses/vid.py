@@ -5,15 +5,15 @@ from torch.nn import functional as F
 
 from .common import match_maps
 
-# The least variance: keeps the likelihood finite where a channel is predicted perfectly.
+# Keeps the likelihood finite if a channel is predicted perfectly.
 _LEAST_VARIANCE = 1e-5
 
 
 def vid_loss(predicted_mean: Tensor, log_scale: Tensor, teacher_feature: Tensor) -> Tensor:
-    """Compute the mean of ((mu - f_t)^2 / s^2 + log s^2) / 2, with s^2 = softplus(a) + 1e-5 for each channel.
+    """Compute the mean of ((mu - f_t)^2 / s^2 + log s^2) / 2, with s^2 = softplus(a) + 1e-5 per channel.
 
     Args:
-        predicted_mean: mu, [B, C, H, W] or [B, C], what the regressor made of the student's feature.
+        predicted_mean: mu, [B, C, H, W] or [B, C], the regressor's output.
         log_scale: a, [C], trained with the regressor.
         teacher_feature: f_t, [B, C, H', W'] or [B, C]; receives no gradient. The larger map is average-pooled.
 
@@ -24,13 +24,13 @@ def vid_loss(predicted_mean: Tensor, log_scale: Tensor, teacher_feature: Tensor)
         ValueError: When points or channels are not the same.
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, and the
-    authors' parametrisation of the variance.
+    authors' parametrization of the variance.
     """
     mean, feature = match_maps(predicted_mean, teacher_feature, "feature", same_channels=True)
     if log_scale.shape != (mean.shape[1],):
         raise ValueError(
-            f"log_scale has shape {list(log_scale.shape)} and the feature {list(feature.shape)}. "
-            f"Give one scale for each channel, [{mean.shape[1]}]."
+            f"log_scale has shape {list(log_scale.shape)} and the feature {list(feature.shape)}. Give one scale per channel, "
+            f"[{mean.shape[1]}]."
         )
     variance = F.softplus(log_scale.to(mean.dtype))[:, None, None] + _LEAST_VARIANCE
     return ((mean - feature).square() / variance + variance.log()).mean() / 2

@@ -1,7 +1,6 @@
 """Wasserstein contrastive representation distillation, its global and its local part (Chen et al., 2021).
 
-Neither the paper nor a program of its authors was at hand: both formulas are from memory. What is ours is said where
-it stands.
+Both formulas are FROM MEMORY: neither the paper nor code of its authors was available. "Ours" marks our own choices.
 """
 
 import math
@@ -16,14 +15,13 @@ def wcord_global_loss(critic_scores: Tensor, negative_weight: float | None = Non
     """Compute M E[g | negative] - E[g | positive], the dual form of the Wasserstein distance with a critic g.
 
     Args:
-        critic_scores: g of the own point first, then of M negatives, [B, M + 1]. The critic must be 1-Lipschitz
-            (spectral normalisation) and, unless `negative_weight` is 1, bounded: a constant added to it changes the
-            loss by (M - 1) times that constant, so that it could fall for ever.
-        negative_weight: What the mean over the negatives counts; None for their number M, as in the paper (from
-            memory).
+        critic_scores: g of the own point first, then of M negatives, [B, M + 1]. The critic must be 1-Lipschitz (spectral
+            normalization) and, unless `negative_weight` is 1, bounded: adding a constant changes the loss by (M - 1) times
+            that constant, so that it could fall without end.
+        negative_weight: Weight of the mean over the negatives; None for their number M, as in the paper (from memory).
 
     Returns:
-        A scalar, float32 or float64, to be minimised by critic and student alike. It may be negative.
+        A scalar, float32 or float64, which both critic and student minimize. It may be negative.
 
     Raises:
         ValueError: When the scores are not [B, M + 1] with M at least 1.
@@ -32,8 +30,8 @@ def wcord_global_loss(critic_scores: Tensor, negative_weight: float | None = Non
     """
     if critic_scores.ndim != 2 or critic_scores.shape[1] < 2:
         raise ValueError(
-            f"Critic scores have shape {list(critic_scores.shape)}. Give [B, M + 1], the own point's first, with at "
-            f"least one negative."
+            f"Critic scores have shape {list(critic_scores.shape)}. Give [B, M + 1], the own point's first, with at least one "
+            "negative."
         )
     (scores,) = widen(critic_scores)
     weight = scores.shape[1] - 1 if negative_weight is None else negative_weight
@@ -51,15 +49,15 @@ def wcord_local_loss(
     """Compute the cost of transporting the batch's student embeddings to its teacher embeddings, the primal form.
 
     Moving one embedding to another costs 1 - cos. The plan comes from Sinkhorn's iterations and is a constant of the
-    backward pass: at the optimum a small change of it does not change the regularised cost.
+    backward pass: at the optimum a small change of it does not change the regularized cost.
 
     Args:
         student_embedding: [B, D], in the common space.
         teacher_embedding: [B, D]; receives no gradient.
-        regularization: Weight of the plan's entropy, above 0, in units of the cost (0 to 2). Ours; the smaller, the
-            closer to the exact distance, and the more iterations are needed.
+        regularization: Weight of the plan's entropy, above 0, in units of the cost (0 to 2). Ours; a smaller one is closer to
+            the exact distance and needs more iterations.
         num_iterations: Sinkhorn iterations, at least 1. Ours.
-        detach_teacher: False lets the gradient through to a trainable projection of the teacher's embedding.
+        detach_teacher: False to train a projection of the teacher's embedding too.
 
     Returns:
         A scalar between 0 and 2, float32 or float64.

@@ -1,69 +1,34 @@
-"""One file per distillation method: what it reads, what it trains, how it weighs its losses."""
+"""Distillation methods, one file each. A file here that registers a method needs no further entry."""
 
-from . import (  # registered by being imported
-    ab,
-    at,
-    cc,
-    ce,
-    crd,
-    dgkd,
-    dkd,
-    dml,
-    fitnet,
-    fsp,
-    ft,
-    kd,
-    nst,
-    ofd,
-    one,
-    pkt,
-    reviewkd,
-    rkd,
-    slkd,
-    sp,
-    sskd,
-    takd,
-    unix,
-    vid,
-    wcord,
+import importlib
+import pkgutil
+
+from .base import Batch, DistillationMethod, FirstPhase
+from .registry import (
+    as_teachers,
+    available_methods,
+    create_method,
+    method_options,
+    paper_of,
+    register_method,
+    renamed_options,
 )
-from .base import Batch, DistillationMethod
-from .registry import as_teachers, available_methods, create_method, method_options, paper_of, register_method
-from .term import TermMethod
+from .term import FirstPhaseMethod, TermMethod
 
 __all__ = [
     "Batch",
     "DistillationMethod",
+    "FirstPhase",
+    "FirstPhaseMethod",
     "TermMethod",
-    "ab",
     "as_teachers",
-    "at",
     "available_methods",
-    "cc",
-    "ce",
-    "crd",
     "create_method",
-    "dgkd",
-    "dkd",
-    "dml",
-    "fitnet",
-    "fsp",
-    "ft",
-    "kd",
     "method_options",
-    "nst",
-    "ofd",
-    "one",
     "paper_of",
-    "pkt",
     "register_method",
-    "reviewkd",
-    "rkd",
-    "slkd",
-    "sp",
-    "sskd",
-    "takd",
-    "unix",
-    "vid",
-    "wcord",
+    "renamed_options",
 ]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,4 +1,4 @@
-"""AB: the student's neurons are on where the teacher's are (Heo et al., AAAI 2019)."""
+"""AB: the student's neurons are active where the teacher's are."""
 
 from typing import Any
 
@@ -8,43 +8,32 @@ from ..losses import ab_loss
 from ..models import ModelOutputs, ModelSpec
 from .adapters import regressor
 from .base import Batch, check_weights
-from .first_phase import FirstPhaseMethod
-from .pairing import pair_stages, select_maps
 from .registry import register_method
+from .stages import StageMethod
+from .term import FirstPhaseMethod
 
 
 @register_method("ab")
-class AB(FirstPhaseMethod):
+class AB(FirstPhaseMethod, StageMethod):
     """30 epochs of the squared hinge on the signs of the teacher's pre-activations, then CE without it.
 
-    The student's pre-activations go through a convolution and normalisation where their shape is not the teacher's. In
-    RepDistiller's first phase the student normalises with running statistics that nobody has gathered; here with those of
-    its batches.
+    A convolution and normalization adapts the student's pre-activations whose shape differs from the teacher's. In
+    RepDistiller's first phase the student normalizes with running statistics that were never collected; here with those of
+    the batch.
 
     Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the hinge.
-        margin: How far beyond 0 the student's pre-activation costs nothing, not negative.
-        **options: `initialisation_epochs`, as in `FirstPhaseMethod`, and what `TermMethod` takes besides.
+        margin: Beyond this distance from 0, on the right side, the student's pre-activation costs nothing; not negative.
     """
 
-    student_reads = frozenset({"logits", "preactivations"})
-    teacher_reads = frozenset({"logits", "preactivations"})
+    paper = "Heo et al., AAAI 2019"
+    reads = ("logits", "preactivations")
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 1.0,
-        margin: float = 1.0,
-        **options: Any,
+        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, margin: float = 1.0, **options: Any
     ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **options)
+        super().__init__(student, teacher, num_points, **options)
         check_weights(margin=margin)
         self.margin = margin
-        self.pairs = pair_stages(student, teacher, "preactivations", "preactivations")
         self.connectors = nn.ModuleList(
             nn.Identity()
             if (ours.channels, ours.size) == (theirs.channels, theirs.size)
@@ -53,6 +42,6 @@ class AB(FirstPhaseMethod):
         )
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-        ours, theirs = select_maps(self.pairs, student.preactivations, teacher.preactivations)
+        ours, theirs = self.stages(student, teacher)
         connected = [connector(one) for connector, one in zip(self.connectors, ours, strict=True)]
         return ab_loss(connected, theirs, self.margin)

@@ -1,30 +1,28 @@
-"""The small trainable modules that bring a student's map to the shape of a teacher's."""
+"""Small trainable modules that bring a student's map to the shape of a teacher's."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pairing import FeatureMap
+from .stages import FeatureMap
 
 
 class AdapterNorm(nn.BatchNorm2d):
-    """Batch normalisation that takes its running statistics where a channel has one value, of which there are none."""
+    """Batch normalization that uses its running statistics when a channel has a single value, whose variance is 0."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [B, C, H, W], of any B."""
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 
 def regressor(student: FeatureMap, teacher: FeatureMap, *, activation: bool) -> nn.Sequential:
-    """Make a convolution and normalisation from a student's map to the channels, and where it can the size, of a teacher's.
+    """Create a convolution and normalization from a student's map to a teacher's channels and, where possible, size.
 
-    A student's map of half the size goes through a transposed convolution, one of twice the size through a strided one,
-    as in RepDistiller's code; every other through a 1x1 convolution, after which the loss pools the larger map.
+    As in RepDistiller's code, a map of half the size goes through a transposed convolution and one of twice the size through
+    a strided one. Others go through a 1x1 convolution; the loss then pools the larger map.
 
     Args:
-        student: The student's map.
-        teacher: The teacher's map.
+        student, teacher: The maps.
         activation: Whether a ReLU follows.
     """
     channels = student.channels, teacher.channels

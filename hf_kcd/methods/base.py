@@ -1,91 +1,121 @@
-"""What a distillation method is: what it reads, what it trains, and the named parts of its loss."""
+"""`DistillationMethod`, the interface of every method: what it reads, what it trains, and the named parts of its loss."""
 
 import math
-from types import SimpleNamespace
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..errors import whole_number
 from ..models import ModelOutputs, ModelSpec
 
 Batch = dict[str, Tensor]
 
 
-class DistillationMethod(nn.Module):
-    """One way to distil: a module built from the specs of the two networks, under which the student is trained.
-
-    A method declares what it reads from either network; whatever modules, parameters and buffers it registers (adapters,
-    memories, peers, self-learning teachers) train with the student, are seen by DDP, and are saved and resumed with it,
-    but never exported. It knows nothing of the Trainer and nothing of condensation: any method runs with and without.
+@dataclass(frozen=True)
+class FirstPhase:
+    """A phase before the training, which minimizes a method's `first_phase_losses`.
 
     Args:
-        student: What the student hands out. Of its features a spec says something only where the method reads them.
-        teacher: What the teacher hands out; None when a student is trained alone.
-        num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
+        epochs: Its epochs, at least 1.
+        trains_student: Whether it trains the student too. Otherwise it does not run the student, and the losses get None.
+        learning_rate: Its learning rate; None for the training's.
+        decay_epochs: Its epochs after which the learning rate becomes a tenth.
     """
 
-    student_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What `forward` needs of the student: of "logits", "embedding", "features", "preactivations"."""
+    epochs: int
+    trains_student: bool = True
+    learning_rate: float | None = None
+    decay_epochs: tuple[float, ...] = ()
 
-    teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What `forward` needs of the teacher; empty for a method without one."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epochs", whole_number("first_phase_epochs", self.epochs))
+        object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(
+                f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None for the training's."
+            )
 
-    many_teachers: ClassVar[bool] = False
-    """Whether it learns from several teachers: `teacher` is then a list, in the constructor and in `forward`."""
 
-    teacher_batch_statistics: ClassVar[bool] = False
-    """Whether the teacher's normalisations use the statistics of the batch; its running ones stay as they are."""
+class DistillationMethod(nn.Module):
+    """One way to distill: a module built from the specs of two networks, under which the student is trained.
 
-    copies_teacher: ClassVar[bool] = False
-    """Whether it makes networks of the teacher's architecture, so that the teacher's answers alone are not enough."""
+    The modules, parameters and buffers it registers (adapters, memories, peers) train with the student. DDP sees them, and
+    checkpoints hold them, but they are never exported. A method knows neither the Trainer nor condensation.
 
-    unsynchronised_buffers: ClassVar[tuple[str, ...]] = ()
-    """Names of large buffers that every process keeps equal by itself, so that DDP need not send them each step."""
-
-    initialisation_epochs: int = 0
-    """Epochs of a first phase, before the training proper, in which `initialisation_losses` are minimised instead."""
-
-    initialisation_reads_student: ClassVar[bool] = True
-    """Whether the first phase trains the student too; otherwise it is not run, and `student` is None in that phase."""
-
-    initialisation_learning_rate: float | None = None
-    """Learning rate of the first phase; None for that of the training."""
-
-    initialisation_decay_epochs: tuple[float, ...] = ()
-    """Epochs of the first phase after which its learning rate becomes a tenth."""
+    Args:
+        student: The student's spec. It describes features only if the method reads them.
+        teacher: The teacher's spec, a list of them with `many_teachers`, or None without a teacher.
+        num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
+    """
 
     name: ClassVar[str]
     """The name it is registered under."""
 
-    def __init__(self, student: ModelSpec, teacher: "ModelSpec | list[ModelSpec] | None", num_points: int) -> None:
+    paper: ClassVar[str] = ""
+    """Authors, venue and year of its paper."""
+
+    reads: ClassVar[Collection[str]] = ("logits",)
+    """What it reads from both networks: of "logits", "embedding", "features", "preactivations"."""
+
+    student_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    """What it reads from the student, where that differs; by default `reads`."""
+
+    teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    """What it reads from the teacher, where that differs; by default `reads`. Empty for a method without a teacher."""
+
+    many_teachers: ClassVar[bool] = False
+    """Whether it learns from several teachers: the constructor and `forward` then get a list."""
+
+    teacher_batch_statistics: ClassVar[bool] = False
+    """Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged."""
+
+    copies_teacher: ClassVar[bool] = False
+    """Whether it creates networks of the teacher's architecture, so that the teacher's logits alone are not enough."""
+
+    unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step."""
+
+    first_phase: FirstPhase | None = None
+    """The phase before the training, if there is one."""
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        for side in ("student_reads", "teacher_reads"):
+            declared = vars(cls).get(side, vars(cls).get("reads"))
+            if declared is not None:
+                setattr(cls, side, frozenset(declared))
+
+    def __init__(self, student: ModelSpec, teacher: ModelSpec | list[ModelSpec] | None, num_points: int) -> None:
         super().__init__()
         self.student_spec = student
         self.teacher_spec = teacher
         self.num_points = num_points
-        # Epochs trained so far, with fraction: what ramps and warm-ups are functions of. The trainer sets it.
+        # Epochs trained so far, with their fraction, for ramps and warm-ups. The trainer sets it.
         self.epoch = 0.0
-        # Class of every point, int64 [num_points], on the CPU. The trainer sets it; nothing saves it.
+        # Class of every point, int64 [num_points], on the CPU. The trainer sets it; checkpoints do not hold it.
         self.labels: Tensor | None = None
 
     def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
-        """Change the batch before the networks see it: rotate, mix, choose. The default returns it as it is.
+        """Change the batch before the networks see it: rotate, mix, choose. By default nothing changes.
 
         Args:
             batch: `pixel_values` [B, C, H, W] float, `labels` [B] int64, `point_ids` [B] int64, `partner_ids` [B] int64
                 (-1: not mixed), `perturbation` [B] float32.
-            student: The student network, for methods that look at it first.
+            student: The student network, for methods that run it first.
 
         Returns:
-            A batch with the same keys, of any number of rows, and whatever `forward` wants besides.
+            A batch with the same keys and any number of rows, and further entries that `forward` needs.
         """
         return batch
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
-        """Compute the named parts of the loss, already weighted; what is minimised is their sum.
+        """Compute the named parts of the loss, already weighted; training minimizes their sum.
 
         Args:
-            student: What `student_reads` names, with gradient.
-            teacher: What `teacher_reads` names, without gradient; None when it is empty.
+            student: The outputs that `student_reads` names, with gradient.
+            teacher: The outputs that `teacher_reads` names, without gradient; None when it is empty.
             batch: What `prepare_batch` returned.
 
         Returns:
@@ -93,78 +123,58 @@ class DistillationMethod(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} defines no forward: a method returns the parts of its loss there.")
 
-    def initialisation_losses(
-        self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch
+    def first_phase_losses(
+        self, student: ModelOutputs | None, teacher: ModelOutputs | None, batch: Batch
     ) -> dict[str, Tensor]:
         """Compute the named loss parts of the first phase; arguments and result as in `forward`."""
         return self.forward(student, teacher, batch)
 
-    def valued_rows(self, batch: Batch) -> Tensor | slice:
-        """Say which rows of the prepared batch stand for their points when these are valued: all of them by default."""
+    def point_rows(self, batch: Batch) -> Tensor | slice:
+        """Return the rows of the prepared batch that show their points, one row per point; by default all of them."""
         return slice(None)
 
-    def valued(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
-        """Hand out what points are valued by: by default the prepared batch's rows that `valued_rows` names.
+    def observation(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
+        """Return what the values of points are computed from; by default the rows that `point_rows` names.
 
         Args:
-            student, teacher: As in `forward`; of several teachers the first.
+            student, teacher: As in `forward`; the first of several teachers.
             batch: What `prepare_batch` returned.
 
         Returns:
-            `student_logits` [V, classes], without gradient, `labels` and `point_ids` [V]; with `teacher_logits` where the
-            teacher has answered the same images.
+            `student_logits` [V, classes], without gradient, `labels` and `point_ids` [V], and `teacher_logits` if the
+            teacher has seen the same images.
         """
-        rows = self.valued_rows(batch)
+        rows = self.point_rows(batch)
         found = {"student_logits": student.logits.detach(), "labels": batch["labels"], "point_ids": batch["point_ids"]}
         if teacher is not None and teacher.logits is not None:
             found["teacher_logits"] = teacher.logits
         return {name: values[rows] for name, values in found.items()}
 
     def networks(self) -> dict[str, nn.Module]:
-        """Name the networks that learn along and are of use themselves (peers): each is evaluated, and saved beside the student.
+        """Return the timm networks that train along and are useful themselves (peers), by name; by default none.
 
-        Returns:
-            Networks of timm by name; none by default.
+        Each of them is evaluated, and saved beside the student.
         """
         return {}
 
     @property
-    def leaves_weights_out(self) -> bool:
-        """Whether some step trains without some of the weights, for whose gradients DDP would wait."""
-        return bool(self.initialisation_epochs)
-
-    @property
-    def first_phase(self) -> SimpleNamespace | None:
-        """The epochs before the training proper; None for a method without them."""
-        if not self.initialisation_epochs:
-            return None
-        return SimpleNamespace(
-            epochs=self.initialisation_epochs,
-            trains_student=self.initialisation_reads_student,
-            learning_rate=self.initialisation_learning_rate,
-            decay_epochs=self.initialisation_decay_epochs,
-        )
-
-    @property
     def has_unused_parameters(self) -> bool:
-        """Whether some step trains without some of the weights, so that DDP must search for them."""
-        return self.leaves_weights_out
+        """Whether some training step leaves out some parameters, for whose gradients DDP would wait."""
+        return self.first_phase is not None
 
     @property
     def step_cost(self) -> float | None:
-        """What a step computes in relation to one of KD on the same drawn points; None where that is not known."""
+        """Computation of a step relative to a step of KD on the same drawn points; None if unknown."""
         return None
 
 
-def check_weights(**options: float) -> None:
-    """Refuse weights of a loss that are NaN, infinite or negative.
-
-    Args:
-        **options: The weights by name.
-
-    Raises:
-        ValueError: Naming the weight and its value.
-    """
-    for name, value in options.items():
+def check_weights(**weights: float) -> None:
+    """Refuse weights, by name, that are NaN, infinite or negative."""
+    for name, value in weights.items():
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name} is {value}: give a finite number that is not negative.")
+
+
+def warm_up(epoch: float, warmup_epochs: float) -> float:
+    """Return the share of a weight at an epoch: it rises linearly from 0 to 1 over `warmup_epochs`, 0 for at once."""
+    return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0

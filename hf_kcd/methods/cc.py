@@ -1,4 +1,4 @@
-"""CC: neighbours of a batch differ from the teacher in different entries (Peng et al., ICCV 2019)."""
+"""CC: neighbors in a batch differ from the teacher in different entries."""
 
 from typing import Any
 
@@ -13,32 +13,23 @@ from .term import TermMethod
 
 @register_method("cc")
 class CC(TermMethod):
-    """CE + 0.02 x the mean over consecutive points of sum |d_i d_(i+1)|, d = embed(e_s) - embed(e_t).
+    """CE + 0.02 x the mean over consecutive points of sum |d_i d_(i+1)|, d = embed(e_s) - embed(e_t); 0 for a single point.
 
-    The form of RepDistiller, which is behind the published tables: both embeds are linear and both are trained, so that
-    the teacher's side has a gradient. The paper correlates points through a kernel. Of one point the term is 0.
+    This is RepDistiller's form, used for the published tables: both embeds are linear layers and both train, so that the
+    teacher's side has a gradient. The paper correlates points through a kernel.
 
     Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the congruence.
         common_dim: Width of the space that both are embedded in.
-        **class_weights: What `TermMethod` takes besides.
     """
 
-    student_reads = frozenset({"logits", "embedding"})
-    teacher_reads = frozenset({"logits", "embedding"})
+    paper = "Peng et al., ICCV 2019"
+    reads = ("logits", "embedding")
+    weight = 0.02
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 0.02,
-        common_dim: int = 128,
-        **class_weights: Any,
+        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, common_dim: int = 128, **options: Any
     ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **class_weights)
+        super().__init__(student, teacher, num_points, **options)
         self.student_embed = nn.Linear(student.embedding_dim, common_dim)
         self.teacher_embed = nn.Linear(teacher.embedding_dim, common_dim)
 

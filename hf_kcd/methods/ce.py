@@ -1,4 +1,4 @@
-"""CE: the student alone, cross-entropy with the labels: how teachers are trained, and the line that distilling must beat."""
+"""CE: the student alone. This is how teachers are trained, and the baseline that distillation must beat."""
 
 from torch import Tensor
 

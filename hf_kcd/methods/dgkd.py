@@ -1,38 +1,38 @@
-"""DGKD: the student learns from the teacher and from all assistants at once, of which some are dropped by chance (Son et al., 2021)."""
+"""DGKD: the student learns from the teacher and all assistants at once; each step drops some of them at random."""
 
 import torch
 from torch import Tensor
 
+from ..errors import whole_number
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
 from .base import Batch, DistillationMethod
 from .registry import register_method
-from .takd import check_share
+from .takd import check_kd_weight
 
 
 @register_method("dgkd")
 class DGKD(DistillationMethod):
     """(1 - `kd_weight`) CE + `kd_weight` x the sum over the teacher and its assistants of T^2 KL(teacher || student).
 
-    In each step `num_dropped` of them, the teacher included, are left out by chance, but never the last one: an assistant
-    that learns from the teacher alone drops nothing. What is left out is drawn from PyTorch's generator of the device, whose
-    state is in every checkpoint. The whole chain is `hf-kcd distill --teacher T --assistants A1 A2 --student S`. A point's
-    value is taken from the student's logits, a divergence as a value from the teacher's own.
+    Each step drops `num_dropped` of them at random, the teacher included, but never the last one. The choice comes from
+    PyTorch's generator of the device, whose state is in every checkpoint. `hf-kcd distill --teacher T --assistants A1 A2
+    --student S` runs the whole chain. A divergence as the value of a point uses the teacher's logits.
 
-    The reference code averages the divergence over the classes too, so that its term is C times smaller. Its other values
+    The reference code also averages the divergence over the classes, so that its term is C times smaller. Its other values
     are the defaults: T 5, nothing but the divergences, one source dropped.
 
     Args:
-        student, num_points: As in `DistillationMethod`.
-        teacher: The teacher, then its assistants.
-        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not looked at.
+        teacher: The specs of the teacher, then of its assistants.
+        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not used.
         temperature: T, positive.
-        num_dropped: How many of teacher and assistants are left out of each step.
+        num_dropped: Number of teachers and assistants that each step drops.
 
     Source: Son et al., "Densely Guided Knowledge Distillation using Multiple Teacher Assistants", ICCV 2021.
     """
 
+    paper = "Son et al., 2021"
     many_teachers = True
 
     def __init__(
@@ -46,20 +46,16 @@ class DGKD(DistillationMethod):
         num_dropped: int = 1,
     ) -> None:
         super().__init__(student, teacher, num_points)
-        check_share(kd_weight)
+        check_kd_weight(kd_weight)
         check_temperature(temperature)
-        if num_dropped < 0:
-            raise ValueError(
-                f"num_dropped is {num_dropped}: give the number of teachers left out of a step, 0 for none."
-            )
         self.kd_weight = kd_weight
         self.temperature = temperature
-        self.num_dropped = min(num_dropped, len(teacher) - 1)
+        self.num_dropped = min(whole_number("num_dropped", num_dropped, at_least=0), len(teacher) - 1)
 
     def forward(self, student: ModelOutputs, teacher: list[ModelOutputs], batch: Batch) -> dict[str, Tensor]:
         divergences = torch.stack([kd_loss(student.logits, one.logits, self.temperature) for one in teacher])
         if self.num_dropped:
-            # On the device, where the choice need not be known to the host.
+            # On the device, so that the host does not wait for the choice.
             ranks = torch.rand(len(teacher), device=divergences.device).argsort()
             divergences = divergences * (ranks >= self.num_dropped)
         parts = {"kd": self.kd_weight * divergences.sum()}

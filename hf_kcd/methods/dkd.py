@@ -1,12 +1,11 @@
-"""DKD: what the teacher says of the target class and of the others, weighed apart (Zhao et al., CVPR 2022)."""
+"""DKD: the teacher's knowledge of the target class and of the other classes, weighted separately."""
 
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, dkd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_weights
-from .ramps import warm_up
+from .base import Batch, DistillationMethod, check_weights, warm_up
 from .registry import register_method
 
 
@@ -20,15 +19,14 @@ class DKD(DistillationMethod):
     of warm-up. The epoch counts with its fraction; the reference takes whole ones, from 1. With two classes NCKD is 0.
 
     Args:
-        student: What the student hands out.
-        teacher: What the teacher hands out.
-        num_points: Number of points of the whole training set.
         ce_weight: Weight of the cross-entropy with the labels.
         alpha: Weight of the target class (TCKD).
         beta: Weight of the other classes (NCKD).
         temperature: T, positive.
         warmup_epochs: Epochs in which alpha and beta rise from 0; 0 for none.
     """
+
+    paper = "Zhao et al., CVPR 2022"
 
     def __init__(
         self,

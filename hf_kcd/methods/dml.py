@@ -1,4 +1,4 @@
-"""DML: untrained networks that learn together, each from the labels and from the others (Zhang et al., 2018)."""
+"""DML: untrained networks that learn together, each from the labels and from the others."""
 
 from collections.abc import Sequence
 
@@ -16,20 +16,20 @@ from .registry import register_method
 class DML(DistillationMethod):
     """CE + `weight` x the mean over the other networks of T^2 KL(other || own), for the student and for each of its peers.
 
-    All learn in one step, each from what the others said in it, under one optimiser: targets are detached, so the gradients
-    do not meet. (The authors' code lets the peers step in turn, with fresh forward passes.) There is no teacher; a step costs
-    the forward and backward passes of all networks. The student is the first of them: a point's value is taken from its
-    logits, and it is what is saved. Each peer is evaluated and saved beside it, where the best can be chosen.
+    All networks learn in one step under one optimizer. Each learns from the others' outputs in that step; targets are
+    detached, so that no gradient reaches another network. (In the authors' code the peers step in turn, with fresh forward
+    passes.) There is no teacher; a step costs the forward and backward passes of all networks. The student is the first
+    network; each peer is evaluated and saved beside it, so that the best can be chosen.
 
     Args:
-        student, teacher, num_points: As in `DistillationMethod`; a teacher is not read.
-        peers: timm names of the other networks, at least one; None for one more of the student's architecture.
+        peers: timm names of the other networks, at least one; None for another network of the student's architecture.
         weight: Weight of the divergences.
-        temperature: T, positive; the paper's is 1.
+        temperature: T, positive; 1 in the paper.
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018.
     """
 
+    paper = "Zhang et al., 2018"
     teacher_reads = frozenset()
 
     def __init__(
@@ -73,7 +73,7 @@ def _peer(name: str, student: ModelSpec) -> nn.Module:
     own_size = image_config(network).input_size
     if own_size != student.input_size:
         raise ValueError(
-            f"The peer {name} takes images of {own_size[1]} x {own_size[2]} alone, and {student.name} is shown "
+            f"The peer {name} takes images of {own_size[1]} x {own_size[2]} only, but {student.name} gets "
             f"{student.input_size[1]} x {student.input_size[2]}: choose another network."
         )
     return network

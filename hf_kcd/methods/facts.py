@@ -1,6 +1,8 @@
-"""What a distillation method brings along for a pair of networks."""
+"""What a distillation method reads, trains and stores for a pair of networks."""
 
 from dataclasses import dataclass
+
+from torch import nn
 
 from ..models import load_model
 from .registry import create_method, get_method, paper_of
@@ -8,48 +10,50 @@ from .registry import create_method, get_method, paper_of
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """What is known of a method for a pair of networks.
+    """Facts about a method for a pair of networks.
 
     Args:
         name: Its name.
         paper: Authors and year.
-        student_reads, teacher_reads: What it reads of either network.
-        initialisation_epochs: Epochs of its first phase; 0 for none.
+        student_reads, teacher_reads: What it reads of each network.
+        first_phase_epochs: Epochs of its first phase; 0 for none.
         num_parameters: Weights that train beside the student: adapters, peers.
-        memory_bytes: Bytes of its buffers, memories of all points above all.
+        memory_bytes: Bytes of its buffers, mostly memories of all points.
     """
 
     name: str
     paper: str
     student_reads: tuple[str, ...]
     teacher_reads: tuple[str, ...]
-    initialisation_epochs: int
+    first_phase_epochs: int
     num_parameters: int
     memory_bytes: int
 
 
 def describe_method(name: str, student: str, teacher: str, num_points: int) -> MethodFacts:
-    """Say what a method brings along for a pair of networks.
+    """Collect the facts about a method.
 
     Args:
         name: One of `available_methods()`.
-        student: The student's name in timm.
-        teacher: The teacher's name in timm.
+        student, teacher: The networks' names in timm.
         num_points: Number of points of the training set, for memories.
     """
     cls = get_method(name)
-    # A description needs no weights of networks, but those of adapters are counted where they are.
-    teachers = [load_model(teacher) for _ in range(2 if cls.many_teachers else 1)]
-    method = create_method(name, load_model(student), teachers, num_points)
+    method = create_method(name, load_model(student), example_teachers(name, teacher), num_points)
     return MethodFacts(
         name=name,
         paper=paper_of(name),
         student_reads=_in_order(cls.student_reads),
         teacher_reads=_in_order(cls.teacher_reads),
-        initialisation_epochs=method.initialisation_epochs,
+        first_phase_epochs=method.first_phase.epochs if method.first_phase else 0,
         num_parameters=sum(parameter.numel() for parameter in method.parameters()),
         memory_bytes=sum(buffer.numel() * buffer.element_size() for buffer in method.buffers()),
     )
+
+
+def example_teachers(name: str, teacher: str) -> list[nn.Module]:
+    """Create teachers by their timm name to try a method with: two for a method of several teachers, otherwise one."""
+    return [load_model(teacher) for _ in range(2 if get_method(name).many_teachers else 1)]
 
 
 def _in_order(reads: frozenset[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""FitNet: a middle map of the student, through a regressor, matches the teacher's (Romero et al., ICLR 2015)."""
+"""FitNet: a middle map of the student, through a regressor, matches the teacher's."""
 
 from typing import Any
 
@@ -8,46 +8,34 @@ from ..losses import hint_loss
 from ..models import ModelOutputs, ModelSpec
 from .adapters import regressor
 from .base import Batch
-from .first_phase import FirstPhaseMethod
-from .pairing import FeatureMap, feature_maps
 from .registry import register_method
+from .stages import FeatureMap, feature_maps
+from .term import FirstPhaseMethod
 
 
 @register_method("fitnet")
 class FitNet(FirstPhaseMethod):
-    """CE + 100 MSE(regressor(f_s), f_t) on one map of either, in one stage, as behind the published tables.
+    """CE + 100 MSE(regressor(f_s), f_t) on one map of each network, without a first phase, as in the published tables.
 
-    The paper trains up to the hint alone first, then with KD: `initialisation_epochs` with `kd_weight`. Outside its
-    published pairs RepDistiller's regressor is a convolution as large as the difference in size; here a map is pooled.
+    The paper first trains up to the hint alone, then with KD: `first_phase_epochs` with `kd_weight`. Outside its published
+    pairs RepDistiller's regressor is a convolution as large as the difference in size; here a map is pooled.
 
     Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the hint.
-        hint_layer: Position of the map among the features of either network; 2 is the second stage.
-        initialisation_epochs: Epochs of the hint alone, after which it is left out; 0 keeps it throughout.
-        **class_weights: What `TermMethod` takes besides.
+        hint_layer: Position of the map among the features of both networks; 2 is the second stage.
 
     Raises:
         ValueError: When a network has no such feature.
     """
 
-    student_reads = frozenset({"logits", "features"})
-    teacher_reads = frozenset({"logits", "features"})
+    paper = "Romero et al., ICLR 2015"
+    reads = ("logits", "features")
+    weight = 100.0
+    first_phase_epochs = 0
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 100.0,
-        hint_layer: int = 2,
-        initialisation_epochs: int = 0,
-        **class_weights: Any,
+        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, hint_layer: int = 2, **options: Any
     ) -> None:
-        super().__init__(
-            student, teacher, num_points, weight=weight, initialisation_epochs=initialisation_epochs, **class_weights
-        )
+        super().__init__(student, teacher, num_points, **options)
         self.hint_layer = hint_layer
         self.regressor = regressor(_hint(student, hint_layer), _hint(teacher, hint_layer), activation=True)
 

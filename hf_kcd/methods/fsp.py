@@ -1,4 +1,4 @@
-"""FSP: how the channels of one stage go with those of the next is as in the teacher (Yim et al., CVPR 2017)."""
+"""FSP: the student has the teacher's flow between the channels of consecutive network stages."""
 
 from typing import Any
 
@@ -7,41 +7,27 @@ from torch import Tensor
 from ..losses import fsp_loss
 from ..models import ModelOutputs, ModelSpec
 from .base import Batch
-from .first_phase import FirstPhaseMethod
-from .pairing import feature_maps
 from .registry import register_method
+from .stages import feature_maps
+from .term import FirstPhaseMethod
 
 
 @register_method("fsp")
 class FSP(FirstPhaseMethod):
     """30 epochs of the mean squared difference of the flow matrices, stem included, then CE without it.
 
-    Student and teacher must have the same channels, feature by feature. RepDistiller's script sets a weight of 50, which
-    there multiplies nothing: its first phase is unweighted. There too the student normalises, in that phase, with running
-    statistics that nobody has gathered; here with those of its batches.
-
-    Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the flow.
-        **options: `initialisation_epochs`, as in `FirstPhaseMethod`, and what `TermMethod` takes besides.
+    RepDistiller's script sets a weight of 50 that is never applied: its first phase is unweighted. There the student also
+    normalizes, in that phase, with running statistics that were never collected; here with those of the batch.
 
     Raises:
-        ValueError: When the features differ in number or channels, or there are not two of them.
+        ValueError: When the features differ in number or channels, or there are fewer than two.
     """
 
-    student_reads = frozenset({"logits", "features"})
-    teacher_reads = frozenset({"logits", "features"})
+    paper = "Yim et al., CVPR 2017"
+    reads = ("logits", "features")
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 1.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **options)
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+        super().__init__(student, teacher, num_points, **options)
         if student.feature_channels != teacher.feature_channels or len(student.feature_channels) < 2:
             listed = " and ".join(
                 f"{one.name} has {', '.join(map(str, feature_maps(one)))}" for one in (student, teacher)

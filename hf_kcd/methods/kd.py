@@ -1,4 +1,4 @@
-"""KD: the student matches the teacher's softened class probabilities (Hinton et al., 2015)."""
+"""KD: the student matches the teacher's softened class probabilities."""
 
 from torch import Tensor
 
@@ -11,16 +11,15 @@ from .registry import register_method
 
 @register_method("kd")
 class KD(DistillationMethod):
-    """`ce_weight` CE + `kd_weight` T^2 KL(teacher || student), as behind the published CIFAR-100 tables.
+    """`ce_weight` CE + `kd_weight` T^2 KL(teacher || student), as in the published CIFAR-100 tables.
 
     Args:
-        student: What the student hands out.
-        teacher: What the teacher hands out.
-        num_points: Number of points of the whole training set.
         ce_weight: Weight of the cross-entropy with the labels (the papers' gamma).
         kd_weight: Weight of the softened divergence (the papers' alpha).
         temperature: T, positive.
     """
+
+    paper = "Hinton et al., 2015"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Networks that learn along: untrained copies of the student or the teacher."""
+"""Untrained copies of the student or the teacher, which train along."""
 
 import timm
 from torch import nn
@@ -7,17 +7,14 @@ from ..models import ModelSpec, image_config
 
 
 def untrained_network(spec: ModelSpec) -> nn.Module:
-    """Make a fresh network of the architecture, classes and channels of a spec.
-
-    Args:
-        spec: What is known of the student or the teacher.
+    """Create a fresh network with the architecture, classes and channels of a spec.
 
     Raises:
-        ValueError: When timm does not make it for these images by its name alone.
+        ValueError: When timm's name alone does not make it for these images.
     """
     network = timm.create_model(spec.name, num_classes=spec.num_classes, in_chans=spec.input_size[0])
     own_size = image_config(network).input_size
-    # A network that is bound to a size keeps it, whatever its configuration is told.
+    # A network that is bound to a size keeps it, whatever its configuration says.
     network.pretrained_cfg.update(input_size=spec.input_size, mean=spec.mean, std=spec.std)
     if image_config(network).input_size != spec.input_size or network.head_hidden_size != spec.embedding_dim:
         raise ValueError(

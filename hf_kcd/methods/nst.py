@@ -1,45 +1,25 @@
-"""NST: the student's channels are selective as the teacher's are (Huang and Wang, 2017)."""
-
-from typing import Any
+"""NST: the student's channels have the selectivity of the teacher's."""
 
 from torch import Tensor
 
 from ..losses import nst_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch
-from .pairing import pair_stages, require_positions, select_maps
 from .registry import register_method
-from .term import TermMethod
+from .stages import StageMethod
 
 
 @register_method("nst")
-class NST(TermMethod):
-    """CE + 50 x the squared maximum mean discrepancy of the channels' normalised maps, summed over the stages.
+class NST(StageMethod):
+    """CE + 50 x the squared maximum mean discrepancy of the channels' normalized maps, summed over the network stages.
 
-    Polynomial kernel, as behind the published tables. A stage takes B (HW)^2 or B (C_s + C_t)^2 numbers of memory, the
-    less of both; the reference takes B C_s C_t HW.
-
-    Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the discrepancy.
-        **class_weights: What `TermMethod` takes besides.
+    Polynomial kernel, as in the published tables. A stage takes B (HW)^2 or B (C_s + C_t)^2 numbers of memory, whichever is
+    less; the reference takes B C_s C_t HW.
     """
 
-    student_reads = frozenset({"logits", "features"})
-    teacher_reads = frozenset({"logits", "features"})
-
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 50.0,
-        **class_weights: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **class_weights)
-        self.pairs = pair_stages(student, teacher)
-        require_positions(student, teacher, self.pairs)
+    paper = "Huang and Wang, 2017"
+    weight = 50.0
+    compares_positions = True
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-        return nst_loss(*select_maps(self.pairs, student.features, teacher.features))
+        return nst_loss(*self.stages(student, teacher))

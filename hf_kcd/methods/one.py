@@ -1,4 +1,4 @@
-"""ONE: a network with several ends on one trunk, each of which learns from their gated ensemble (Lan et al., 2018)."""
+"""ONE: a network with several branches on one trunk; each branch learns from their gated ensemble."""
 
 import math
 
@@ -18,22 +18,22 @@ from .registry import register_method
 class ONE(DistillationMethod):
     """The sum of all branches' CE, the ensemble's CE, and w(epoch) x the sum over the branches of T^2 KL(ensemble || branch).
 
-    The student is the trunk and the first branch: it is what a point's value is taken from, and what is saved. The other
-    branches are fresh copies of everything behind its last feature but one (of the last stage, in most networks), and start
-    from that feature, through which they train the trunk too. The ensemble is the sum of the branches' logits weighted by a
-    gate on the same feature. w rises as exp(-5 (1 - epoch / `ramp_epochs`)^2) to 1. There is no teacher; a step costs the
-    copies' forward and backward passes besides the student's. Copies and gate are left behind with the method.
+    The student is the trunk and the first branch. The other branches are fresh copies of the layers after its last feature
+    but one (in most networks, of the last stage). They start from that feature and train the trunk through it. The ensemble
+    is the sum of the branches' logits, weighted by a gate on the same feature. w rises as exp(-5 (1 - epoch /
+    `ramp_epochs`)^2) to 1. There is no teacher; a step also costs the copies' forward and backward passes. Copies and gate
+    are not exported.
 
     Args:
-        student, teacher, num_points: As in `DistillationMethod`; the student is one of hf_kcd's `cifar_*` networks, a teacher
-            is not read. `student_layers` chooses another place for the branches to start.
-        num_branches: Number of branches, the student's own included, at least 2; the authors have 3.
-        temperature: T, positive; the paper's is 3.
-        ramp_epochs: Epochs over which w rises; the authors' 80, of 300.
+        student: The spec of one of hf_kcd's `cifar_*` networks; `student_layers` chooses another start for the branches.
+        num_branches: Number of branches with the student's own, at least 2; 3 in the authors' runs.
+        temperature: T, positive; 3 in the paper.
+        ramp_epochs: Epochs in which w rises; 80 of 300 in the authors' runs.
 
     Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018, and its code for the gate.
     """
 
+    paper = "Lan et al., 2018"
     student_reads = frozenset({"logits", "features"})
     teacher_reads = frozenset()
 
@@ -63,20 +63,12 @@ class ONE(DistillationMethod):
         trunk = student.features[-2]
         branches = [student.logits, *(branch(trunk) for branch in self.branches)]
         ensemble = (self.gate(trunk)[:, :, None] * torch.stack(branches, dim=1)).sum(1)
-        return {"one": one_loss(branches, ensemble, batch["labels"], self.temperature, self.ramp())}
-
-    def ramp(self) -> float:
-        """Say how much the divergences count at `self.epoch`."""
-        return math.exp(-5 * max(0.0, 1 - self.epoch / self.ramp_epochs) ** 2)
+        ramp = math.exp(-5 * max(0.0, 1 - self.epoch / self.ramp_epochs) ** 2)
+        return {"one": one_loss(branches, ensemble, batch["labels"], self.temperature, ramp)}
 
 
 class Gate(nn.Module):
-    """Weights of the branches for each image, [B, num_branches], which add up to 1.
-
-    Args:
-        channels: Channels of the feature map that it looks at.
-        num_branches: Number of branches.
-    """
+    """Maps a feature [B, channels, H, W] to weights of the branches, [B, num_branches], that sum to 1."""
 
     def __init__(self, channels: int, num_branches: int) -> None:
         super().__init__()
@@ -85,7 +77,7 @@ class Gate(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         scores = self.linear(feature.mean((2, 3)))
-        # A single image, the rest of an epoch, has no statistics of its own.
+        # A single image, the rest of an epoch, has no batch statistics.
         self.norm.train(self.training and len(scores) > 1)
         return self.norm(scores).relu().softmax(1)
 
@@ -94,8 +86,8 @@ def _branch(student: ModelSpec) -> nn.Module:
     network = untrained_network(student)
     if not isinstance(network, CifarNetwork) or len(student.layers) < 2:
         raise ValueError(
-            f"ONE makes copies of the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be "
-            "cut in two: choose one of hf_kcd's cifar_* networks, with at least 2 maps."
+            f"ONE copies the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be cut in "
+            "two: choose one of hf_kcd's cifar_* networks, with at least 2 maps."
         )
     network.prune_shallow_layers(student.layers[-2])
     return network

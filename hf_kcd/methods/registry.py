@@ -1,8 +1,8 @@
-"""Methods by name: how one is registered, listed and made."""
+"""Methods by name: how they are registered, listed and created."""
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,11 @@ from ..models import Layers, ModelSpec
 from .base import DistillationMethod
 
 _METHODS: dict[str, type[DistillationMethod]] = {}
+_RENAMED_OPTIONS = {
+    "initialisation_epochs": "first_phase_epochs",
+    "initialisation_learning_rate": "first_phase_learning_rate",
+    "initialisation_decay_epochs": "first_phase_decay_epochs",
+}
 
 
 def register_method(name: str) -> Callable[[type[DistillationMethod]], type[DistillationMethod]]:
@@ -40,14 +45,7 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
 
 
 def get_method(name: str) -> type[DistillationMethod]:
-    """Look a method's class up.
-
-    Args:
-        name: One of `available_methods()`.
-
-    Raises:
-        ValueError: For an unknown name.
-    """
+    """Return the class of a method; a ValueError lists the names if this one is unknown."""
     if name not in _METHODS:
         raise unknown_name("method", name, _METHODS)
     return _METHODS[name]
@@ -56,6 +54,42 @@ def get_method(name: str) -> type[DistillationMethod]:
 def available_methods() -> list[str]:
     """List the names that `create_method` takes."""
     return sorted(_METHODS)
+
+
+def paper_of(name: str) -> str:
+    """Return authors and year of a method's paper; "" without one."""
+    return get_method(name).paper
+
+
+def method_options(name: str) -> dict[str, Any]:
+    """List the options of a method with their defaults, those that it passes on with `**options` included.
+
+    Options are the keyword-only arguments of the constructors. If the default is None, a class attribute of that name holds
+    the real one, such as `weight`.
+    """
+    cls, options = get_method(name), {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        for one in parameters:
+            if one.kind is one.KEYWORD_ONLY and one.name not in options:
+                options[one.name] = getattr(cls, one.name, None) if one.default is None else one.default
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return options
+
+
+def renamed_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a method under their present names; a FutureWarning names each option that was renamed."""
+    valid, found = method_options(name), {}
+    for option, value in options.items():
+        present = _RENAMED_OPTIONS.get(option, option)
+        if present != option and option not in valid and present in valid:
+            warnings.warn(f"Option {option} of method {name!r} is now {present}.", FutureWarning, stacklevel=3)
+            option = present
+        found[option] = value
+    return found
 
 
 def create_method(
@@ -68,7 +102,7 @@ def create_method(
     teacher_layers: Layers = None,
     **options: Any,
 ) -> DistillationMethod:
-    """Make a distillation method for a pair of networks.
+    """Create a distillation method for a pair of networks.
 
     Args:
         name: One of `available_methods()`.
@@ -78,20 +112,20 @@ def create_method(
         num_points: Number of points of the whole training set.
         student_layers, teacher_layers: Which maps of a network are its features: None for all, "stages" for the deepest of
             each size, or positions from shallow to deep. A spec has its layers already.
-        **options: The method's own options (weights, temperature).
+        **options: The method's options (weights, temperature).
 
     Returns:
-        The method, its modules freshly initialised.
+        The method, its modules freshly initialized.
 
     Raises:
         ValueError: For an unknown name or option, for a method that needs a teacher and gets none, and for a network that
-            does not hand out what the method reads.
+            lacks what the method reads.
     """
     cls = get_method(name)
     teachers = as_teachers(teacher)
     if cls.teacher_reads and not teachers:
         raise ValueError(f"Method {name!r} needs a teacher: pass one, or train the student alone with method 'ce'.")
-    valid = method_options(name)
+    options, valid = renamed_options(name, options), method_options(name)
     for option in options:
         if option not in valid:
             raise unknown_name(f"option of method {name!r}", option, valid)
@@ -105,29 +139,8 @@ def create_method(
     return cls(student, specs if cls.many_teachers else next(iter(specs), None), num_points, **options)
 
 
-def method_options(name: str) -> dict[str, Any]:
-    """List the options of a method with their defaults, those that its class hands on with `**` included."""
-    options: dict[str, Any] = {}
-    for cls in get_method(name).__mro__:
-        if "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        options = {**own, **options}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return options
-
-
-def paper_of(name: str) -> str:
-    """Return authors and year of a method's paper, which the first line of its file ends with; "" where it has none."""
-    first_line = (inspect.getmodule(get_method(name)).__doc__ or "").splitlines()[0]
-    found = re.search(r"\(([^()]*\d{4})\)\.?$", first_line)
-    return found[1] if found else ""
-
-
 def as_teachers(teacher: Any) -> list[Any]:
-    """List the teachers, of which there may be none, one, or several."""
+    """Return the teachers as a list: empty for None, and a single teacher in a list of one."""
     if teacher is None:
         return []
     return list(teacher) if isinstance(teacher, list | tuple) else [teacher]
@@ -147,7 +160,7 @@ def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozens
     missing = sorted(reads - network.reads)
     if missing:
         raise ValueError(
-            f"Method {method!r} reads {', '.join(missing)} of the {role}, which {network.name} does not hand out: choose "
-            "another network or method."
+            f"Method {method!r} reads {', '.join(missing)} of the {role}, but {network.name} has none: choose another network "
+            "or method."
         )
     return network

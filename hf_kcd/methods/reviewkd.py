@@ -1,4 +1,4 @@
-"""ReviewKD: every stage of the student, fused with what lies deeper, matches the teacher's (Chen et al., CVPR 2021)."""
+"""ReviewKD: every stage of the student, fused with the deeper ones, matches the teacher's."""
 
 from typing import Any
 
@@ -9,32 +9,29 @@ from torch.nn import functional as F
 from ..losses import hcl_loss
 from ..models import ModelOutputs, ModelSpec
 from .adapters import AdapterNorm
-from .base import Batch, check_weights
-from .pairing import pair_stages, select_maps
-from .ramps import warm_up
+from .base import Batch, check_weights, warm_up
 from .registry import register_method
-from .term import TermMethod
+from .stages import StageMethod
 
 
 @register_method("reviewkd")
-class ReviewKD(TermMethod):
+class ReviewKD(StageMethod):
     """CE + 5 min(epoch / 20, 1) x the hierarchical context loss of the fused stages and the embedding.
 
-    The student's features meet the teacher's pre-activations, as in the authors' code. Per pair on CIFAR-100 the weight is
-    5 for the pairs of wrn_40_2 and resnet32x4, but 8 for resnet32x4 -> shufflenetv2; 0.6 for resnet56 -> resnet20; 1 for
-    resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction. A map is brought to a
-    larger size by repetition, as there, and to a smaller one by averaging.
+    The student's features are compared with the teacher's pre-activations, as in the authors' code. Per pair on CIFAR-100
+    the weight is 5 for the pairs of wrn_40_2 and resnet32x4, but 8 for resnet32x4 -> shufflenetv2; 0.6 for resnet56 ->
+    resnet20; 1 for resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction. A map is
+    enlarged by repetition, as there, and reduced by averaging.
 
     Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of the fused stages.
-        warmup_epochs: Epochs in which it rises from 0; 0 for none.
-        max_fusion_channels: Most channels that stages are fused in, which are as many as the student's embedding has.
-        **class_weights: What `TermMethod` takes besides.
+        warmup_epochs: Epochs in which the weight rises from 0; 0 for none.
+        max_fusion_channels: Most channels of the fused maps; they have as many as the student's embedding.
     """
 
+    paper = "Chen et al., CVPR 2021"
     student_reads = frozenset({"logits", "embedding", "features"})
     teacher_reads = frozenset({"logits", "embedding", "preactivations"})
+    weight = 5.0
 
     def __init__(
         self,
@@ -42,15 +39,13 @@ class ReviewKD(TermMethod):
         teacher: ModelSpec,
         num_points: int,
         *,
-        weight: float = 5.0,
         warmup_epochs: float = 20.0,
         max_fusion_channels: int = 512,
-        **class_weights: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **class_weights)
+        super().__init__(student, teacher, num_points, **options)
         check_weights(warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs
-        self.pairs = pair_stages(student, teacher, "features", "preactivations")
         width = min(max_fusion_channels, student.embedding_dim)
         channels = [(ours.channels, theirs.channels) for ours, theirs in self.pairs]
         self.fusions = nn.ModuleList(Fusion(one, width, other, True) for one, other in channels)
@@ -60,9 +55,9 @@ class ReviewKD(TermMethod):
         return warm_up(self.epoch, self.warmup_epochs)
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
-        ours, theirs = select_maps(self.pairs, student.features, teacher.preactivations)
         # The embedding is the deepest level.
-        ours, theirs = ([*maps, out.embedding[:, :, None, None]] for maps, out in ((ours, student), (theirs, teacher)))
+        networks = zip(self.stages(student, teacher), (student, teacher), strict=True)
+        ours, theirs = ([*maps, out.embedding[:, :, None, None]] for maps, out in networks)
         reviewed, deeper = [], None
         for fusion, one, other in reversed(list(zip(self.fusions, ours, theirs, strict=True))):
             output, deeper = fusion(one, deeper, other.shape[2:])
@@ -71,13 +66,13 @@ class ReviewKD(TermMethod):
 
 
 class Fusion(nn.Module):
-    """Fuses a map with what was fused deeper, by two maps of attention, and makes a map of the teacher's shape of it.
+    """Fuses a map with the deeper fused map, by two attention maps, and brings the result to the teacher's shape.
 
     Args:
         in_channels: Channels of the student's map.
-        width: Channels that maps are fused in.
+        width: Channels of the fused maps.
         out_channels: Channels of the teacher's map.
-        has_deeper: Whether anything lies deeper.
+        has_deeper: Whether there is a deeper map.
     """
 
     def __init__(self, in_channels: int, width: int, out_channels: int, has_deeper: bool) -> None:
@@ -87,15 +82,12 @@ class Fusion(nn.Module):
         self.expand = _convolution(width, out_channels, 3)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Fuse.
+        """Return the map to compare, [B, out_channels, *size], and the fused map, [B, width, *size].
 
         Args:
             x: The student's map [B, in_channels, H, W].
-            deeper: What was fused deeper, [B, width, H', W']; None where nothing lies deeper.
+            deeper: The deeper fused map, [B, width, H', W']; None at the deepest level.
             size: Height and width of the teacher's map.
-
-        Returns:
-            What is compared with the teacher's map, [B, out_channels, *size], and what was fused, [B, width, *size].
         """
         x = self.reduce(x)
         if self.attention is not None:

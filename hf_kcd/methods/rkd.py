@@ -1,4 +1,4 @@
-"""RKD: distances and angles between the points of a batch are the teacher's (Park et al., CVPR 2019)."""
+"""RKD: the student has the teacher's distances and angles between the points of a batch."""
 
 from typing import Any
 
@@ -13,20 +13,15 @@ from .term import TermMethod
 
 @register_method("rkd")
 class RKD(TermMethod):
-    """CE + 25 x the smooth L1 of distances + 50 x that of angles, between the embeddings of a batch.
-
-    Under condensation the batch holds kept points alone. One point has nothing to be compared with: its term is 0.
+    """CE + 25 x the smooth L1 of distances + 50 x the smooth L1 of angles; 0 for a single point.
 
     Args:
-        student, teacher, num_points: As in `TermMethod`.
-        weight: Weight of both relations.
-        distance_weight: Weight of the distances among them.
-        angle_weight: Weight of the angles among them; they take B^3 numbers of memory.
-        **class_weights: What `TermMethod` takes besides.
+        weight: Weight of both relations together.
+        distance_weight, angle_weight: Weights of the distances and of the angles, which take B^3 numbers of memory.
     """
 
-    student_reads = frozenset({"logits", "embedding"})
-    teacher_reads = frozenset({"logits", "embedding"})
+    paper = "Park et al., CVPR 2019"
+    reads = ("logits", "embedding")
 
     def __init__(
         self,
@@ -34,12 +29,11 @@ class RKD(TermMethod):
         teacher: ModelSpec,
         num_points: int,
         *,
-        weight: float = 1.0,
         distance_weight: float = 25.0,
         angle_weight: float = 50.0,
-        **class_weights: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **class_weights)
+        super().__init__(student, teacher, num_points, **options)
         check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

@@ -1,4 +1,4 @@
-"""SLKD: the student also follows untrained copies of the teacher while these learn from it (Liu et al., 2023)."""
+"""SLKD: the student also learns from untrained copies of the teacher while these learn from the teacher."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..errors import whole_number
 from ..losses import cross_entropy_loss, kd_loss, slkd_loss
 from ..models import ModelOutputs, ModelSpec
 from ..models.catalogue import count_macs
-from .base import Batch, DistillationMethod, check_weights
-from .first_phase import check_phase
+from .base import Batch, DistillationMethod, FirstPhase, check_weights
 from .networks import untrained_network
 from .registry import register_method
 
@@ -19,31 +19,30 @@ from .registry import register_method
 class SLKD(DistillationMethod):
     """`teacher_weight` L(T, S) + `self_learning_weight` L(SL, S), each L = alpha CE + (1 - alpha) T^2 KL (Eq. 7).
 
-    SL is the mean of the SL-teachers' softened probabilities, weighted by `fusion` (Eq. 6). Each of them is an untrained
-    network of the teacher's architecture that minimises its own L(T, SL) in the same step (Eq. 4, 5), with the student's
-    optimiser: the gradients do not meet. One forward pass of an SL-teacher, on the student's images and with the statistics
-    of the batch, serves its learning and its teaching. A step costs the forward and backward passes of the SL-teachers
-    besides one of KD, and the memory of training them. A point's value is taken from the student's logits.
+    SL is the mean of the SL-teachers' softened probabilities, weighted by `fusion` (Eq. 6). Each SL-teacher is an untrained
+    network of the teacher's architecture that minimizes its own L(T, SL) in the same step (Eq. 4, 5), under the student's
+    optimizer; no gradient reaches another network. One forward pass of an SL-teacher, on the student's images and with the
+    statistics of the batch, serves its learning and its teaching. A step costs one of KD, the forward and backward passes of
+    the SL-teachers, and the memory of training them.
 
     A weight of 0 is the ablation of Table 4: the teacher alone (then there are no SL-teachers), or the SL-teachers alone.
-    There is no reference code; alpha, rho and T^2 are not in the paper and are the field's.
+    There is no reference code. The paper does not give alpha, rho and T^2: these are the field's.
 
     Args:
-        student, teacher, num_points: As in `DistillationMethod`.
-        num_sl_teachers: How many SL-teachers there are, at least 1; the paper has 2.
+        num_sl_teachers: Number of SL-teachers, at least 1; 2 in the paper.
         alpha: Weight of the cross-entropy inside each L.
         temperature: tau, positive.
         fusion: rho, the first one's weight of two, or the weights of all; None for equal ones.
         teacher_weight: lambda.
         self_learning_weight: eta.
-        initialisation_epochs: Epochs in which the SL-teachers learn first, without the student, whom they then teach frozen,
-            in evaluation mode (SLKD*); their learning rate becomes a tenth after 5/8, 6/8 and 7/8 of these. 0 for all at once.
+        first_phase_epochs: Epochs in which the SL-teachers learn first, without the student, whom they then teach frozen, in
+            evaluation mode (SLKD*); their learning rate becomes a tenth after 5/8, 6/8 and 7/8. 0 to learn together.
 
     Source: Liu et al., "Improving Knowledge Distillation via Transferring Learning Ability", 2023.
     """
 
+    paper = "Liu et al., 2023"
     copies_teacher = True
-    initialisation_reads_student = False
 
     def __init__(
         self,
@@ -57,7 +56,7 @@ class SLKD(DistillationMethod):
         fusion: float | Sequence[float] | None = None,
         teacher_weight: float = 1.0,
         self_learning_weight: float = 3.0,
-        initialisation_epochs: int = 0,
+        first_phase_epochs: int = 0,
     ) -> None:
         super().__init__(student, teacher, num_points)
         check_weights(alpha=alpha, teacher_weight=teacher_weight, self_learning_weight=self_learning_weight)
@@ -66,37 +65,38 @@ class SLKD(DistillationMethod):
                 f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight} and alpha {alpha}: give at "
                 "least one of the two a weight above 0, and an alpha up to 1."
             )
-        check_phase(initialisation_epochs, 0)
-        if num_sl_teachers < 1 or (initialisation_epochs and not self_learning_weight):
-            raise ValueError(
-                f"num_sl_teachers is {num_sl_teachers}, initialisation_epochs {initialisation_epochs}: give at least 1 SL-teacher, "
-                "and no first epochs where self_learning_weight is 0, so that there are none."
-            )
+        num_sl_teachers = whole_number("num_sl_teachers", num_sl_teachers)
+        if first_phase_epochs:
+            decays = tuple(first_phase_epochs * share for share in (5 / 8, 6 / 8, 7 / 8))
+            self.first_phase = FirstPhase(first_phase_epochs, trains_student=False, decay_epochs=decays)
+            if not self_learning_weight:
+                raise ValueError(
+                    f"first_phase_epochs is {first_phase_epochs}, but self_learning_weight is 0, so that there are no SL-teachers "
+                    "to train first: give it a weight, or leave the phase out."
+                )
         self.alpha = alpha
         self.temperature = temperature
         self.fusion = [1 / num_sl_teachers] * num_sl_teachers if fusion is None else fusion
         self.teacher_weight = teacher_weight
         self.self_learning_weight = self_learning_weight
-        self.initialisation_epochs = initialisation_epochs
-        self.initialisation_decay_epochs = tuple(initialisation_epochs * share for share in (5 / 8, 6 / 8, 7 / 8))
-        # What the loss would refuse at the first step it refuses here.
+        # The loss checks the other options; here, so that it refuses them before the first step.
         logits = torch.zeros(1, 2)
         target = torch.zeros(1, dtype=torch.int64)
         slkd_loss(logits, logits, [logits] * num_sl_teachers, target, alpha, temperature, self.fusion)
-        # Whatever images the teacher was made for, these are shown the student's.
+        # The SL-teachers see the student's images, whatever the teacher's are.
         self.sl_spec = replace(teacher, input_size=student.input_size, mean=student.mean, std=student.std)
         count = num_sl_teachers if self_learning_weight else 0
         self.sl_teachers = nn.ModuleList(untrained_network(self.sl_spec) for _ in range(count))
 
     @property
     def step_cost(self) -> float:
-        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen ones have none.
+        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen SL-teachers have none.
 
-        A student that cannot be made by its name counts as free, which makes it an upper bound. A first phase is not in it.
+        A student that cannot be made by its name counts as free, which gives an upper bound. A first phase is not included.
         """
         if not self.sl_teachers:
             return 1.0
-        passes = len(self.sl_teachers) * (1 if self.initialisation_epochs else 2)
+        passes = len(self.sl_teachers) * (1 if self.first_phase else 2)
         teacher = count_macs(lambda: untrained_network(self.sl_spec))
         try:
             student = count_macs(lambda: untrained_network(self.student_spec))
@@ -111,13 +111,12 @@ class SLKD(DistillationMethod):
             parts["teacher"] = self.teacher_weight * self._learning_loss(student.logits, teacher.logits, labels)
         if not self.sl_teachers:
             return parts
-        if self.initialisation_epochs:
-            if self.sl_teachers.training:
-                self.sl_teachers.eval()
-            with torch.no_grad():
-                logits = [network(images) for network in self.sl_teachers]
-        else:
+        frozen = self.first_phase is not None
+        if frozen and self.sl_teachers.training:
+            self.sl_teachers.eval()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             logits = [network(images) for network in self.sl_teachers]
+        if not frozen:
             parts |= self._sl_teacher_parts(logits, teacher, labels)
         parts["sl_teachers"] = slkd_loss(
             student.logits,
@@ -132,7 +131,7 @@ class SLKD(DistillationMethod):
         )
         return parts
 
-    def initialisation_losses(self, student: None, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+    def first_phase_losses(self, student: None, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         logits = [network(batch["pixel_values"]) for network in self.sl_teachers]
         return self._sl_teacher_parts(logits, teacher, batch["labels"])
 
@@ -140,12 +139,10 @@ class SLKD(DistillationMethod):
         return {f"sl_teacher_{number}": network for number, network in enumerate(self.sl_teachers, start=1)}
 
     def _sl_teacher_parts(self, logits: list[Tensor], teacher: ModelOutputs, labels: Tensor) -> dict[str, Tensor]:
-        names = self.networks()
-        return {
-            name: self._learning_loss(one, teacher.logits, labels) for name, one in zip(names, logits, strict=True)
-        }
+        losses = [self._learning_loss(one, teacher.logits, labels) for one in logits]
+        return dict(zip(self.networks(), losses, strict=True))
 
     def _learning_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        """L of Eq. 1: what any of them loses that learns from the teacher."""
+        """Compute L of Eq. 1 for a network that learns from the teacher."""
         divergence = kd_loss(logits, teacher_logits, self.temperature)
         return self.alpha * cross_entropy_loss(logits, labels) + (1 - self.alpha) * divergence

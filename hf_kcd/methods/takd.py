@@ -1,4 +1,4 @@
-"""TAKD: the student learns from an assistant of middle size, which has learnt from the teacher (Mirzadeh et al., 2020)."""
+"""TAKD: the student learns from an assistant of medium size, which has learned from the teacher."""
 
 from torch import Tensor
 
@@ -11,21 +11,22 @@ from .registry import register_method
 
 @register_method("takd")
 class TAKD(DistillationMethod):
-    """(1 - `kd_weight`) CE + `kd_weight` T^2 KL(teacher || student): one link of the chain, the teacher being the one before.
+    """(1 - `kd_weight`) CE + `kd_weight` T^2 KL(teacher || student): one link of the chain; the teacher is the link before.
 
-    The whole chain is `hf-kcd distill --teacher T --assistants A1 A2 --student S`; in Python each link is one
-    `DistillationTrainer`, whose student is the next one's teacher. A point's value is taken from the student's logits.
+    `hf-kcd distill --teacher T --assistants A1 A2 --student S` runs the whole chain; in Python each link is a
+    `DistillationTrainer`, whose student is the next link's teacher.
 
-    The reference code averages the divergence over the classes too, so that its term is C times smaller (100 on CIFAR-100):
-    its weights, searched for each pair in 0.05 to 1 with T in 1 to 20, mean something else here. The defaults are those of KD.
+    The reference code also averages the divergence over the classes, so that its term is C times smaller (100 on CIFAR-100):
+    its weights, searched per pair in 0.05 to 1 with T in 1 to 20, do not carry over. The defaults are KD's.
 
     Args:
-        student, teacher, num_points: As in `DistillationMethod`.
-        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not looked at.
+        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not used.
         temperature: T, positive.
 
     Source: Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", AAAI 2020, Eq. 3.
     """
+
+    paper = "Mirzadeh et al., 2020"
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class TAKD(DistillationMethod):
         temperature: float = 4.0,
     ) -> None:
         super().__init__(student, teacher, num_points)
-        check_share(kd_weight)
+        check_kd_weight(kd_weight)
         check_temperature(temperature)
         self.kd_weight = kd_weight
         self.temperature = temperature
@@ -49,7 +50,7 @@ class TAKD(DistillationMethod):
         return parts
 
 
-def check_share(kd_weight: float) -> None:
-    """Refuse a weight of which the cross-entropy cannot have the rest."""
+def check_kd_weight(kd_weight: float) -> None:
+    """Require 0 < kd_weight <= 1."""
     if not 0 < kd_weight <= 1:
-        raise ValueError(f"kd_weight is {kd_weight}: give a number above 0 and up to 1; CE has what is left of 1.")
+        raise ValueError(f"kd_weight is {kd_weight}: give a number above 0 and up to 1; CE gets the rest of 1.")

@@ -1,4 +1,4 @@
-"""The form of most methods: cross-entropy, KD, and one term of their own, each with its weight."""
+"""The form of most methods: cross-entropy, KD and one term of their own, each with its weight."""
 
 from typing import Any
 
@@ -7,25 +7,24 @@ from torch import Tensor
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_weights
+from .base import Batch, DistillationMethod, FirstPhase, check_weights
 
 
 class TermMethod(DistillationMethod):
     """`ce_weight` CE + `kd_weight` T^2 KL + `weight` x the term that a subclass defines (RepDistiller's gamma, alpha, beta).
 
-    Parts of weight 0 are left out. A subclass takes its own options and `**class_weights`, which are the last three.
+    Parts of weight 0 are left out. A subclass sets the default of `weight` as a class attribute. It needs a constructor only
+    for modules or options of its own, and passes `**options` on.
 
     Args:
-        student: What the student hands out.
-        teacher: What the teacher hands out.
-        num_points: Number of points of the whole training set.
+        student, teacher, num_points: As in `DistillationMethod`.
         weight: Weight of the term.
         ce_weight: Weight of the cross-entropy with the labels.
         kd_weight: Weight of the softened divergence.
         temperature: T, positive.
     """
 
-    teacher_reads = frozenset({"logits"})
+    weight: float = 1.0
 
     def __init__(
         self,
@@ -33,15 +32,15 @@ class TermMethod(DistillationMethod):
         teacher: Any,
         num_points: int,
         *,
-        weight: float,
+        weight: float | None = None,
         ce_weight: float = 1.0,
         kd_weight: float = 0.0,
         temperature: float = 4.0,
     ) -> None:
         super().__init__(student, teacher, num_points)
-        check_weights(weight=weight, ce_weight=ce_weight, kd_weight=kd_weight)
+        self.weight = self.weight if weight is None else weight
+        check_weights(weight=self.weight, ce_weight=ce_weight, kd_weight=kd_weight)
         check_temperature(temperature)
-        self.weight = weight
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
         self.temperature = temperature
@@ -51,15 +50,15 @@ class TermMethod(DistillationMethod):
         raise TypeError(f"{type(self).__name__} defines no term.")
 
     @property
-    def leaves_weights_out(self) -> bool:
-        # The adapters of a term that is not computed.
-        return not self.weight or super().leaves_weights_out
+    def has_unused_parameters(self) -> bool:
+        # Without its term the adapters are not used.
+        return not self.weight or super().has_unused_parameters
 
     def ramp(self) -> float:
-        """Say which share of the weight counts at `self.epoch`: all of it by default."""
+        """Return the share of the weight that counts at `self.epoch`; by default all of it."""
         return 1.0
 
-    def class_parts(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+    def ce_and_kd(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         """Compute the weighted "ce" and "kd" parts."""
         parts = {}
         if self.ce_weight:
@@ -69,7 +68,47 @@ class TermMethod(DistillationMethod):
         return parts
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        parts = self.class_parts(student, teacher, batch)
+        parts = self.ce_and_kd(student, teacher, batch)
         if self.weight:
             parts[self.name] = self.weight * self.ramp() * self.term(student, teacher, batch)
         return parts
+
+
+class FirstPhaseMethod(TermMethod):
+    """`weight` x the term alone in a first phase, then `ce_weight` CE + `kd_weight` T^2 KL without the term.
+
+    Without a first phase the term is part of the training, as in every `TermMethod`.
+
+    Args:
+        first_phase_epochs: Epochs of the first phase; 0 for none.
+
+    Raises:
+        ValueError: When one of the two phases would have no loss.
+    """
+
+    first_phase_epochs: int = 30
+
+    def __init__(
+        self,
+        student: ModelSpec,
+        teacher: Any,
+        num_points: int,
+        *,
+        first_phase_epochs: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(student, teacher, num_points, **options)
+        epochs = self.first_phase_epochs if first_phase_epochs is None else first_phase_epochs
+        self.first_phase = FirstPhase(epochs) if epochs else None
+        if self.first_phase and not (self.weight and self.ce_weight + self.kd_weight):
+            raise ValueError(
+                f"weight is {self.weight}, ce_weight {self.ce_weight}, kd_weight {self.kd_weight}: the first phase minimizes "
+                "the term, the training the other two. Give either of them a weight above 0, or set first_phase_epochs to 0."
+            )
+
+    def first_phase_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+        return {self.name: self.weight * self.term(student, teacher, batch)}
+
+    def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+        forward = self.ce_and_kd if self.first_phase else super().forward
+        return forward(student, teacher, batch)

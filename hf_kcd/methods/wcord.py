@@ -1,4 +1,4 @@
-"""WCoRD: contrast by Wasserstein distances, over the memory in its dual form and within a batch in its primal form (Chen et al., 2021)."""
+"""WCoRD: contrast by Wasserstein distances, in their dual form over the memory and in their primal form within a batch."""
 
 from typing import Any
 
@@ -14,48 +14,42 @@ from .registry import register_method
 
 @register_method("wcord")
 class WCoRD(ContrastiveMethod):
-    """`ce_weight` CE + `kd_weight` T^2 KL + `weight` global + `local_weight` local, by default 1 CE + 0.8 + 0.05.
+    """FROM MEMORY, not checked against the paper: 1 CE + 0.8 global + 0.05 local contrast (`weight`, `local_weight`).
+
+    Neither the paper nor code of its authors was available. The form of both parts is from memory, and so, with low
+    confidence, are both weights: do not take its results for the paper's.
 
     Global: E[g | negatives] - E[g | own point], of the student's embedding with the teacher's memory and of the teacher's
-    with the student's, added; 0 for rows whose point is not remembered yet, all those of the first epoch. The critic is g = t log(1 + exp(m . e / t)), t the `score_temperature`: 1-Lipschitz in either
-    unit vector and between 0 and 1 + t log 2, and the projections are what it learns. Local: the Sinkhorn cost of moving
-    the batch's student embeddings to its teacher embeddings. `ContrastiveMethod` says how points are embedded, remembered
-    and drawn. A point's value is taken from the student's logits.
+    with the student's, added. It is 0 for rows whose point is not in the memory yet, as in the whole first epoch. The critic
+    is g = t log(1 + exp(m . e / t)), t the `score_temperature`: 1-Lipschitz in both unit vectors and between 0 and
+    1 + t log 2; the projections are what it learns. Local: the Sinkhorn cost of moving the batch's student embeddings to its
+    teacher embeddings.
 
-    Source: Chen et al., "Wasserstein Contrastive Representation Distillation", CVPR 2021. Neither the paper nor a program
-    of its authors was at hand: the form is from memory, and so, with low confidence, are both weights. Ours are the critic,
-    in place of one made 1-Lipschitz by spectral normalisation, and the negatives' weight of 1, as in the duality; with the
-    paper's weight M a bounded critic does best by being lowest for all pairs, the own one included.
+    Two choices are ours. The critic: the paper makes one 1-Lipschitz by spectral normalization. The negatives' weight of 1,
+    as in the duality: with the paper's weight M a bounded critic does best by being lowest for all pairs, the own one too.
 
     Args:
-        student: What the student hands out.
-        teacher: What the teacher hands out.
-        num_points: Number of points of the whole training set.
-        weight: Weight of the global part.
         local_weight: Weight of the local part.
-        **options: As in `ContrastiveMethod` and `TermMethod`.
+
+    Source: Chen et al., "Wasserstein Contrastive Representation Distillation", CVPR 2021.
     """
 
+    paper = "Chen et al., 2021"
+    weight = 0.8
+
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        weight: float = 0.8,
-        local_weight: float = 0.05,
-        **options: Any,
+        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, local_weight: float = 0.05, **options: Any
     ) -> None:
-        super().__init__(student, teacher, num_points, weight=weight, **options)
+        super().__init__(student, teacher, num_points, **options)
         check_weights(local_weight=local_weight)
         self.local_weight = local_weight
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        parts = self.class_parts(student, teacher, batch)
+        parts = self.ce_and_kd(student, teacher, batch)
         if not (self.weight or self.local_weight):
             return parts
-        # An own entry that is noise would be told from renewed ones by what embeddings have in common: all would turn away
-        # from all others, to where the critic is flat.
+        # An own entry of noise differs from real entries by what all embeddings have in common: the loss would turn all
+        # embeddings away from all others, to where the critic is flat.
         remembered = (self.memory.last_epoch[batch["point_ids"]] >= 0)[:, None]
         student_embedding, teacher_embedding, *cosines = self.contrast(student, teacher, batch)
         if self.weight:

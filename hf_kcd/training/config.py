@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from ..errors import unknown_name
-from ..methods import available_methods
+from ..methods import available_methods, renamed_options
 from ..models import STAGES
 from .schedules import default_decay_epochs, learning_rate_factor
 
@@ -102,7 +102,7 @@ class DistillationConfig(TrainingArguments):
             )
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())
-        self.method_options = _mapping("method_options", self.method_options)
+        self.method_options = renamed_options(self.method, _mapping("method_options", self.method_options))
         self.student_layers = _layers("student_layers", self.student_layers)
         self.teacher_layers = _layers("teacher_layers", self.teacher_layers)
         self.num_train_epochs = whole_epochs(self.num_train_epochs)

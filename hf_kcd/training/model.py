@@ -62,7 +62,7 @@ class DistillationModel(nn.Module):
                 images = TeacherImages(image_config(one), mean, std, image_size)
                 self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
         # DDP leaves these out when it sends buffers to all processes at every step.
-        self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronised_buffers]
+        self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronized_buffers]
 
     def __getattr__(self, name: str):
         try:
@@ -121,14 +121,14 @@ class DistillationModel(nn.Module):
         elif method.teacher_reads:
             teacher = self._run_teachers(images)
         student = None
-        if method.initialisation_reads_student or not self.in_first_phase:
+        if not self.in_first_phase or method.first_phase.trains_student:
             student = self._read_student(images)
-        losses = method.initialisation_losses if self.in_first_phase else method
+        losses = method.first_phase_losses if self.in_first_phase else method
         parts = losses(student, teacher, batch)
         outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}
         if student is None:
             return outputs
-        return outputs | method.valued(student, teacher[0] if method.many_teachers else teacher, batch)
+        return outputs | method.observation(student, teacher[0] if method.many_teachers else teacher, batch)
 
     @torch.no_grad()
     def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:

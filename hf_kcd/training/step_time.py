@@ -8,7 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..methods import create_method
-from ..methods.registry import get_method
+from ..methods.facts import example_teachers
 from ..models import image_config, load_model
 from .model import DistillationModel
 
@@ -51,10 +51,7 @@ def measure_methods(
 
 def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: int, steps: int) -> list[float]:
     generator = torch.Generator().manual_seed(0)
-    network, teachers = (
-        load_model(student),
-        [load_model(teacher) for _ in range(2 if get_method(name).many_teachers else 1)],
-    )
+    network, teachers = load_model(student), example_teachers(name, teacher)
     images, classes = image_config(network), network.num_classes
     method = create_method(name, network, teachers, num_points)
     method.labels = torch.randint(classes, (num_points,), generator=generator)

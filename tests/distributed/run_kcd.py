@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
 from hf_kcd.artifacts.files import save_tensors, write_json
 from hf_kcd.data import load_image_data
-from hf_kcd.methods import Batch, DistillationMethod, register_method
+from hf_kcd.methods import Batch, DistillationMethod, FirstPhase, register_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
 NUM_EPOCHS = 12
@@ -91,9 +91,9 @@ class HintWithAdapter(DistillationMethod):
 class HintAtFirst(HintWithAdapter):
     """A method whose layer is trained in a first phase alone, which in turn leaves the student's classifier out."""
 
-    initialisation_epochs = 1
+    first_phase = FirstPhase(epochs=1)
 
-    def initialisation_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
+    def first_phase_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {"hint": F.mse_loss(self.adapter(student.features[-1]), teacher.features[-1])}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:

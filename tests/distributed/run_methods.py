@@ -25,7 +25,7 @@ from hf_kcd.methods.registry import get_method
 RUNS = {name: (name, {}) for name in available_methods() if get_method(name).__module__.startswith("hf_kcd.")} | {
     f"{name} without its term": (name, {"weight": 0}) for name in ("cc", "fitnet", "vid")
 }
-RUNS["fitnet in two phases"] = ("fitnet", {"initialisation_epochs": 1})
+RUNS["fitnet in two phases"] = ("fitnet", {"first_phase_epochs": 1})
 
 
 def network(name: str, seed: int) -> torch.nn.Module:
@@ -38,8 +38,8 @@ def train(method: str, options: dict, data) -> dict[str, Tensor]:
     teachers = [
         network("cifar_resnet20", 5 + number) for number in range(2 if get_method(method).many_teachers else 1)
     ]
-    if method_options(method).get("initialisation_epochs"):
-        options = {**options, "initialisation_epochs": 1}
+    if method_options(method).get("first_phase_epochs"):
+        options = {**options, "first_phase_epochs": 1}
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(
             folder,

@@ -39,11 +39,8 @@ def test_formula(alpha, beta, temperature):
     loss = dkd_loss(student, teacher, labels, alpha, beta, temperature)
     expected = formula(student.numpy(), teacher.numpy(), labels.numpy(), alpha, beta, temperature)
     assert loss.item() == pytest.approx(expected, rel=1e-10)
-
-
-def test_defaults():
-    student, teacher, labels = some()
-    assert dkd_loss(student, teacher, labels) == dkd_loss(student, teacher, labels, 1.0, 8.0, 4.0)
+    if (alpha, beta, temperature) == (1.0, 8.0, 4.0):
+        assert dkd_loss(student, teacher, labels) == loss
 
 
 @given(st.integers(0, 1000), st.integers(2, 7), st.sampled_from([1.0, 4.0]))
@@ -69,22 +66,21 @@ def test_by_hand():
     assert other_classes == pytest.approx(2 / 3 * np.log(4 / 3) + 1 / 3 * np.log(2 / 3))
 
 
-def test_two_classes_have_one_other_and_nothing_to_choose_among():
+def test_two_classes_leave_nckd_nothing():
     student, teacher, labels = some(classes=2)
     assert dkd_loss(student, teacher, labels, alpha=0.0).item() == 0
     assert dkd_loss(student, teacher, labels, 1.0, 8.0).item() == pytest.approx(kd_loss(student, teacher).item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_finite_for_the_largest_logits(dtype, temperature):
+def test_finite_for_the_largest_logits(dtype):
     largest = torch.finfo(dtype).max
     row = torch.tensor([largest, -largest, 0.0, largest], dtype=dtype)
     student = torch.stack([row.roll(shift) for shift in range(4)]).requires_grad_()
     for teacher in (student.detach().roll(1, 0), student.detach().flip(0), torch.zeros_like(student)):
-        loss = dkd_loss(student, teacher, torch.arange(4), temperature=temperature)
-        assert loss.isfinite()
-        assert torch.autograd.grad(loss, student)[0].isfinite().all()
+        for temperature in (0.5, 1.0, 4.0):
+            loss = dkd_loss(student, teacher, torch.arange(4), temperature=temperature)
+            assert loss.isfinite() and torch.autograd.grad(loss, student)[0].isfinite().all()
 
 
 def test_student_that_is_certain_of_another_class_is_still_pulled_back():
@@ -95,11 +91,12 @@ def test_student_that_is_certain_of_another_class_is_still_pulled_back():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="one class"):
-        dkd_loss(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"\[3\].*\[2\]"):
-        dkd_loss(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="same classes"):
-        dkd_loss(torch.zeros(2, 4), torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(ValueError, match="temperature"):
-        dkd_loss(torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), temperature=0)
+    for student, teacher, rows, temperature, message in (
+        (1, 1, 2, 4.0, "one class"),
+        (4, 4, 3, 4.0, r"\[3\].*\[2\]"),
+        (4, 5, 2, 4.0, "same classes"),
+        (4, 4, 2, 0.0, "temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            labels = torch.zeros(rows, dtype=torch.int64)
+            dkd_loss(torch.zeros(2, student), torch.zeros(2, teacher), labels, temperature=temperature)

@@ -1,4 +1,4 @@
-"""SSKD: its four parts against the authors' procedure written out row by row, and which rows stay."""
+"""SSKD: its four parts against the authors' procedure written out row by row, and which rows are kept."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def expected_parts(student, teacher, student_embedding, teacher_embedding, label
 
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_authors_procedure(batch, seed, ratio):
     inputs = some(batch, seed)
     parts = sskd_losses(*inputs, rotation_keep_ratio=ratio, similarity_keep_ratio=ratio)
@@ -92,7 +92,7 @@ def test_temperatures():
 
 
 def test_rows_that_the_teacher_misses_most_teach_nothing():
-    # Two images; the teacher knows all rotated copies but rows 2 (second place) and 5 (last place): half of the two stay.
+    # Two images. The teacher knows all rotated copies except rows 2 (second place) and 5 (last place): one of them is kept.
     teacher = torch.zeros(8, 3).double()
     teacher[:, 0] = 5.0
     teacher[2], teacher[5] = torch.tensor([4.0, 5.0, 0.0]), torch.tensor([3.0, 5.0, 4.0])
@@ -102,9 +102,7 @@ def test_rows_that_the_teacher_misses_most_teach_nothing():
     parts = sskd_losses(student, teacher, embedding, embedding, labels, rotation_keep_ratio=0.5)
     (gradient,) = torch.autograd.grad(parts["rotation"], student)
     assert gradient.abs().sum(1).nonzero().flatten().tolist() == [1, 2, 3, 6, 7]
-
-
-def test_nothing_kept_is_zero():
+    # Nothing kept is zero.
     student, _, *rest = some(1)
     label = rest[-1]
     teacher = torch.zeros(4, CLASSES).double()
@@ -114,21 +112,14 @@ def test_nothing_kept_is_zero():
     assert torch.autograd.grad(parts["rotation"], student)[0].abs().sum() == 0
 
 
-def test_student_like_teacher_has_only_its_labels_left_to_learn():
-    _, teacher, _, embedding, labels = some()
-    parts = sskd_losses(teacher, teacher, 2 * embedding, embedding, labels)
-    assert parts["ce"] > 0
-    for name in ("kd", "rotation", "similarity"):
-        assert parts[name].item() == pytest.approx(0, abs=1e-12)
-
-
 def test_what_does_not_fit_is_refused():
     student, teacher, student_embedding, teacher_embedding, labels = some()
-    with pytest.raises(ValueError, match="16 rows of logits, 16 of embeddings and 3 labels"):
-        sskd_losses(student, teacher, student_embedding, teacher_embedding, labels[:3])
-    with pytest.raises(ValueError, match="12 of embeddings"):
-        sskd_losses(student, teacher, student_embedding[:12], teacher_embedding[:12], labels)
-    with pytest.raises(ValueError, match="similarity_temperature is 0"):
-        sskd_losses(student, teacher, student_embedding, teacher_embedding, labels, similarity_temperature=0)
-    with pytest.raises(ValueError, match="rotation_keep_ratio is 1.5"):
-        sskd_losses(student, teacher, student_embedding, teacher_embedding, labels, rotation_keep_ratio=1.5)
+    for rows, labels_given, options, message in (
+        (16, labels[:3], {}, r"16 rows of logits, 16 of embeddings and labels of shape \[3\]"),
+        (16, labels[:, None], {}, r"labels of shape \[4, 1\]"),
+        (12, labels, {}, "12 of embeddings"),
+        (16, labels, {"similarity_temperature": 0}, "similarity_temperature is 0"),
+        (16, labels, {"rotation_keep_ratio": 1.5}, "rotation_keep_ratio is 1.5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sskd_losses(student, teacher, student_embedding[:rows], teacher_embedding[:rows], labels_given, **options)

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kcd.losses import unix_mask
 
 
 @given(st.integers(1, 128), st.data(), st.floats(0, 1000), st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
 def test_formula(num_rows, data, steepness, strength):
     base = data.draw(st.integers(0, num_rows))
     middle = (2 * base - 1) / (2 * num_rows)

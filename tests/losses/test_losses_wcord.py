@@ -34,15 +34,10 @@ def test_global_formula():
     assert wcord_global_loss(torch.from_numpy(scores)).item() == pytest.approx(expected, rel=1e-12)
     weighed = wcord_global_loss(torch.from_numpy(scores), negative_weight=1.0)
     assert weighed.item() == pytest.approx(scores[:, 1:].mean() - scores[:, 0].mean(), rel=1e-12)
-
-
-def test_global_rewards_a_critic_that_tells_the_own_point_from_others():
+    # Its gradient rewards a critic that tells the own point from others.
     scores = torch.zeros(2, 4, requires_grad=True)
     wcord_global_loss(scores).backward()
     torch.testing.assert_close(scores.grad, torch.tensor([[-1.0, 1.0, 1.0, 1.0]] * 2) / 2)
-
-
-def test_global_refuses_scores_without_a_negative():
     with pytest.raises(ValueError, match="at least one negative"):
         wcord_global_loss(torch.zeros(4, 1))
 
@@ -56,7 +51,7 @@ def test_local_formula(regularization, num_iterations):
     assert loss.item() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_local_comes_near_the_exact_distance(seed):
     # Between batches of equal size the best plan is a permutation: all 120 are tried.
     s, t = some(seed=seed)

@@ -14,7 +14,7 @@ KCD = KCDConfig(final_ratio=0.5, epochs_per_stage=1)
 OPTIONS = {
     **{name: {} for name in ("fitnet", "at", "sp", "vid", "rkd", "pkt", "cc", "nst", "ofd")},
     **{name: {"warmup_epochs": 1} for name in ("dkd", "reviewkd")},
-    **{name: {"initialisation_epochs": 1} for name in ("ab", "fsp", "ft")},
+    **{name: {"first_phase_epochs": 1} for name in ("ab", "fsp", "ft")},
 }
 # A parameter that is no module's, buffers and the teacher's batch statistics, a ramp, and both kinds of first phase.
 RESUMED = ("vid", "ofd", "reviewkd", "ab", "ft")
@@ -60,7 +60,7 @@ def test_the_paraphraser_is_trained_first_without_the_student_and_fixed_from_the
         return torch.cat([p.detach().flatten() for p in trainer.method.get_submodule(module).parameters()])
 
     def note(*_):
-        seen.append((trainer.model.initialising, weights("paraphraser"), weights("translator")))
+        seen.append((trainer.model.in_first_phase, weights("paraphraser"), weights("translator")))
 
     seen = []
     trainer = make(tmp_path, "ft", kcd=None, num_train_epochs=1)
@@ -76,23 +76,23 @@ def test_the_paraphraser_is_trained_first_without_the_student_and_fixed_from_the
 
 def test_a_first_phase_lowers_its_term_and_is_not_logged(tmp_path):
     trainer = make(
-        tmp_path, "fsp", kcd=None, num_train_epochs=1, max_steps=1, method_options={"initialisation_epochs": 6}
+        tmp_path, "fsp", kcd=None, num_train_epochs=1, max_steps=1, method_options={"first_phase_epochs": 6}
     )
-    first_phase, values = trainer.method.initialisation_losses, []
+    first_phase, values = trainer.method.first_phase_losses, []
 
     def noted(*args):
         parts = first_phase(*args)
         values.append(float(parts["fsp"].detach()))
         return parts
 
-    trainer.method.initialisation_losses = noted
+    trainer.method.first_phase_losses = noted
     trainer.train()
     assert len(values) == 6 * 6 and sum(values[-6:]) < sum(values[:6])
     assert all("loss_fsp" not in line for line in trainer.state.log_history)
 
 
 def test_the_hint_can_be_a_phase_of_its_own(tmp_path):
-    options = {"initialisation_epochs": 1, "kd_weight": 0.9}
+    options = {"first_phase_epochs": 1, "kd_weight": 0.9}
     trainer = make(tmp_path, "fitnet", kcd=None, num_train_epochs=1, method_options=options)
     before = trainer.method.regressor[0].weight.detach().clone()
     trainer.train()

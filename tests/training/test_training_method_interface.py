@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hf_kcd.condensation import prediction_entropy
 from hf_kcd.losses import kd_loss
-from hf_kcd.methods import DistillationMethod, register_method
+from hf_kcd.methods import DistillationMethod, FirstPhase, register_method
 from hf_kcd.training import KCDConfig
 
 KCD = KCDConfig(final_ratio=0.5, epochs_per_stage=1)
@@ -53,9 +53,9 @@ class Hint(DistillationMethod):
 class TwoPhases(Hint):
     """The hint alone first, then the labels alone."""
 
-    initialisation_epochs = 2
+    first_phase = FirstPhase(epochs=2)
 
-    def initialisation_losses(self, student, teacher, batch):
+    def first_phase_losses(self, student, teacher, batch):
         return {"hint": self.hint(student, teacher)}
 
     def forward(self, student, teacher, batch):
@@ -72,7 +72,7 @@ class Rotations(DistillationMethod):
         rows = {name: values.repeat_interleave(4, 0) for name, values in batch.items() if name != "pixel_values"}
         return {"pixel_values": turned, **rows}
 
-    def valued_rows(self, batch):
+    def point_rows(self, batch):
         return slice(None, None, 4)
 
     def forward(self, student, teacher, batch):
@@ -221,8 +221,8 @@ def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logg
     seen = []
 
     class Noted(TwoPhases):
-        def initialisation_losses(self, student, teacher, batch):
-            parts = super().initialisation_losses(student, teacher, batch)
+        def first_phase_losses(self, student, teacher, batch):
+            parts = super().first_phase_losses(student, teacher, batch)
             seen.append((float(parts["hint"].detach()), self.epoch, batch["point_ids"].clone()))
             return parts
 

@@ -1,0 +1,140 @@
+"""Network stages: which maps of the student are compared with which of the teacher's, and the base of methods that do so."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..models import ModelOutputs, ModelSpec
+from .term import TermMethod
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One of the maps that a network returns.
+
+    Args:
+        position: Its position in the returned list.
+        layer: Its position among all maps of the network.
+        channels: Its channels.
+        size: Its height and width, at the input size of its network.
+    """
+
+    position: int
+    layer: int
+    channels: int
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return f"f{self.layer} ({self.channels} x {self.size[0]} x {self.size[1]})"
+
+
+Pair = tuple[FeatureMap, FeatureMap]
+"""A map of the student and one of the teacher."""
+
+
+class StageMethod(TermMethod):
+    """A `TermMethod` whose term compares network stages, in pairs that `pair_stages` makes: `self.pairs`.
+
+    It compares pre-activations of a network if it reads them, and features otherwise.
+    """
+
+    reads = ("logits", "features")
+
+    compares_positions: ClassVar[bool] = False
+    """Whether the term compares positions within a map, so that maps of one position would tell nothing."""
+
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+        super().__init__(student, teacher, num_points, **options)
+        self.pairs = pair_stages(student, teacher, _maps_of(self.student_reads), _maps_of(self.teacher_reads))
+        if self.compares_positions:
+            require_positions(student, teacher, self.pairs)
+
+    def stages(self, student: ModelOutputs, teacher: ModelOutputs) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the paired maps of the student and of the teacher, from shallow to deep."""
+        student_maps = getattr(student, _maps_of(self.student_reads))
+        teacher_maps = getattr(teacher, _maps_of(self.teacher_reads))
+        return [student_maps[ours.position] for ours, _ in self.pairs], [
+            teacher_maps[t.position] for _, t in self.pairs
+        ]
+
+
+def feature_maps(spec: ModelSpec) -> list[FeatureMap]:
+    """List the features of a network, from shallow to deep."""
+    layers = range(len(spec.feature_channels)) if spec.layers is None else spec.layers
+    numbered = enumerate(zip(layers, spec.feature_channels, spec.feature_sizes, strict=True))
+    return [FeatureMap(position, *shape) for position, shape in numbered]
+
+
+def stage_maps(spec: ModelSpec, maps: str = "features") -> list[FeatureMap]:
+    """List the features or pre-activations of the network stages: all maps except the stem, the network's first map.
+
+    Args:
+        spec: The network's spec.
+        maps: "features" or "preactivations": the list that the positions refer to.
+
+    Raises:
+        ValueError: When the stem is the only map.
+    """
+    features = feature_maps(spec)
+    stages = [one for one in features if one.layer > 0]
+    if not stages:
+        raise ValueError(
+            f"The layers of {spec.name} are {list(spec.layers)}, its stem alone, but stages are compared: choose deeper layers."
+        )
+    skipped = len(features) - len(stages) if maps == "preactivations" else 0
+    return [replace(one, position=one.position - skipped) for one in stages]
+
+
+def pair_stages(
+    student: ModelSpec, teacher: ModelSpec, student_maps: str = "features", teacher_maps: str = "features"
+) -> list[Pair]:
+    """Pair the stages of two networks, from shallow to deep.
+
+    Networks with equal stage counts are paired in order, whatever the sizes, as in the published tables, whose pairs have
+    equal stage counts. Otherwise only the deepest map of each size counts; if the counts still differ, shallow maps are left
+    out, and a warning lists the pairs.
+
+    Args:
+        student, teacher: The specs of both networks.
+        student_maps, teacher_maps: "features" or "preactivations".
+
+    Raises:
+        ValueError: When the stem is a network's only map.
+    """
+    ours, theirs = stage_maps(student, student_maps), stage_maps(teacher, teacher_maps)
+    if len(ours) == len(theirs):
+        return list(zip(ours, theirs, strict=True))
+    ours, theirs = _deepest_of_each_size(ours), _deepest_of_each_size(theirs)
+    number = min(len(ours), len(theirs))
+    pairs = list(zip(ours[-number:], theirs[-number:], strict=True))
+    warnings.warn(
+        f"{student.name} and {teacher.name} have different numbers of stages. Only these are compared: {_listed(pairs)}. "
+        "Choose equally many of both with student_layers and teacher_layers.",
+        stacklevel=2,
+    )
+    return pairs
+
+
+def require_positions(student: ModelSpec, teacher: ModelSpec, pairs: Sequence[Pair]) -> None:
+    """Refuse pairs of single-position maps: a loss that compares positions would always be 0."""
+    if all(min(one.size[axis], other.size[axis]) == 1 for one, other in pairs for axis in (0, 1)):
+        raise ValueError(
+            f"The method compares positions within maps, but those of {student.name} and {teacher.name} are pooled to a single "
+            f"one: {_listed(pairs)}. Choose shallower layers with student_layers and teacher_layers, or another method."
+        )
+
+
+def _maps_of(reads: frozenset[str]) -> str:
+    return "preactivations" if "preactivations" in reads else "features"
+
+
+def _listed(pairs: Sequence[Pair]) -> str:
+    return ", ".join(f"{one} with {other}" for one, other in pairs)
+
+
+def _deepest_of_each_size(maps: list[FeatureMap]) -> list[FeatureMap]:
+    deepest = {one.size: one for one in maps}
+    return sorted(deepest.values(), key=lambda one: one.position)
