@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, kd_loss, slkd_loss
 from ..models import ModelOutputs, ModelSpec
-from ..models.catalogue import count_macs
+from ..models.catalog import count_macs
 from .base import Batch, DistillationMethod, check_weights
 from .first_phase import check_phase
 from .networks import untrained_network
