@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import timm
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..artifacts.files import load_tensors
+from .configuration import network_name
 from .reference import describe_layout, has_reference_layout, reference_names
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -61,15 +63,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(path, tensors, dict(_notes(content)))
 
 
-def fit_checkpoint(
-    checkpoint: Checkpoint, model: nn.Module, model_name: str, part: str | None = None
-) -> dict[str, Tensor]:
+def fit_checkpoint(checkpoint: Checkpoint, model: nn.Module, part: str | None = None) -> dict[str, Tensor]:
     """Find the one state dict in a checkpoint that fits a network completely, at any depth and under known names.
 
     Args:
         checkpoint: From `read_checkpoint`.
         model: The network; its number of classes may differ from the checkpoint's.
-        model_name: Its name in timm.
         part: Where in the checkpoint to look ("student", "model.module.student"); everywhere without it.
 
     Returns:
@@ -80,12 +79,12 @@ def fit_checkpoint(
         ValueError: When nothing fits (lists every fault, and the networks that would fit), several parts fit, or
             weights are not finite.
     """
-    network = _Network.of(model, model_name)
+    network = _Network.of(model)
     parts = _parts(checkpoint, part)
     fits = network.fitting_parts(parts)
     if len(fits) > 1:
         raise ValueError(
-            f"{checkpoint.path} holds {len(fits)} networks that fit {model_name}: {_listed([f.part for f in fits])}. "
+            f"{checkpoint.path} holds {len(fits)} networks that fit {network.name}: {_listed([f.part for f in fits])}. "
             "Extract one of them with hf-kcd convert --part."
         )
     if not fits:
@@ -103,23 +102,10 @@ def fit_checkpoint(
 
 
 def find_networks_in(checkpoint: Checkpoint, part: str | None = None) -> list[tuple[str, str]]:
-    """Find out which cifar_* networks a checkpoint holds.
-
-    Args:
-        checkpoint: From `read_checkpoint`.
-        part: Where in the checkpoint to look; everywhere without it.
-
-    Returns:
-        Network names in timm, each with its place in the checkpoint ("" for the top).
-
-    Raises:
-        ValueError: When the checkpoint has no such part.
-    """
+    """Find out which cifar_* networks a checkpoint, or a part of it, holds: names, each with its place ("" is the top)."""
     parts, found = _parts(checkpoint, part), []
     for name in timm.list_models("cifar_*"):
-        with torch.device("meta"):
-            network = _Network.of(timm.create_model(name), name)
-        found += [(name, fit.part) for fit in network.fitting_parts(parts)]
+        found += [(name, fit.part) for fit in _network_without_memory(name).fitting_parts(parts)]
     return found
 
 
@@ -151,8 +137,8 @@ class _Network:
     classifiers: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, name: str) -> "_Network":
-        return cls(name, dict(model.state_dict()), classifiers_of(model))
+    def of(cls, model: nn.Module) -> "_Network":
+        return cls(network_name(model), dict(model.state_dict()), classifiers_of(model))
 
     def fitting_parts(self, parts: Mapping[str, dict[str, Tensor]]) -> list[_Fit]:
         # Counting is quick, and another number of tensors cannot fit.
@@ -182,6 +168,12 @@ class _Network:
         kinds = ("missing", "not in the network", "of another shape", "of another type")
         faults = zip(kinds, (missing, unknown, reshaped, retyped), strict=True)
         return _Fit(part, tensors, {kind: keys for kind, keys in faults if keys})
+
+
+@cache
+def _network_without_memory(name: str) -> _Network:
+    with torch.device("meta"):
+        return _Network.of(timm.create_model(name))
 
 
 def classifiers_of(model: nn.Module) -> tuple[str, ...]:

@@ -71,7 +71,9 @@ def load_model(
             f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too. Give the name of the network "
             "that the checkpoint was trained with, or leave the checkpoint out."
         )
-    return _load_published(name, num_classes) if published else _load_folder(folder, num_classes)
+    if published:
+        return _load_published(name, num_classes)
+    return _load_weights(make_from_folder(folder), read_checkpoint(folder), num_classes)
 
 
 def brings_weights(name: str) -> bool:
@@ -139,22 +141,13 @@ def load_student(
 def load_checkpoint(
     name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
 ) -> nn.Module:
-    """Make a network with weights from a file that has been read.
+    """Make a network by its timm name with weights from a file that has been read.
 
-    Args:
-        name: A timm name.
-        checkpoint: From `read_checkpoint`.
-        num_classes: Number of classes; None takes that of the weights.
-        part: Which network of a checkpoint with several ("student").
-
-    Raises:
-        ValueError: For an unknown name, weights that do not fit or are not finite, and a wrong number of classes.
+    `part` chooses a network of a checkpoint with several ("student"). The rest is as in `load_model`.
     """
     if not timm.is_model(name):
         raise no_such_network(name)
-    model = timm.create_model(name, num_classes=num_classes)
-    _load_weights(model, model.pretrained_cfg["architecture"], checkpoint, num_classes, part)
-    return model
+    return _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
 
 
 def save_model(
@@ -243,12 +236,6 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     return model
 
 
-def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:
-    model = make_from_folder(folder)
-    _load_weights(model, model.pretrained_cfg["architecture"], read_checkpoint(folder), num_classes)
-    return model
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     timms_own = isinstance(config, dict) and isinstance(config.get("architecture"), str)
@@ -264,9 +251,9 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(
-    model: nn.Module, architecture: str, checkpoint: Checkpoint, num_classes: int | None, part: str | None = None
-) -> None:
-    state_dict = fit_checkpoint(checkpoint, model, architecture, part)
+    model: nn.Module, checkpoint: Checkpoint, num_classes: int | None, part: str | None = None
+) -> nn.Module:
+    state_dict = fit_checkpoint(checkpoint, model, part)
     heads = [f"{name}.weight" for name in classifiers_of(model) if f"{name}.weight" in state_dict]
     if heads:
         found = len(state_dict[heads[0]])
@@ -274,6 +261,7 @@ def _load_weights(
         if found != model.num_classes:
             model.reset_classifier(found)
     model.load_state_dict(state_dict)
+    return model
 
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:

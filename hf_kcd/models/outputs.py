@@ -39,8 +39,7 @@ class OutputReader:
     Args:
         model: A timm network.
         reads: Any of "logits", "embedding", "features", "preactivations".
-        layers: Which maps of the network are its features: None for all, "stages" for the deepest of each size, or
-            positions from shallow to deep; negative ones count from the end.
+        layers: Which maps of the network are its features (see `Layers`).
 
     Raises:
         ValueError: For an unknown name in `reads`, layers that do not exist, and outputs that the network does not provide.
@@ -129,11 +128,7 @@ class OutputReader:
 
 
 class ActivationTap:
-    """A hook that keeps an activation's inputs while somebody reads.
-
-    Args:
-        module: The activation; set to work out of place, so that its input survives. Its values stay the same.
-    """
+    """A hook that keeps an activation's inputs while somebody reads; it makes the activation work out of place."""
 
     def __init__(self, module: nn.Module) -> None:
         self.inputs: list[Tensor] | None = None

@@ -18,7 +18,8 @@ STAGES = "stages"
 """The choice of layers that takes the deepest map of each size."""
 
 Layers = str | Sequence[int] | None
-"""Which maps of a network are its features: None for all, "stages", or positions from shallow to deep."""
+"""Which maps of a network are its features: None for all, "stages" for the deepest of each size, or positions from
+shallow to deep; negative ones count from the end."""
 
 Norm = tuple[Tensor, Tensor]
 """Weight and bias of a batch normalization, each [C]."""
@@ -68,11 +69,6 @@ class NetworkProbe:
 def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
     """Run a network once on one image, leaving no trace in it, and find out what it provides.
 
-    Args:
-        model: A timm network.
-        layers: Which of its maps are its features: None for all, "stages" for the deepest of each size, or positions from
-            shallow to deep; negative ones count from the end.
-
     Raises:
         ValueError: For an impossible choice of layers, and when the network does not run at its input size.
     """
@@ -81,10 +77,10 @@ def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
     # Not zeros: a bias-free network maps them to zeros, which hides differences.
     image = torch.linspace(-1, 1, size[0] * size[1] * size[2], device=weight.device).view(1, *size).to(weight.dtype)
     refusals: dict[str, str] = {}
-    activations: list[_Call] = []
+    watched = [module for module in model.modules() if type(module).__module__ in _ACTIVATION_MODULES]
     try:
         with torch.no_grad(), _undisturbed(model):
-            with _Norms() as norms, _watched(model, activations):
+            with _Norms() as norms, _recorded(watched) as activations:
                 final, maps, taps = _run(model, image, refusals)
             head = _probe_head(model, final, refusals)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -156,17 +152,19 @@ def _probe_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Module):
         return found
-    with _recorded(classifier) as calls, _RandomCalls() as whole:
+    with _recorded([classifier]) as calls, _RandomCalls() as whole:
         logits = model.forward_head(final)
     if len(calls) != 1:
         return found
-    given, returned = calls[0]
+    given = _flat(calls[0].given)
     with _RandomCalls() as within:
-        classifier(given)
+        classifier(calls[0].given)
     # Some heads add to the layer's output, compute the embedding within the layer, or have dropout behind it.
-    is_one_layer = _is_same(_flat(given), embedding) and _shares_memory(returned, logits)
-    if is_one_layer and whole.count == before.count + within.count:
-        found["classifier_dims"] = given.ndim
+    takes_embedding = given.shape == embedding.shape and (given.is_meta or torch.equal(given, embedding))
+    # On the meta device nothing has memory, and every pointer is 0.
+    gives_logits = calls[0].returned.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr()
+    if takes_embedding and gives_logits and whole.count == before.count + within.count:
+        found["classifier_dims"] = calls[0].given.ndim
     return found
 
 
@@ -189,7 +187,7 @@ def _positions(name: str, layers: Layers, maps: list[Tensor]) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of an activation: the module, how often it was called before, its input and its output."""
+    """A call of a module: the module, how often it was called before, its input and its output."""
 
     module: nn.Module
     number: int
@@ -219,30 +217,19 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
-    """Note each call of an activation."""
+def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[_Call]]:
+    """Note each call of the modules."""
+    calls: list[_Call] = []
 
     def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         calls.append(_Call(module, sum(call.module is module for call in calls), args[0], output))
 
-    watched = [module for module in model.modules() if type(module).__module__ in _ACTIVATION_MODULES]
-    handles = [module.register_forward_hook(note) for module in watched]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _recorded(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Note a module's inputs and outputs."""
-    calls: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _, args, output: calls.append((args[0], output)))
+    handles = [module.register_forward_hook(note) for module in modules]
     try:
         yield calls
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class _RandomCalls(TorchFunctionMode):
@@ -306,12 +293,3 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
-
-
-def _shares_memory(one: Tensor, other: Tensor) -> bool:
-    # On the meta device nothing has memory, and every pointer is 0.
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

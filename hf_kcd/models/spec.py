@@ -51,7 +51,7 @@ class ModelSpec:
 
         Args:
             model: A network from `timm.create_model` or `load_model`.
-            layers: As in `OutputReader`.
+            layers: Which of its maps are its features (see `Layers`).
             reads: Outputs that the network must provide; None for whatever it provides. For the logits alone the network
                 is not run, and the spec is silent on its features.
 

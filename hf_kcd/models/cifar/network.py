@@ -88,7 +88,7 @@ class CifarNetwork(nn.Module):
             self.add_module(name, module)
         if stem:
             width, reduction = self.conv1.out_channels, self.conv1.stride[0]
-            self._add_feature(width, reduction, self._stem[-1])
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": self._stem[-1]})
         for number, stage in enumerate(stages, start=first_stage):
             name = f"layer{number}"
             # Not an nn.Sequential: `forward_stage` also acts between the blocks.
@@ -96,16 +96,13 @@ class CifarNetwork(nn.Module):
             self._stages.append(name)
             width, reduction = stage.width, reduction * stage.stride
             if stage.is_feature:
-                self._add_feature(width, reduction, name)
+                self.feature_info.append({"num_chs": width, "reduction": reduction, "module": name})
         for name, module in tail.items():
             self.add_module(name, module)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = getattr(self, self._tail[-1]).num_features if tail else width
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         self.apply(self.initialize)
-
-    def _add_feature(self, width: int, reduction: int, module: str) -> None:
-        self.feature_info.append({"num_chs": width, "reduction": reduction, "module": module})
 
     def initialize(self, module: nn.Module) -> None:
         """Initialize one module: normal over the fan-out for convolutions, PyTorch's default for the rest."""
@@ -180,22 +177,7 @@ class CifarNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute the input of the pooling and the features (timm's interface).
-
-        Args:
-            x: Images [B, in_chans, H, W].
-            indices: Which features: the last n, a list of positions, or None for all.
-            norm: Ignored: features are returned as they are.
-            stop_early: Stop at the last requested feature.
-            output_fmt: Only "NCHW".
-            intermediates_only: Return only the features.
-
-        Returns:
-            `(final, features)`, or only the features, from shallow to deep.
-
-        Raises:
-            ValueError: For another `output_fmt`.
-        """
+        """Compute the input of the pooling and the features (timm's interface; `norm` has no effect)."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}: a convolutional network has 'NCHW' only.")
         positions, last = feature_take_indices(len(self.feature_info), indices)
@@ -206,16 +188,7 @@ class CifarNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop everything that the requested features do not need (timm's interface).
-
-        Args:
-            indices: Which features to keep: the last n, a list of positions, or None for all.
-            prune_norm: Drop the tail; no feature needs it.
-            prune_head: Drop the tail and the head.
-
-        Returns:
-            The positions of the requested features.
-        """
+        """Drop everything that the requested features do not need (timm's interface); return their positions."""
         positions, last = feature_take_indices(len(self.feature_info), indices)
         kept = self.stages_until(last)
         if prune_head or kept != self._stages or (prune_norm and self._tail):
@@ -254,12 +227,7 @@ class CifarNetwork(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the linear layer by a fresh one, initialized as its family does.
-
-        Args:
-            num_classes: Outputs of the new layer; 0 removes it.
-            global_pool: timm's name of the pooling; None keeps the present one.
-        """
+        """Replace the linear layer by a fresh one, initialized as its family does; None keeps the pooling."""
         like = next(self.parameters())
         pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
@@ -272,13 +240,9 @@ class CifarNetwork(nn.Module):
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Group parameters by depth (timm's interface, for layer-wise learning rates).
+        """Group parameters by depth for layer-wise learning rates (timm's interface).
 
-        Args:
-            coarse: Group by stage instead of by block.
-
-        Returns:
-            Patterns of parameter names. Tail and head match none and count as the deepest.
+        Tail and head match no pattern, so they count as the deepest.
         """
         groups = {"stem": rf"^(?:{'|'.join(self._stem)})\."} if self._stem else {}
         return {**groups, "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
