@@ -14,15 +14,18 @@ MAPS = frozenset({"logits", "embedding", "features"})
 SMALLER = (3, 64, 64)
 
 # The smallest network of each family, on images smaller than its own where it takes them.
-FAMILIES = dict.fromkeys(
-    """test_resnet test_byobnet test_efficientnet test_vit test_vit_relpos test_convnext test_nfnet test_coatnet
-    test_mambaout crossvit_tiny_240 cs3darknet_focus_s dla46x_c dpn48b edgenext_xx_small efficientformer_l1 efficientvit_b0
-    efficientvit_m0 fasternet_t0 fastvit_t8 ghostnet_050 hgnetv2_b0 hrnet_w18_small inception_next_atto lcnetv2_small
-    legacy_seresnet18 levit_128s gmlp_ti16_224 mobilenetv3_small_050 mobilevit_xxs pit_ti_224 poolformerv2_s12 pvt_v2_b0
-    regnetx_002 repghostnet_050 repvit_m1 resnetv2_18 rexnet_100 starnet_s050 swiftformer_xs visformer_tiny
-    ese_vovnet19b_slim_dw""".split(),
-    {},
-) | {
+# fmt: off
+PLAIN = [
+    "test_resnet", "test_byobnet", "test_efficientnet", "test_vit", "test_vit_relpos", "test_convnext", "test_nfnet",
+    "test_coatnet", "test_mambaout", "crossvit_tiny_240", "cs3darknet_focus_s", "dla46x_c", "dpn48b",
+    "edgenext_xx_small", "efficientformer_l1", "efficientvit_b0", "efficientvit_m0", "fasternet_t0", "fastvit_t8",
+    "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small", "inception_next_atto", "lcnetv2_small", "legacy_seresnet18",
+    "levit_128s", "gmlp_ti16_224", "mobilenetv3_small_050", "mobilevit_xxs", "pit_ti_224", "poolformerv2_s12",
+    "pvt_v2_b0", "regnetx_002", "repghostnet_050", "repvit_m1", "resnetv2_18", "rexnet_100", "starnet_s050",
+    "swiftformer_xs", "visformer_tiny", "ese_vovnet19b_slim_dw",
+]
+# fmt: on
+FAMILIES = {name: {} for name in PLAIN} | {
     "beit_base_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3},
     "cait_xxs24_224": {"img_size": 64, "depth": 3},
     "coat_tiny": {"img_size": 64, "pretrained_cfg_overlay": {"input_size": SMALLER}},
@@ -94,11 +97,9 @@ def _adds(model: nn.Module) -> bool:
 
 
 # Families whose network stages all end in an activation, and which one.
-ACTIVATED = {
-    **dict.fromkeys("test_resnet test_byobnet regnetx_002 repvgg_a0 legacy_seresnet18 dla46x_c".split(), F.relu),
-    **dict.fromkeys("hrnet_w18_small skresnet18 res2net50_14w_8s".split(), F.relu),
-    **dict.fromkeys("resnext26ts cs3darknet_focus_s cspnext_tiny".split(), F.silu),
-}
+RELU = ["test_resnet", "test_byobnet", "regnetx_002", "repvgg_a0", "legacy_seresnet18", "dla46x_c", "hrnet_w18_small"]
+ACTIVATED = dict.fromkeys([*RELU, "skresnet18", "res2net50_14w_8s"], F.relu)
+ACTIVATED |= dict.fromkeys(["resnext26ts", "cs3darknet_focus_s", "cspnext_tiny"], F.silu)
 
 
 @pytest.mark.parametrize("name", ACTIVATED)

@@ -38,7 +38,7 @@ PUBLISHED = {
 }
 
 # The smallest with each kind of block.
-FAMILIES = [f"cifar_{name}" for name in "resnet8 wrn_16_2 vgg8 mobilenetv2_half shufflenetv1 shufflenetv2".split()]
+FAMILIES = [f"cifar_{n}" for n in ("resnet8", "wrn_16_2", "vgg8", "mobilenetv2_half", "shufflenetv1", "shufflenetv2")]
 
 
 def make(name, **arguments):

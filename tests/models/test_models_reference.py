@@ -211,7 +211,7 @@ LAYOUTS = {
 @cache
 def _filled(name):
     weights = Checkpoint()
-    LAYOUTS[name][0](weights, torch.empty(1, 3, 32, 32, device="meta"))
+    LAYOUTS[name][0](weights, torch.empty(1, 3, 32, 32, dtype=torch.float64, device="meta"))
     return weights
 
 
