@@ -33,14 +33,12 @@ class NetworkProbe:
     """What one pass over a network found.
 
     Args:
-        name: The network's name in timm.
         layers: Positions of the features among all maps of the network.
         feature_shapes: Channels, height and width of each feature at the network's input size.
         preactivated: Those of `layers` that have a pre-activation: all but the stem, which is position 0.
         activations: For each of `preactivated` the module that returns it, and in which of its calls; empty for a
             network with `forward_taps`.
         norms: For each of `preactivated` the batch normalization before its activation, or None.
-        embedding_dim: Channels of the embedding; 0 where there is none.
         classifier_dims: Dimensions of the input of the single layer that maps the embedding to the logits: 2, or 4 for a
             convolution; None where the head has more layers.
         head_is_random: Whether the head has dropout or batch normalization before the embedding.

@@ -164,12 +164,8 @@ def test_what_cannot_be_saved_is_refused(tmp_path, resnet8):
 def test_a_student_is_new_loaded_or_transferred(tmp_path, resnet8):
     save_model(resnet8, tmp_path)
     folder = str(tmp_path)
-    assert [brings_weights(name) for name in (folder, "resnet34.tv_in1k", "hf_hub:me/x", "cifar_resnet8")] == [
-        1,
-        1,
-        1,
-        0,
-    ]
+    assert brings_weights(folder) and brings_weights("resnet34.tv_in1k") and brings_weights("hf_hub:me/x")
+    assert not brings_weights("cifar_resnet8")
     assert load_student("cifar_resnet8", 7).num_classes == 7
     assert same_weights(load_student(folder, 10), resnet8)
     assert same_weights(load_student("cifar_resnet8", 10, checkpoint=folder), resnet8)
@@ -181,10 +177,7 @@ def test_a_student_is_new_loaded_or_transferred(tmp_path, resnet8):
         ("has 10 classes and the data has 7: add --new_classifier", lambda: load_student(folder, 7)),
         ("new_classifier was asked for, but cifar_resnet8", lambda: load_student("cifar_resnet8", 7, None, True)),
         ("freeze_backbone was asked for", lambda: load_student("cifar_resnet8", 7, freeze_backbone=True)),
-        (
-            "cifar_resnet8 is a network without weights: .*teacher_checkpoint",
-            lambda: load_trained_model("cifar_resnet8", 7),
-        ),
+        ("is a network without weights: .*teacher_checkpoint", lambda: load_trained_model("cifar_resnet8", 7)),
         ("has 10 classes and num_classes=7", lambda: load_trained_model(folder, 7)),
     ):
         with pytest.raises(ValueError, match=said):
@@ -219,18 +212,17 @@ def test_another_number_of_classes_is_refused_with_both_numbers(tmp_path, resnet
         ("cifar_resnet20", ["60 missing: layer1.1.conv1.weight"]),
         (
             "cifar_resnet8x4",
-            ["conv1.weight [16, 3, 3, 3] instead of [32, 3, 3, 3]", "missing: layer1.0.downsample.0.weight"],
+            ["conv1.weight [16, 3, 3, 3] instead of [32, 3, 3, 3]", "missing: layer1.0.downsample.0."],
         ),
         ("cifar_shufflenetv1", ["not in the network: "]),
         ("resnet10t", ["not in the network: ", "missing: "]),
     ],
 )
 def test_another_architecture_is_refused_with_one_list_and_the_one_that_fits(weights, resnet8, name, said):
-    with pytest.raises(
-        ValueError, match=rf"do not fit {name}(?s:.*)\nIt fits cifar_resnet8 \(under 'net'\)\. Name the"
-    ) as e:
+    fits = r"\nIt fits cifar_resnet8 \(under 'net'\)\. Name the"
+    with pytest.raises(ValueError, match=rf"do not fit {name}(?s:.*){fits}") as error:
         load_model(name, checkpoint=weights({"net": resnet8.state_dict()}))
-    assert all(part in str(e.value) for part in said)
+    assert all(part in str(error.value) for part in said)
 
 
 def test_one_message_lists_all_that_is_wrong_in_the_files_own_words(weights):
@@ -260,16 +252,6 @@ def test_a_classifier_at_odds_with_itself_is_refused(weights, resnet8):
         load_model("cifar_resnet8", checkpoint=weights({**resnet8.state_dict(), "fc.bias": torch.zeros(9)}))
 
 
-def _plane2():
-    """What TAKD's plane2 saves: convolutions and linear layers as two sequences."""
-    convolutions = torch.nn.Sequential(
-        *(torch.nn.Conv2d(3, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
-        *(torch.nn.Conv2d(32, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
-    )
-    layers = {"conv_layers": convolutions, "fc_layers": torch.nn.Sequential(torch.nn.Linear(2048, 100))}
-    return torch.nn.ModuleDict(layers).state_dict()
-
-
 def _resnet14():
     """What TAKD's resnet14 saves, and everybody's: a resnet20 without the last block of each stage."""
     return {key: t for key, t in timm.create_model("cifar_resnet20").state_dict().items() if ".2." not in key}
@@ -278,9 +260,10 @@ def _resnet14():
 @pytest.mark.parametrize(
     ("state", "said"),
     [
+        # What TAKD's plane2 saves: convolutions and linear layers as two sequences.
         (
-            _plane2,
-            "a plane network of TAKD (convolutions and hidden linear layers in a row), which hf_kcd does not have.",
+            lambda: {"conv_layers.0.weight": torch.zeros(32, 3, 3, 3)},
+            "a plane network of TAKD (convolutions and hidden",
         ),
         (_resnet14, "a resnet of depth 14 with 64 channels at its end."),
         (lambda: timm.create_model("resnet18").state_dict(), "a resnet of depth 18 with 512 channels at its end."),
@@ -334,11 +317,10 @@ def test_a_file_that_would_run_code_is_refused_with_the_way_out(tmp_path, resnet
         path = weights(content, name, _use_new_zipfile_serialization=new_format)
         with pytest.raises(ValueError, match=rf"{name} holds more than tensors \(.*{culprit}\)") as error:
             load_model("cifar_resnet8", checkpoint=path)
-        bomb, harmless = (
-            ["do not open it by other means."],
-            ["ckpt_epoch_240.pth", "torch.save(model.state_dict(), path)"],
-        )
-        assert all(said in str(error.value) for said in (bomb if culprit == "system" else harmless))
+        is_bomb = culprit == "system"
+        assert ("do not open it by other means" in str(error.value)) == is_bomb
+        assert ("ckpt_epoch_240.pth" in str(error.value)) != is_bomb
+        assert ("torch.save(model.state_dict(), path)" in str(error.value)) != is_bomb
     assert not (tmp_path / "exploded").exists()
     # The bomb is real: it hits whoever unpickles it.
     torch.load(path, weights_only=False)

@@ -74,20 +74,6 @@ def test_a_network_has_the_sizes_and_taps_of_the_reference(name):
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "cifar_resnet50"])
-def test_larger_images_give_larger_features_and_the_same_logits(name):
-    with torch.device("meta"):
-        network = timm.create_model(name)
-    _, features, preactivations = network.forward_taps(on_meta(1, 3, 64, 64))
-    sizes = [2 * size for _, size in PUBLISHED[name][2]]
-    if "vgg" in name:
-        sizes[-1] = 4  # the reference pools a fourth time where the image is 64 high
-    assert [f.shape[-1] for f in features] == sizes
-    assert [p.shape for p in preactivations] == [f.shape for f in features[1:]]
-    # Neither square nor a multiple of the reductions.
-    assert network(on_meta(1, 3, 38, 45)).shape == (1, 100)
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "cifar_resnet50"])
 def test_networks_start_as_in_the_reference_also_after_a_reset(name):
     network = make(name)
     for module in network.modules():
@@ -166,7 +152,7 @@ def test_other_channels_classes_and_memory_formats_run(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(name):
-    network, images = make(name).double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    network, images = make(name).double(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
     start = copy.deepcopy(network.state_dict())
     runs, results = [], []
     first = next(m for m in network.layer2.modules() if isinstance(m, nn.Conv2d))

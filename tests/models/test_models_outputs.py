@@ -24,14 +24,6 @@ def test_every_batch_norm_runs_once_whatever_is_read(name):
         assert set(counters) == ({0, 1} if reads == {"features"} and name == "cifar_wrn_16_2" else {1})
 
 
-@torch.no_grad()
-def test_logits_alone_are_the_networks_own_forward():
-    network, images, calls = timm.create_model("resnet10t", num_classes=4).eval(), torch.randn(2, 3, 32, 32), []
-    network.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(read_outputs(network, images, {"logits"}).logits, network(images))
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "test_vit"])
 @torch.no_grad()
 def test_an_output_is_the_same_with_others_and_alone(name):

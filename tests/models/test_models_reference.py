@@ -228,8 +228,8 @@ def test_a_reference_checkpoint_computes_what_the_reference_computes(tmp_path, n
     weights = Checkpoint({key: tensor.float().double() for key, tensor in weights.items()})
     # The deep and wide ones are too slow at 64 and in both modes; others of their families run there.
     slow = name in ("cifar_resnet50", "cifar_resnet110", "cifar_resnet32x4")
-    for training, size in [(True, 32)] if slow else [(True, 32), (False, 64), (False, 17)]:
-        images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    for training, *size in [(True, 32, 32)] if slow else [(True, 32, 32), (False, 64, 64), (False, 17, 22)]:
+        images = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         start, weights.training = copy.deepcopy(network.state_dict()), training
         with torch.no_grad():
             logits, embedding, features, preactivations = run(weights, images)
@@ -279,7 +279,7 @@ def test_a_network_without_a_reference_layout_is_refused():
         convert_reference_state_dict("resnet18", {})
 
 
-# How the programs save: what a file holds besides the network, and where in it the network lies.
+# How the programs save: what a file holds in addition to the network, and where the network lies in it.
 
 
 def _sgd(weights):

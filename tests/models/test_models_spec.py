@@ -161,12 +161,14 @@ def test_a_spec_is_the_same_on_the_meta_device_and_in_bfloat16():
     assert ModelSpec.of(meta) == ModelSpec.of(real) == ModelSpec.of(real.to(torch.bfloat16))
 
 
-def test_for_the_logits_alone_a_network_is_not_run():
-    network = timm.create_model("cifar_resnet8")
+def test_for_the_logits_alone_a_network_runs_its_own_forward_once_a_reading():
+    network, calls = timm.create_model("cifar_resnet8").eval(), []
     for module in (network, network.conv1):
-        module.register_forward_hook(lambda *_: pytest.fail("it was run"))
-    spec = ModelSpec.of(network, reads={"logits"})
-    OutputReader(network, {"logits"})
+        module.register_forward_hook(lambda *_: calls.append(1))
+    spec, reader = ModelSpec.of(network, reads={"logits"}), OutputReader(network, {"logits"})
+    assert not calls
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(reader(images).logits, network(images)) and len(calls) == 4
     assert (spec.name, spec.num_classes, spec.embedding_dim) == ("cifar_resnet8", 100, 64)
     assert spec.feature_channels == () and spec.reads == {"logits"}
 

@@ -18,7 +18,6 @@ from .network import (
     build_network,
     convolution_and_norm,
     relu_,
-    shortcut_is_needed,
     stem_or_tail,
 )
 
@@ -82,7 +81,7 @@ class CifarResNet(CifarNetwork):
 
 
 def _shortcut(in_width: int, out_width: int, stride: int) -> nn.Module | None:
-    if not shortcut_is_needed(in_width, out_width, stride):
+    if stride == 1 and in_width == out_width:
         return None
     return nn.Sequential(*convolution_and_norm(in_width, out_width, 1, stride))
 

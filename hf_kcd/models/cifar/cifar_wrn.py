@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution, relu_, shortcut_is_needed
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution, relu_
 
 
 class PreActivationBlock(nn.Module):
@@ -22,7 +22,7 @@ class PreActivationBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_width)
         self.conv2 = convolution(out_width, out_width, 3)
         self.shortcut = None
-        if shortcut_is_needed(in_width, out_width, stride):
+        if stride != 1 or in_width != out_width:
             self.shortcut = convolution(in_width, out_width, 1, stride)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

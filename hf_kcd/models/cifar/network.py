@@ -31,12 +31,7 @@ CIFAR_CFG = {
 class NetworkStage:
     """A row of blocks; only the first may change channels and size.
 
-    Args:
-        block: Makes a block from (input channels, output channels, stride).
-        num_blocks: Number of blocks.
-        width: Output channels.
-        stride: Stride of the first block.
-        is_feature: Whether the output is one of the network's features.
+    `block` makes a block from (input channels, output channels, stride); `width` is the number of output channels.
     """
 
     block: Callable[[int, int, int], nn.Module]
@@ -54,8 +49,8 @@ class NetworkStage:
 class CifarNetwork(nn.Module):
     """Stem, network stages, tail, global average pooling and one linear layer, under timm's interface.
 
-    A family passes its modules and overrides `forward_stem`, `forward_stage` or `forward_tail` where it differs. Blocks
-    leave their last ReLU to `forward_stage`, because methods read the ReLU's input.
+    A family passes its modules and overrides `forward_stage` or `forward_taps` where it differs. Blocks leave their last
+    ReLU to `forward_stage`, because methods read the ReLU's input.
 
     Args:
         stem: Modules before the stages, by name. Without a stem, the first feature comes from the first stage.
@@ -111,25 +106,13 @@ class CifarNetwork(nn.Module):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Compute the first feature."""
-        return relu_(self.bn1(self.conv1(x)))
-
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the blocks of one network stage, each followed by a ReLU.
-
-        Returns:
-            The stage's output, and its pre-activation: the input of the last ReLU.
-        """
+        """Run one network stage; return its output and its pre-activation, the input of the last ReLU."""
         *inner, last = getattr(self, name)
         for block in inner:
             x = relu_(self.run_block(block, x))
         preactivation = self.run_block(last, x)
         return F.relu(preactivation), preactivation
-
-    def forward_tail(self, x: Tensor) -> Tensor:
-        """Compute the input of the pooling from the last stage's output, in a network with a tail."""
-        return relu_(self.bn2(self.conv2(x)))
 
     def run_block(self, block: nn.Module, x: Tensor) -> Any:
         """Run one block; with gradient checkpointing, keep only its input for the backward pass."""
@@ -148,7 +131,7 @@ class CifarNetwork(nn.Module):
         """
         features, preactivations = [], []
         if self._stem:
-            x = self.forward_stem(x)
+            x = relu_(self.bn1(self.conv1(x)))
             features.append(x)
         feature_modules = [info["module"] for info in self.feature_info]
         for name in self.stages_until(last):
@@ -158,7 +141,7 @@ class CifarNetwork(nn.Module):
                     preactivations.append(preactivation)
                 features.append(x)
         if self._tail and last is None:
-            x = self.forward_tail(x)
+            x = relu_(self.bn2(self.conv2(x)))
         return x, features, preactivations
 
     def stages_until(self, last: int | None) -> list[str]:
@@ -264,9 +247,8 @@ def convolution(
 def convolution_and_norm(
     in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """Make a convolution that keeps the size of its input, up to the stride, and its batch normalization."""
-    conv = convolution(in_width, out_width, kernel_size, stride, groups, bias)
-    return conv, nn.BatchNorm2d(out_width)
+    """Make a `convolution` and its batch normalization."""
+    return convolution(in_width, out_width, kernel_size, stride, groups, bias), nn.BatchNorm2d(out_width)
 
 
 def stem_or_tail(
@@ -275,11 +257,6 @@ def stem_or_tail(
     """Make `conv<number>` and `bn<number>`."""
     conv, norm = convolution_and_norm(in_width, out_width, kernel_size, stride)
     return {f"conv{number}": conv, f"bn{number}": norm}
-
-
-def shortcut_is_needed(in_width: int, out_width: int, stride: int) -> bool:
-    """Return whether a block's input and output differ in shape."""
-    return stride != 1 or in_width != out_width
 
 
 def start_linear_near_zero(module: nn.Module) -> None:
