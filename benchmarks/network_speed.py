@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from hf_kcd import load_model
 from hf_kcd.artifacts.files import write_json
 from hf_kcd.models import image_config
-from hf_kcd.models.catalogue import find_networks
+from hf_kcd.models.catalog import find_networks
 from hf_kcd.reporting import format_table
 
 CONTIGUOUS, CHANNELS_LAST, COMPILED = "contiguous", "channels last", "channels last, compiled"

@@ -10,7 +10,7 @@ from itertools import groupby
 from tqdm.auto import tqdm
 
 from ..artifacts.files import write_json
-from ..models.catalogue import NetworkFacts, describe_network, find_networks
+from ..models.catalog import NetworkFacts, describe_network, find_networks
 from ..models.published import PUBLISHED_SOURCES
 from ..reporting import format_table
 

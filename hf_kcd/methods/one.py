@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..losses import one_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
-from ..models.cifar_network import CifarNetwork
+from ..models.cifar import CifarNetwork
 from .base import Batch, DistillationMethod
 from .networks import untrained_network
 from .registry import register_method

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import whole_number
 from ..losses import cross_entropy_loss, kd_loss, slkd_loss
 from ..models import ModelOutputs, ModelSpec
-from ..models.catalogue import count_macs
+from ..models.catalog import count_macs
 from .base import Batch, DistillationMethod, FirstPhase, check_weights
 from .networks import untrained_network
 from .registry import register_method

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ..losses import kd_loss, unix_mask
 from ..losses.common import check_shares, check_temperature, soften
 from ..models import ModelOutputs, ModelSpec
-from ..models.catalogue import count_macs
+from ..models.catalog import count_macs
 from .base import Batch, DistillationMethod
 from .networks import untrained_network
 from .registry import register_method

@@ -1,16 +1,10 @@
-"""Networks: those of CIFAR registered in timm, how any is loaded and saved, and what it hands out."""
+"""Networks: the CIFAR networks, registered in timm; loading and saving of any network; and what each one provides."""
 
-from . import (  # noqa: F401  (registers the networks in timm)
-    cifar_mobilenetv2,
-    cifar_resnet,
-    cifar_shufflenet,
-    cifar_vgg,
-    cifar_wrn,
-)
-from .anatomy import STAGES, Layers
+from . import cifar  # noqa: F401  (registers the networks in timm)
 from .configuration import ImageConfig, image_config, network_name
 from .loading import load_model, save_model
 from .outputs import ModelOutputs, OutputReader, read_outputs
+from .probe import STAGES, Layers
 from .reference import convert_reference_state_dict
 from .spec import ModelSpec
 

@@ -13,8 +13,8 @@ class ImageConfig:
 
     Args:
         input_size: Channels, height and width.
-        mean, std: What they were normalised with, per channel of an image in [0, 1].
-        interpolation: How they were brought to their size: "bicubic", "bilinear" or another of timm's words.
+        mean, std: Their normalization, per channel of an image in [0, 1].
+        interpolation: How they were resized: "bicubic", "bilinear" or another of timm's words.
     """
 
     input_size: tuple[int, int, int]
@@ -24,38 +24,26 @@ class ImageConfig:
 
 
 def image_config(model: nn.Module) -> ImageConfig:
-    """Read off a timm network what images it was trained on.
-
-    Args:
-        model: A network made by `timm.create_model` or `load_model`.
-    """
+    """Return the images that a timm network was trained on."""
     config = timm.data.resolve_model_data_config(model)
-    # What the network was built with goes before what its published weights were trained with.
+    # The network's own size and channels go before those of its published weights.
     channels = getattr(model, "in_chans", config["input_size"][0])
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    return ImageConfig(
-        input_size=(channels, *size),
-        mean=_per_channel(config["mean"], channels),
-        std=_per_channel(config["std"], channels),
-        interpolation=config["interpolation"],
-    )
+    mean, std = _per_channel(config["mean"], channels), _per_channel(config["std"], channels)
+    return ImageConfig((channels, *size), mean, std, config["interpolation"])
 
 
 def network_name(model: nn.Module) -> str:
-    """Return the name of a network in timm.
-
-    Raises:
-        ValueError: When it does not come from timm, with its class.
-    """
+    """Return the name of a network in timm; raise a ValueError with its class when it is no timm network."""
     config = getattr(model, "pretrained_cfg", None)
     if not config or not config.get("architecture"):
         raise ValueError(
             f"{type(model).__name__} is no timm network: it has no pretrained_cfg. Make it with timm.create_model or "
-            "hf_kcd.load_model; a network of your own is registered with timm.models.register_model."
+            "hf_kcd.load_model; register a network of your own with timm.models.register_model."
         )
     return config["architecture"]
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    # timm's rule for a network of other channels than its configuration's: their mean for each.
+    # timm's rule for another number of channels than the configuration's: their mean for each.
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

@@ -1,4 +1,4 @@
-"""A network by name, folder or Hub id, and the folder that timm, transformers and `load_model` all read."""
+"""Networks by name, folder or Hub id, and the folder format that timm, transformers and `load_model` read."""
 
 import difflib
 import tempfile
@@ -32,22 +32,22 @@ _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mo
 def load_model(
     name_or_path: str | Path, num_classes: int | None = None, checkpoint: str | Path | None = None
 ) -> nn.Module:
-    """Make a network, with the weights that its name stands for.
+    """Make a network, with weights where its name has some.
 
     Args:
-        name_or_path: A timm name ("cifar_resnet20", "resnet18"), initialised at random; a timm name with a tag
-            ("resnet34.a1_in1k") or a Hub id ("hf_hub:user/name"), with the weights published under it; or a folder
-            with `config.json` and its weights, as `save_model` and timm write it.
-        num_classes: Number of classes; None takes what the weights have, or the network's own number.
-        checkpoint: A file with weights for a network named by its timm name: `.safetensors` or a `torch.save` file
-            that has its state dict anywhere in it, also with the names of RepDistiller, mdistiller, SSKD or TAKD.
+        name_or_path: A timm name ("cifar_resnet20", "resnet18"), initialized at random; a timm name with a tag
+            ("resnet34.a1_in1k") or a Hub id ("hf_hub:user/name"), with its published weights; or a folder with
+            `config.json` and weights, as `save_model` and timm write it.
+        num_classes: Number of classes; None takes that of the weights, or the network's own.
+        checkpoint: A file with weights for a timm name: `.safetensors`, or a `torch.save` file with its state dict at any
+            depth, also under the names of RepDistiller, mdistiller, SSKD or TAKD.
 
     Returns:
         The network, on the CPU, in training mode, as `timm.create_model` returns it.
 
     Raises:
-        ValueError: For an unknown name, weights that do not fit the network or are not finite, another number of
-            classes than asked for, and a file that is damaged or would have to be unpickled.
+        ValueError: For an unknown name, weights that do not fit or are not finite, a wrong number of classes, and a file
+            that is damaged or needs unpickling.
         FileNotFoundError: For a folder or file that does not exist.
 
     Example:
@@ -56,7 +56,7 @@ def load_model(
     """
     name = str(name_or_path)
     published = name.startswith(_HUB_PREFIXES)
-    # A network's name is one wherever it is written, also beside a folder that is called the same.
+    # A network's name wins over a folder of the same name.
     is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
     if is_network and checkpoint is not None:
         return load_checkpoint(name, read_checkpoint(checkpoint), num_classes)
@@ -68,32 +68,86 @@ def load_model(
         raise no_such_network(name)
     if checkpoint is not None:
         raise ValueError(
-            f"{name} brings its own weights, and checkpoint={str(checkpoint)!r} was given besides. Give the name of "
-            "the network that the checkpoint was trained with, or leave the checkpoint out."
+            f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too. Give the name of the network "
+            "that the checkpoint was trained with, or leave the checkpoint out."
         )
-    return _load_published(name, num_classes) if published else _load_folder(folder, num_classes)
+    if published:
+        return _load_published(name, num_classes)
+    return _load_weights(make_from_folder(folder), read_checkpoint(folder), num_classes)
+
+
+def brings_weights(name: str) -> bool:
+    """Return whether a network's name includes weights: a tag, a folder or a Hub id does, a bare timm name does not."""
+    return "." in name or not timm.is_model(name)
+
+
+def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
+    """Load a trained network; the arguments are those of `load_model`.
+
+    Raises:
+        ValueError: When neither the name nor a checkpoint gives weights.
+    """
+    if checkpoint is None and not brings_weights(name):
+        raise ValueError(
+            f"{name} is a network without weights: give a file with weights (teacher_checkpoint; --checkpoint of hf-kcd "
+            "evaluate), a run's folder instead of the name, or a timm name with a tag such as resnet34.tv_in1k."
+        )
+    return load_model(name, num_classes, checkpoint)
+
+
+def load_student(
+    name: str,
+    num_classes: int,
+    checkpoint: str | None = None,
+    new_classifier: bool = False,
+    freeze_backbone: bool = False,
+) -> nn.Module:
+    """Make the network to train: new, from weights, or transferred to other classes.
+
+    Args:
+        name, checkpoint: As in `load_model`.
+        num_classes: Number of classes of the data.
+        new_classifier: Replace the classifier of the loaded network.
+        freeze_backbone: Train only the classifier.
+
+    Raises:
+        ValueError: When the weights have other classes and no new classifier was asked for, or there are no weights to
+            transfer.
+    """
+    if checkpoint is None and not brings_weights(name):
+        for option, is_given in (("new_classifier", new_classifier), ("freeze_backbone", freeze_backbone)):
+            if is_given:
+                raise ValueError(
+                    f"{option} was asked for, but {name} starts without weights: give student_checkpoint, a folder, or a "
+                    "timm name with a tag such as resnet34.tv_in1k."
+                )
+        return load_model(name, num_classes)
+    student = load_model(name, checkpoint=checkpoint)
+    if new_classifier:
+        student.reset_classifier(num_classes)
+    elif student.num_classes != num_classes:
+        raise ValueError(
+            f"{checkpoint or name} has {student.num_classes} classes and the data has {num_classes}: add --new_classifier "
+            "to transfer it to them."
+        )
+    if freeze_backbone:
+        student.requires_grad_(False)
+        classifier = student.get_classifier()
+        for layer in classifier if isinstance(classifier, tuple) else (classifier,):
+            layer.requires_grad_(True)
+    return student
 
 
 def load_checkpoint(
     name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
 ) -> nn.Module:
-    """Make a network with weights out of a file that has been read.
+    """Make a network by its timm name with weights from a file that has been read.
 
-    Args:
-        name: A timm name.
-        checkpoint: What `read_checkpoint` returned.
-        num_classes: Number of classes; None takes what the weights have.
-        part: Where in the checkpoint the network lies ("student"), for one that has several.
-
-    Raises:
-        ValueError: For an unknown name, weights that do not fit the network or are not finite, and another number of
-            classes than asked for.
+    `part` chooses a network of a checkpoint with several ("student"). The rest is as in `load_model`.
     """
     if not timm.is_model(name):
         raise no_such_network(name)
-    model = timm.create_model(name, num_classes=num_classes)
-    _load_weights(model, model.pretrained_cfg["architecture"], checkpoint, num_classes, part)
-    return model
+    return _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
 
 
 def save_model(
@@ -104,18 +158,17 @@ def save_model(
 ) -> None:
     """Write a network as `model.safetensors` and `config.json`, for `load_model`, timm and transformers.
 
-    Each file is whole or absent, the configuration being written last; other files of the folder stay.
+    Each file is whole or absent, and the configuration is written last; other files of the folder stay.
 
     Args:
         model: A timm network.
-        folder: Where to write; made when it does not exist.
-        label_names: The classes' names, in the order of the logits.
-        data_config: What the network's images went through, in timm's terms: of `input_size` (C, H, W), `mean`, `std`,
-            `interpolation`, `crop_pct`, `crop_mode`; what is not given stays as the network has it.
+        folder: Where to write; created when missing.
+        label_names: Names of the classes, in the order of the logits.
+        data_config: How its images were prepared, in timm's terms: any of `input_size` (C, H, W), `mean`, `std`,
+            `interpolation`, `crop_pct`, `crop_mode`; the rest stays as the network has it.
 
     Raises:
-        ValueError: When the network is not timm's, the names are not as many as the classes, or `data_config` has an
-            unknown key.
+        ValueError: When it is no timm network, the number of names is wrong, or `data_config` has an unknown key.
         OSError: When the folder cannot be written.
     """
     network_name(model)
@@ -133,7 +186,7 @@ def save_model(
         save_config_for_hf(model, config_path, model_config={"label_names": list(label_names or [])})
         config = read_json(config_path)
     config["pretrained_cfg"].update(data_config or {})
-    # transformers passes the number of classes itself, and a second time would be an error; it stays at the root.
+    # transformers passes the number of classes itself, from the root; passing it twice would be an error.
     config.get("model_args", {}).pop("num_classes", None)
 
     save_tensors(folder / WEIGHT_FILES[0], model.state_dict(), metadata={"format": "pt"})
@@ -141,31 +194,28 @@ def save_model(
 
 
 def make_from_folder(folder: Path) -> nn.Module:
-    """Make the network that a folder's `config.json` describes, initialised at random.
-
-    Args:
-        folder: A folder as `save_model` and timm write it; its weights are not looked at.
+    """Make the network that a folder's `config.json` describes, initialized at random; its weights are not read.
 
     Raises:
-        FileNotFoundError: When it has no `config.json`.
-        ValueError: When that describes no timm network.
+        FileNotFoundError: When there is no `config.json`.
+        ValueError: When it describes no timm network.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} has no config.json, which says what network it holds. Write folders with save_model, or "
-            "name the network: load_model('<timm name>', checkpoint='<file>')."
+            f"{folder} has no config.json, which names its network. Write folders with save_model, or name the network: "
+            "load_model('<timm name>', checkpoint='<file>')."
         )
     _read_config(folder / "config.json")
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
 
 
 def _load_published(name: str, num_classes: int | None) -> nn.Module:
-    """Load what timm finds under a Hub id or a tagged name, refusing the new head that timm would make."""
+    """Load a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
         repo_id, _, revision = name.partition(":")[2].partition("@")
         folder = fetch_files(repo_id, ["config.json"], [WEIGHT_FILES[0]], revision=revision or None)
         found = _read_config(folder / "config.json")["num_classes"]
-        # What was fetched is checked and of one commit; weights of another format timm fetches itself.
+        # Fetched files are checked and come from one commit; timm itself fetches weights of another format.
         source = f"{_FOLDER_PREFIX}{folder}" if (folder / WEIGHT_FILES[0]).is_file() else name
     else:
         repo_id, revision, source = f"timm/{name}", "", name
@@ -174,21 +224,15 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     try:
         with hub_errors(repo_id, "model", revision or None, "read"):
             model = timm.create_model(source, pretrained=True)
-    # What a stranger's files hold may fail in timm as anything.
+    # A stranger's files may fail in timm with any of these.
     except (AssertionError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
         raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
     if source != name:
-        # As timm notes where weights are from.
+        # As timm records where weights are from.
         model.pretrained_cfg.update(source="hf-hub", hf_hub_id=name.partition(":")[2], file=None)
     for key, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(f"{name} cannot be used: {key} of its weights holds NaN or an infinity.")
-    return model
-
-
-def _load_folder(folder: Path, num_classes: int | None) -> nn.Module:
-    model = make_from_folder(folder)
-    _load_weights(model, model.pretrained_cfg["architecture"], read_checkpoint(folder), num_classes)
     return model
 
 
@@ -198,7 +242,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     timms_own = timms_own and type(config.get("num_classes")) is int and config["num_classes"] >= 0
     if not timms_own or not all(isinstance(config.get(key, {}), dict) for key in ("model_args", "pretrained_cfg")):
         raise ValueError(
-            f"{path} describes no timm network. A model that transformers saved is loaded with "
+            f"{path} describes no timm network. Load a model that transformers saved with "
             "AutoModelForImageClassification; where it wraps a timm network, pass its `timm_model`."
         )
     if not timm.is_model(config["architecture"]):
@@ -207,17 +251,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _load_weights(
-    model: nn.Module, architecture: str, checkpoint: Checkpoint, num_classes: int | None, part: str | None = None
-) -> None:
-    state_dict = fit_checkpoint(checkpoint, model, architecture, part)
-    weight = next(
-        (state_dict[f"{name}.weight"] for name in classifiers_of(model) if f"{name}.weight" in state_dict), None
-    )
-    if weight is not None:
-        _check_classes(checkpoint.path, len(weight), num_classes)
-        if len(weight) != model.num_classes:
-            model.reset_classifier(len(weight))
+    model: nn.Module, checkpoint: Checkpoint, num_classes: int | None, part: str | None = None
+) -> nn.Module:
+    state_dict = fit_checkpoint(checkpoint, model, part)
+    heads = [f"{name}.weight" for name in classifiers_of(model) if f"{name}.weight" in state_dict]
+    if heads:
+        found = len(state_dict[heads[0]])
+        _check_classes(checkpoint.path, found, num_classes)
+        if found != model.num_classes:
+            model.reset_classifier(found)
     model.load_state_dict(state_dict)
+    return model
 
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:
@@ -229,12 +273,11 @@ def _check_classes(source: object, found: int, wanted: int | None) -> None:
 
 
 def no_such_network(name: str) -> Exception:
-    """Build the error for a name that stands for no network, to be raised by the caller."""
+    """Build the error for an unknown network name, for the caller to raise."""
     path = Path(name)
     if path.is_file():
         return ValueError(
-            f"{name} is a file with weights, and the network they belong to has to be named: "
-            f"load_model('<timm name>', checkpoint={name!r})."
+            f"{name} is a file with weights; name the network too: load_model('<timm name>', checkpoint={name!r})."
         )
     if path.suffix in CHECKPOINT_SUFFIXES or name.startswith((".", "/", "~")):
         return FileNotFoundError(f"{name} does not exist.")
@@ -244,13 +287,13 @@ def no_such_network(name: str) -> Exception:
 
 
 def _unknown_network(name: str) -> ValueError:
-    # timm knows more than a thousand networks: only the nearest are named.
+    # timm has more than a thousand networks: name only the nearest.
     known = timm.list_models() + timm.list_models(pretrained=True)
     nearest = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    if timm.is_model(f"cifar_{name}"):  # the name that papers give it
+    if timm.is_model(f"cifar_{name}"):  # the papers' name for it
         nearest = [f"cifar_{name}"]
     hint = f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
     return ValueError(
         f"Unknown network {name!r}. {hint}timm.list_models() lists all of them, timm.list_models('cifar_*') those of "
-        "hf_kcd; a network of your own has to be registered in timm before it is loaded."
+        "hf_kcd; register a network of your own in timm before you load it."
     )

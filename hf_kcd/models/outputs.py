@@ -1,4 +1,4 @@
-"""What a network hands out to a distillation method, from one forward pass."""
+"""What one forward pass of a network gives to a distillation method."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import unknown_name
-from .anatomy import Layers, examine
+from .probe import Layers, probe_network
 
 READS = ("logits", "embedding", "features", "preactivations")
 
 
 @dataclass
 class ModelOutputs:
-    """What one forward pass of a network handed out; None for what was not read.
+    """The outputs of one forward pass; None for what was not read.
 
     Args:
         logits: [B, num_classes].
-        embedding: What the classifier sees, [B, embedding_dim].
-        features: Feature maps from shallow to deep, each [B, C, H, W]; of the CIFAR networks f0 (stem), f1, f2, ...
+        embedding: Input of the classifier, [B, embedding_dim].
+        features: Feature maps from shallow to deep, each [B, C, H, W]; for CIFAR networks f0 (stem), f1, f2, ...
         preactivations: The features before their last activation: one for each but the stem, of the same shape.
     """
 
@@ -30,20 +30,19 @@ class ModelOutputs:
 
 
 class OutputReader:
-    """Reads one network's outputs; what it cannot hand out is refused when the reader is made, before any step.
+    """Reads one network's outputs; refuses what the network does not provide when it is made, before any step.
 
-    Token grids of transformers come as maps. The stem, position 0 of a network's maps, has no pre-activation: these belong
-    to the last of the features, to all of them where the stem is not chosen. Of timm's networks they are what goes into
-    the activation whose output is the feature; such an activation is made to work out of place, for good.
+    Token grids of transformers become maps. Position 0 of a network's maps is the stem, which has no pre-activation. In
+    timm's networks a pre-activation is the input of the activation that returns the feature; such an activation is set
+    to work out of place, permanently.
 
     Args:
         model: A timm network.
-        reads: Which of "logits", "embedding", "features", "preactivations".
-        layers: Which maps of the network are its features: None for all, "stages" for the deepest of each size, or
-            positions from shallow to deep, negative ones from the end.
+        reads: Any of "logits", "embedding", "features", "preactivations".
+        layers: Which maps of the network are its features (see `Layers`).
 
     Raises:
-        ValueError: For another name in `reads`, for layers that do not exist, and for what this network cannot hand out.
+        ValueError: For an unknown name in `reads`, layers that do not exist, and outputs that the network does not provide.
     """
 
     def __init__(self, model: nn.Module, reads: Collection[str], layers: Layers = None) -> None:
@@ -54,29 +53,22 @@ class OutputReader:
         self.reads = frozenset(reads)
         if self.reads <= {"logits"}:
             return
-        anatomy = examine(model, layers)
-        anatomy.require(self.reads)
-        self._name = anatomy.name
-        self._layers = list(anatomy.layers)
-        self._preactivated = anatomy.preactivated
+        probe = probe_network(model, layers)
+        probe.require(self.reads)
+        self._name = probe.name
+        self._layers = list(probe.layers)
+        self._preactivated = probe.preactivated
         self._taps: list[tuple[ActivationTap, int]] = []
         if "preactivations" in self.reads:
-            self._taps = [(ActivationTap.on(module), call) for module, call in anatomy.activations]
-        self._classifier_dims = anatomy.classifier_dims
-        # A head of several layers is run twice, up to the embedding and whole, which must be twice the same.
-        runs_twice = {"logits", "embedding"} <= self.reads and anatomy.classifier_dims is None
-        self._only_evaluates = runs_twice and anatomy.head_is_random
+            self._taps = [(ActivationTap.on(module), call) for module, call in probe.activations]
+        self._classifier_dims = probe.classifier_dims
+        # A head of several layers runs twice, up to the embedding and whole, and must give the same both times.
+        runs_twice = {"logits", "embedding"} <= self.reads and probe.classifier_dims is None
+        self._only_evaluates = runs_twice and probe.head_is_random
         self._check_mode()
 
     def __call__(self, images: Tensor) -> ModelOutputs:
-        """Run the network once and hand out what is read.
-
-        Args:
-            images: Normalised images [B, C, H, W].
-
-        Returns:
-            The outputs that are read; the others are None.
-        """
+        """Run the network once on normalized images [B, C, H, W] and return what is read."""
         if self.reads == {"logits"}:
             return ModelOutputs(logits=self.model(images))
         self._check_mode()
@@ -89,7 +81,7 @@ class OutputReader:
         return outputs
 
     def _run_body(self, images: Tensor, outputs: ModelOutputs) -> Any:
-        """Run up to the head, fill in features and pre-activations, and return what the head is given."""
+        """Run up to the head, fill in features and pre-activations, and return the head's input."""
         if not self.reads & {"features", "preactivations"}:
             return self.model.forward_features(images)
         if "preactivations" in self.reads and not self._taps:
@@ -113,7 +105,7 @@ class OutputReader:
     def _run_intermediates(self, images: Tensor) -> tuple[Any, list[Tensor]]:
         if self.reads & {"logits", "embedding"}:
             return self.model.forward_intermediates(images, indices=self._layers, output_fmt="NCHW")
-        # What lies behind the deepest feature is not computed.
+        # Nothing behind the deepest feature is computed.
         features = self.model.forward_intermediates(
             images, indices=self._layers, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
@@ -122,7 +114,7 @@ class OutputReader:
     def _classify(self, final: Any, embedding: Tensor | None) -> Tensor:
         if embedding is None or self._classifier_dims is None:
             return self.model.forward_head(final)
-        # The head is not run a second time: its dropout and its normalisation would differ from the embedding's.
+        # A second run of the head would draw another dropout than the embedding's.
         if self._classifier_dims == 4:
             embedding = embedding[:, :, None, None]
         return self.model.get_classifier()(embedding).flatten(1)
@@ -130,18 +122,13 @@ class OutputReader:
     def _check_mode(self) -> None:
         if self._only_evaluates and self.model.training:
             raise ValueError(
-                f"{self._name} does not hand out embedding and logits in one training pass: its head is more than one "
-                "layer, and its dropout or batch normalisation would be drawn twice. Create it with drop_rate=0."
+                f"{self._name} cannot give embedding and logits in one training pass: its head has more than one layer, "
+                "and would draw its dropout or batch normalization twice. Create it with drop_rate=0."
             )
 
 
 class ActivationTap:
-    """Keeps what an activation is given while somebody reads, as a hook of that module.
-
-    Args:
-        module: The activation; made to work out of place, since otherwise what it is given becomes what it returns. Its
-            values stay the same.
-    """
+    """A hook that keeps an activation's inputs while somebody reads; it makes the activation work out of place."""
 
     def __init__(self, module: nn.Module) -> None:
         self.inputs: list[Tensor] | None = None
@@ -151,7 +138,7 @@ class ActivationTap:
 
     @classmethod
     def on(cls, module: nn.Module) -> "ActivationTap":
-        """Return the tap of a module, which has one however many read it."""
+        """Return the module's only tap, shared by all readers."""
         known = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, cls))
         return next(known, None) or cls(module)
 
@@ -161,11 +148,5 @@ class ActivationTap:
 
 
 def read_outputs(model: nn.Module, images: Tensor, reads: Collection[str], layers: Layers = None) -> ModelOutputs:
-    """Run a network once and hand out what is asked for: an `OutputReader` made for one reading.
-
-    Args:
-        model: A timm network.
-        images: Normalised images [B, C, H, W].
-        reads, layers: As in `OutputReader`.
-    """
+    """Run a network once and return what is asked for; the arguments are those of `OutputReader`."""
     return OutputReader(model, reads, layers)(images)

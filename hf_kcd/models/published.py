@@ -1,12 +1,12 @@
-"""What others published of the networks: top-1 accuracies of each trained alone, by source."""
+"""Top-1 accuracies that others published of each network trained alone, by source."""
 
 PUBLISHED_SOURCES = {
     "CRD": "Tian et al., ICLR 2020, the weights of RepDistiller, which KCD's Table 1 cites (CIFAR-100)",
-    "SSKD": "Xu et al., ECCV 2020, trained anew (CIFAR-100)",
+    "SSKD": "Xu et al., ECCV 2020, trained again (CIFAR-100)",
     "SLKD": "arXiv 2304.11923, Table 2 (CIFAR-100)",
     "KCD": "arXiv 2207.05409, Table 3, torchvision's weights (ImageNet)",
 }
-"""Where the accuracies stand, by the name that `PUBLISHED_TOP1` has for the source."""
+"""The sources by their names in `PUBLISHED_TOP1`."""
 
 PUBLISHED_TOP1: dict[str, dict[str, float]] = {
     "cifar_wrn_40_2": {"CRD": 75.61, "SSKD": 76.46, "SLKD": 75.61},
@@ -20,7 +20,7 @@ PUBLISHED_TOP1: dict[str, dict[str, float]] = {
     "cifar_resnet110": {"CRD": 74.31},
     "cifar_resnet8x4": {"CRD": 72.50, "SSKD": 72.51, "SLKD": 73.27},
     "cifar_resnet32x4": {"CRD": 79.42, "SSKD": 79.63, "SLKD": 79.42},
-    # SLKD prints none for it: above its ResNet50, Table 6 repeats the figures of other networks.
+    # No SLKD: its Table 6 repeats the figures of other networks above its ResNet50.
     "cifar_resnet50": {"CRD": 79.34, "SSKD": 79.10},
     "cifar_vgg8": {"CRD": 70.36, "SSKD": 70.68, "SLKD": 71.02},
     "cifar_vgg11": {"SLKD": 71.91},
@@ -32,4 +32,4 @@ PUBLISHED_TOP1: dict[str, dict[str, float]] = {
     "resnet34": {"KCD": 73.31},
     "resnet18": {"KCD": 69.75},
 }
-"""Top-1 accuracy in per cent by timm name, then by source."""
+"""Top-1 accuracy in percent by timm name, then by source."""

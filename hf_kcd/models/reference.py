@@ -1,7 +1,7 @@
-"""The names that the reference programs give the tensors of our networks.
+"""The tensor names of our networks in the reference programs.
 
-Read from RepDistiller's `models/`, which mdistiller (`mdistiller/models/cifar/`) and SSKD (`models/`) share but for
-MobileNetV2's classifier, and from TAKD's `resnet_cifar.py`, whose ResNets have the names of RepDistiller's.
+From RepDistiller's `models/`, which mdistiller (`mdistiller/models/cifar/`) and SSKD (`models/`) share except for
+MobileNetV2's classifier, and from TAKD's `resnet_cifar.py`, whose ResNets use RepDistiller's names.
 """
 
 import re
@@ -15,7 +15,7 @@ _Replacement = str | Callable[[re.Match[str]], str]
 
 
 def _name_in_block(match: re.Match[str]) -> str:
-    # Convolution, normalisation and ReLU take turns; vgg's blocks are such turns and nothing else.
+    # A VGG block is a row of (convolution, normalization, ReLU).
     block, position = int(match[1]), int(match[2])
     return f"layer{block}.{position // 3}.{('conv', 'bn')[position % 3]}."
 
@@ -50,26 +50,19 @@ _DEPTHS = (
     ("wide resnet", r"block\d\.layer\.\d+\.conv\d\.weight$", 4),
     ("vgg", r"block\d\.\d+\.weight$", 3),
 )
-"""By family, the names of layers that count for the depth of a network, and how many it has besides them."""
+"""By family: the names of the layers that count for the depth, and the number of other layers."""
 
 
 def has_reference_layout(model_name: str) -> bool:
-    """Say whether `convert_reference_state_dict` knows a network."""
+    """Return whether `convert_reference_state_dict` knows a network."""
     return model_name.startswith(tuple(_LAYOUTS))
 
 
 def reference_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
-    """Find out what the tensors of a reference program's checkpoint are called in our network.
+    """Map the tensor names of a reference program's checkpoint to ours.
 
-    Args:
-        model_name: One of our networks ("cifar_wrn_40_2").
-        names: The names in the checkpoint.
-
-    Returns:
-        Our name by the checkpoint's; names that are ours already, and those of no tensor of the network, stay.
-
-    Raises:
-        ValueError: For a network whose reference layout is not known.
+    Names that are ours already, and names that no tensor of the network has, stay. Arguments and errors are those of
+    `convert_reference_state_dict`.
     """
     family = next((family for family in _LAYOUTS if model_name.startswith(family)), None)
     if family is None:
@@ -80,14 +73,14 @@ def reference_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
         new = name
         for pattern, replacement in _LAYOUTS[family]:
             new = re.sub(pattern, replacement, new)
-        # Two tensors never end under one name: the second is left as it is, and found to be in no network.
+        # Two tensors never get one name: the second keeps its own, and is found to be in no network.
         renamed[name] = name if new in taken else new
         taken.add(renamed[name])
     return renamed
 
 
 def convert_reference_state_dict(model_name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors of a checkpoint of RepDistiller, mdistiller, SSKD or TAKD the names of our network.
+    """Rename the tensors of a checkpoint of RepDistiller, mdistiller, SSKD or TAKD to those of our network.
 
     Args:
         model_name: One of our networks ("cifar_wrn_40_2").
@@ -97,26 +90,19 @@ def convert_reference_state_dict(model_name: str, state_dict: Mapping[str, Tenso
         The same tensors under our names.
 
     Raises:
-        ValueError: For a network whose reference layout is not known.
+        ValueError: For a network without a known reference layout.
     """
     names = reference_names(model_name, state_dict)
     return {names[name]: tensor for name, tensor in state_dict.items()}
 
 
 def describe_layout(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Say what family of the reference programs' networks a state dict is laid out as, for one that fits none of ours.
-
-    Args:
-        state_dict: A network's tensors by name, without prefixes.
-
-    Returns:
-        A few words, or None where nothing can be said.
-    """
+    """Describe in a few words the architecture of a state dict that fits none of our networks; None when unknown."""
     if any(name.startswith("conv_layers.") for name in state_dict):
         return "a plane network of TAKD (convolutions and hidden linear layers in a row), which hf_kcd does not have"
     for family, layer, others in _DEPTHS:
         shapes = [tensor.shape for name, tensor in state_dict.items() if re.match(layer, name) and tensor.ndim == 4]
-        # Those of ShuffleNets have the same names, and are depthwise.
+        # ShuffleNets have the same names, but depthwise convolutions.
         if shapes and all(shape[1] > 1 for shape in shapes):
             return f"a {family} of depth {len(shapes) + others} with {shapes[-1][0]} channels at its end"
     return None

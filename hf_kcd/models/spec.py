@@ -1,13 +1,13 @@
-"""What is known of a network before it is run: `ModelSpec`."""
+"""What is known of a network before training: `ModelSpec`."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from .anatomy import Anatomy, Layers, Norm, examine
 from .configuration import image_config, network_name
 from .outputs import READS
+from .probe import Layers, NetworkProbe, Norm, probe_network
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class ModelSpec:
         embedding_dim: Channels of the embedding.
         feature_channels: Channels of each feature map, from shallow to deep, the stem included.
         feature_reductions: How many times smaller than the image each feature map is.
-        mean, std: What its images are normalised with, per channel of an image in [0, 1].
+        mean, std: Normalization of its images, per channel of an image in [0, 1].
         input_size: Channels, height and width of its images.
         feature_sizes: Height and width of each feature map, at `input_size`.
-        preactivation_channels: Channels of each pre-activation. They belong to the last of the features, one for each but
-            the stem (position 0 of the network's maps), and have their sizes.
-        preactivation_norms: For each pre-activation weight and bias of the batch normalisation that it comes out of (the
-            network's own tensors); None where it comes out of none, or where no activation follows.
+        preactivation_channels: Channels of each pre-activation: one for each feature but the stem (position 0 of the
+            network's maps), of the same size.
+        preactivation_norms: For each pre-activation the weight and bias of its batch normalization (the network's own
+            tensors); None without a batch normalization, or without an activation behind it.
         layers: Positions of the features among the network's maps; None for all of them.
-        reads: What the network can hand out: of "logits", "embedding", "features", "preactivations".
+        reads: What the network provides: any of "logits", "embedding", "features", "preactivations".
     """
 
     name: str
@@ -47,56 +47,49 @@ class ModelSpec:
 
     @classmethod
     def of(cls, model: nn.Module, layers: Layers = None, reads: Collection[str] | None = None) -> "ModelSpec":
-        """Read the spec off a timm network, which is run on one image for it, without a trace.
+        """Describe a timm network, running it once on one image without leaving a trace.
 
         Args:
-            model: A network made by `timm.create_model` or `load_model`.
-            layers: Which of its maps are its features: None for all, "stages" for the deepest of each size, or positions
-                from shallow to deep, negative ones from the end.
-            reads: What will be read, each of which must be there. Where that is the logits alone the network is not run,
-                and nothing is said of its features. None for whatever it has.
+            model: A network from `timm.create_model` or `load_model`.
+            layers: Which of its maps are its features (see `Layers`).
+            reads: Outputs that the network must provide; None for whatever it provides. For the logits alone the network
+                is not run, and the spec is silent on its features.
 
         Raises:
-            ValueError: When it is no timm network, does not have those layers, or does not hand out what will be read.
+            ValueError: When it is no timm network, or lacks those layers or outputs.
         """
-        name = network_name(model)
         images = image_config(model)
         known = {
-            "name": name,
+            "name": network_name(model),
             "num_classes": model.num_classes,
             "mean": images.mean,
             "std": images.std,
             "input_size": images.input_size,
         }
         if reads is not None and set(reads) <= {"logits"}:
-            return cls(
-                **known,
-                embedding_dim=model.head_hidden_size,
-                feature_channels=(),
-                feature_reductions=(),
-                reads=frozenset({"logits"}),
-            )
-        anatomy = examine(model, layers)
-        anatomy.require(frozenset(reads or ()))
-        channels = {position: shape[0] for position, shape in zip(anatomy.layers, anatomy.feature_shapes, strict=True)}
+            known |= {"embedding_dim": model.head_hidden_size, "feature_channels": (), "feature_reductions": ()}
+            return cls(**known, reads=frozenset({"logits"}))
+        probe = probe_network(model, layers)
+        probe.require(frozenset(reads or ()))
+        channels = {position: shape[0] for position, shape in zip(probe.layers, probe.feature_shapes, strict=True)}
         return cls(
             **known,
-            embedding_dim=anatomy.embedding_dim,
+            embedding_dim=probe.embedding_dim,
             feature_channels=tuple(channels.values()),
-            feature_reductions=_reductions(model, anatomy, images.input_size[1]),
-            feature_sizes=tuple(shape[1:] for shape in anatomy.feature_shapes),
-            preactivation_channels=tuple(channels[position] for position in anatomy.preactivated),
-            preactivation_norms=anatomy.norms,
-            layers=anatomy.layers,
-            reads=frozenset(READS) - anatomy.refusals.keys(),
+            feature_reductions=_reductions(model, probe, images.input_size[1]),
+            feature_sizes=tuple(shape[1:] for shape in probe.feature_shapes),
+            preactivation_channels=tuple(channels[position] for position in probe.preactivated),
+            preactivation_norms=probe.norms,
+            layers=probe.layers,
+            reads=frozenset(READS) - probe.refusals.keys(),
         )
 
 
-def _reductions(model: nn.Module, anatomy: Anatomy, image_height: int) -> tuple[int, ...]:
-    """The strides that the network declares; where the measured height is off by a pixel or more, what it says."""
+def _reductions(model: nn.Module, probe: NetworkProbe, image_height: int) -> tuple[int, ...]:
+    """The network's declared strides; where the measured height differs by a pixel or more, the measured ones."""
     declared = [info["reduction"] for info in getattr(model, "feature_info", None) or []]
     found = []
-    for position, (_, height, _) in zip(anatomy.layers, anatomy.feature_shapes, strict=True):
+    for position, (_, height, _) in zip(probe.layers, probe.feature_shapes, strict=True):
         agrees = position < len(declared) and abs(image_height / declared[position] - height) < 1
         found.append(declared[position] if agrees else round(image_height / height))
     return tuple(found)

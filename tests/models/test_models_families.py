@@ -1,4 +1,4 @@
-"""A broad sample of timm's families hands out everything from one pass; what a family has not is refused by its name."""
+"""A broad sample of timm's families gives its outputs from one pass; what a family does not provide is refused by name."""
 
 import pytest
 import timm
@@ -6,64 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import hf_kcd.models  # noqa: F401  (registers the networks)
 from hf_kcd.models import ModelSpec, OutputReader
+from hf_kcd.models.catalog import describe_network
 
 MAPS = frozenset({"logits", "embedding", "features"})
 
 SMALLER = (3, 64, 64)
 
 # The smallest network of each family, on images smaller than its own where it takes them.
-FAMILIES = {
-    "test_resnet": {},
-    "test_byobnet": {},
-    "test_efficientnet": {},
-    "test_vit": {},
-    "test_vit_relpos": {},
-    "test_convnext": {},
-    "test_nfnet": {},
-    "test_coatnet": {},
-    "test_mambaout": {},
+# fmt: off
+PLAIN = [
+    "test_resnet", "test_byobnet", "test_efficientnet", "test_vit", "test_vit_relpos", "test_convnext", "test_nfnet",
+    "test_coatnet", "test_mambaout", "crossvit_tiny_240", "cs3darknet_focus_s", "dla46x_c", "dpn48b",
+    "edgenext_xx_small", "efficientformer_l1", "efficientvit_b0", "efficientvit_m0", "fasternet_t0", "fastvit_t8",
+    "ghostnet_050", "hgnetv2_b0", "hrnet_w18_small", "inception_next_atto", "lcnetv2_small", "legacy_seresnet18",
+    "levit_128s", "gmlp_ti16_224", "mobilenetv3_small_050", "mobilevit_xxs", "pit_ti_224", "poolformerv2_s12",
+    "pvt_v2_b0", "regnetx_002", "repghostnet_050", "repvit_m1", "resnetv2_18", "rexnet_100", "starnet_s050",
+    "swiftformer_xs", "visformer_tiny", "ese_vovnet19b_slim_dw",
+]
+# fmt: on
+FAMILIES = {name: {} for name in PLAIN} | {
     "beit_base_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 48, "num_heads": 3},
     "cait_xxs24_224": {"img_size": 64, "depth": 3},
     "coat_tiny": {"img_size": 64, "pretrained_cfg_overlay": {"input_size": SMALLER}},
     "convit_tiny": {"img_size": 64, "depth": 4},
-    "crossvit_tiny_240": {},
-    "cs3darknet_focus_s": {},
     "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 3},
     "densenet121": {"block_config": (2, 2, 2, 2)},
-    "dla46x_c": {},
-    "dpn48b": {},
-    "edgenext_xx_small": {},
-    "efficientformer_l1": {},
-    "efficientvit_b0": {},
-    "efficientvit_m0": {},
-    "fasternet_t0": {},
-    "fastvit_t8": {},
-    "ghostnet_050": {},
-    "hgnetv2_b0": {},
-    "hrnet_w18_small": {},
-    "inception_next_atto": {},
-    "lcnetv2_small": {},
-    "legacy_seresnet18": {},
-    "levit_128s": {},
-    "gmlp_ti16_224": {},
-    "mobilenetv3_small_050": {},
-    "mobilevit_xxs": {},
-    "pit_ti_224": {},
-    "poolformerv2_s12": {},
-    "pvt_v2_b0": {},
-    "regnetx_002": {},
-    "repghostnet_050": {},
-    "repvit_m1": {},
-    "resnetv2_18": {},
-    "rexnet_100": {},
-    "starnet_s050": {},
-    "swiftformer_xs": {},
     "swin_tiny_patch4_window7_224": {"img_size": 32, "window_size": 2, "depths": (1, 1, 2, 1), "embed_dim": 24},
     "twins_svt_small": {"depths": (1, 1, 2, 1)},
-    "visformer_tiny": {},
-    "ese_vovnet19b_slim_dw": {},
     "xcit_nano_12_p8_224": {"img_size": 32, "depth": 2},
 }
 OWN_SIZE = (
@@ -74,8 +44,8 @@ OWN_SIZE = (
     "visformer",
     "repvit",
     "swiftformer",
-    "efficientformer",
-    "efficientvit",
+    "efficientf",
+    "efficientv",
     "twins",
 )
 
@@ -86,7 +56,7 @@ def network(name: str, **options) -> nn.Module:
     if not bound:
         options["pretrained_cfg_overlay"] = {"input_size": SMALLER}
     model = timm.create_model(name, **{"num_classes": 7, **options})
-    # As after some training: fresh networks have scales of zero, which make pre-activations out of activations.
+    # As after some training: fresh networks have scales of zero, where pre-activations equal activations.
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -97,7 +67,7 @@ def network(name: str, **options) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_hands_out_logits_embedding_and_maps_from_one_pass(name):
+def test_a_family_gives_logits_embedding_and_maps_from_one_pass(name):
     model = network(name, **FAMILIES[name]).eval()
     spec = ModelSpec.of(model, reads=MAPS)
     images = torch.randn(1, *spec.input_size)
@@ -126,21 +96,10 @@ def _adds(model: nn.Module) -> bool:
     return hasattr(model, "head_dist") or type(model).__name__ == "EfficientVitMsra"
 
 
-# Families whose stages all end in an activation, and which.
-ACTIVATED = {
-    "test_resnet": F.relu,
-    "test_byobnet": F.relu,
-    "resnext26ts": F.silu,
-    "regnetx_002": F.relu,
-    "repvgg_a0": F.relu,
-    "legacy_seresnet18": F.relu,
-    "dla46x_c": F.relu,
-    "cs3darknet_focus_s": F.silu,
-    "cspnext_tiny": F.silu,
-    "hrnet_w18_small": F.relu,
-    "skresnet18": F.relu,
-    "res2net50_14w_8s": F.relu,
-}
+# Families whose network stages all end in an activation, and which one.
+RELU = ["test_resnet", "test_byobnet", "regnetx_002", "repvgg_a0", "legacy_seresnet18", "dla46x_c", "hrnet_w18_small"]
+ACTIVATED = dict.fromkeys([*RELU, "skresnet18", "res2net50_14w_8s"], F.relu)
+ACTIVATED |= dict.fromkeys(["resnext26ts", "cs3darknet_focus_s", "cspnext_tiny"], F.silu)
 
 
 @pytest.mark.parametrize("name", ACTIVATED)
@@ -155,7 +114,7 @@ def test_an_activated_preactivation_is_its_feature(name):
     assert len(outputs.preactivations) == len(outputs.features) - 1
     assert tuple(p.shape[1] for p in outputs.preactivations) == spec.preactivation_channels
     for preactivation, feature in zip(outputs.preactivations, outputs.features[1:], strict=True):
-        # The old SE block adds what is not negative to what is not.
+        # The old SE block adds two non-negative terms.
         assert preactivation.min() < -0.01 or name == "legacy_seresnet18"
         assert torch.equal(ACTIVATED[name](preactivation), feature)
 
@@ -163,14 +122,14 @@ def test_an_activated_preactivation_is_its_feature(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("test_vit", {}, "provides no preactivations: its map at layer 1, 2, 3, 4, 5 does not end in an activation"),
+        ("test_convnext", {}, "test_convnext provides no preactivations"),
+        ("test_efficientnet", {}, "test_efficientnet provides no preactivations"),
         (
-            "test_vit",
-            {},
-            "test_vit does not hand out preactivations: .* at layer 1, 2, 3, 4, 5 does not end in an act",
+            "densenet121",
+            {"block_config": (2, 2, 2, 2)},
+            "layer 1, 2, 3 does not end in .* Choose among layers 4, which",
         ),
-        ("test_convnext", {}, "test_convnext does not hand out preactivations"),
-        ("test_efficientnet", {}, "test_efficientnet does not hand out preactivations"),
-        ("densenet121", {"block_config": (2, 2, 2, 2)}, "layer 1, 2, 3 does not end in an activation.*layers 4 do"),
         ("resnetv2_18", {}, "Choose another network or method"),
     ],
 )
@@ -184,18 +143,21 @@ def test_a_family_without_preactivations_is_refused(name, options, message):
 def test_layers_that_end_in_an_activation_can_be_chosen_where_not_all_do():
     with torch.device("meta"):
         vgg = timm.create_model("vgg11")
-    with pytest.raises(ValueError, match="layer 5 does not end in an activation. Of its layers 1, 2, 3, 4 do"):
+    with pytest.raises(
+        ValueError, match="layer 5 does not end in an activation. Choose among layers 1, 2, 3, 4, which do"
+    ):
         OutputReader(vgg, {"preactivations"})
     assert ModelSpec.of(vgg, [1, 2, 3, 4]).preactivation_channels == (128, 256, 512, 512)
 
 
-def test_the_imagenet_pair_has_the_preactivations_of_all_four_stages():
-    for name in ("resnet34", "resnet18"):
-        with torch.device("meta"):
-            model = timm.create_model(name)
-        spec = ModelSpec.of(model)
-        assert spec.preactivation_channels == (64, 128, 256, 512)
-        assert spec.feature_sizes == ((112, 112), (56, 56), (28, 28), (14, 14), (7, 7))
+@pytest.mark.parametrize("name", ["resnet34", "resnet18"])
+def test_the_imagenet_pair_has_the_preactivations_of_all_four_network_stages(name):
+    with torch.device("meta"):
+        spec = ModelSpec.of(timm.create_model(name))
+    assert spec.preactivation_channels == (64, 128, 256, 512)
+    facts = describe_network(name)
+    assert facts.taps == ((64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
+    assert facts.preactivations
 
 
 def test_preactivations_of_resnet18_are_those_of_a_forward_written_by_hand():

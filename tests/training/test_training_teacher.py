@@ -178,7 +178,7 @@ def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
 def test_what_a_network_does_not_hand_out_stops_the_run_before_it_starts(tmp_path, role):
     vit = network(name="vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2)
     name = {"model": "student", "teacher": "teacher"}[role]
-    message = f"'test_reads_preactivations' reads preactivations of the {name}. vit_tiny_patch16_224 does not hand out"
+    message = f"'test_reads_preactivations' reads preactivations of the {name}. vit_tiny_patch16_224 provides no"
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, method="test_reads_preactivations", **{role: vit})
 

@@ -1,4 +1,4 @@
-"""What the catalogue says of networks, against counts by hand, the fact sheet and the papers' tables."""
+"""Facts of networks, against counts by hand, the fact sheet and the papers' tables."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import torch
 from timm.models import register_model
 
 from hf_kcd.models import load_model, save_model
-from hf_kcd.models.catalogue import describe_network, find_networks
+from hf_kcd.models.catalog import describe_network, find_networks
 from hf_kcd.models.published import PUBLISHED_SOURCES, PUBLISHED_TOP1
 
 RESEARCH = Path(__file__).resolve().parents[3] / "shared" / "research"
@@ -48,18 +48,12 @@ def test_macs_of_resnet20_are_those_counted_by_hand():
     assert describe_network("cifar_resnet20").macs == expected
 
 
-def test_macs_of_a_vision_transformer_count_its_attention():
+def test_a_vision_transformer_counts_its_attention_and_has_maps():
     patches, tokens, width, depth, patch = 196, 197, 192, 12, 16
-    block = (
-        tokens * width * 3 * width + 2 * tokens * tokens * width + tokens * width**2 + 2 * tokens * width * 4 * width
-    )
-    expected = patches * 3 * patch**2 * width + depth * block + width * 1000
-    assert describe_network("vit_tiny_patch16_224").macs == expected
-
-
-def test_grouped_and_strided_convolutions_are_counted_as_what_they_do():
-    # RepDistiller's own count, of the fact sheet: 6.5 MMACs; without groups it would be many times that.
-    assert describe_network("cifar_mobilenetv2_half").macs / 1e6 == pytest.approx(6.5, abs=0.05)
+    block = tokens * width * 3 * width + 2 * tokens**2 * width + tokens * width**2 + 2 * tokens * width * 4 * width
+    vit = describe_network("vit_tiny_patch16_224")
+    assert vit.macs == patches * 3 * patch**2 * width + depth * block + width * 1000
+    assert set(vit.taps) == {(192, 14, 14)} and vit.embedding_dim == 192 and not vit.preactivations
 
 
 def fact_sheet_rows() -> list[list[str]]:
@@ -77,10 +71,10 @@ def fact_sheet_rows() -> list[list[str]]:
     return rows
 
 
-def test_cifar_networks_are_those_of_the_fact_sheet():
+def test_networks_and_accuracies_are_those_of_the_fact_sheet():
     rows = fact_sheet_rows()
     assert {our_name(row[0]) for row in rows} == set(timm.list_models("cifar_*"))
-    for name, parameters, mmacs, taps, *_ in rows:
+    for name, parameters, mmacs, taps, *accuracies in rows:
         facts = describe_network(our_name(name))
         assert facts.num_parameters == int(parameters.replace(" ", "")), name
         assert facts.macs / 1e6 == pytest.approx(float(mmacs), abs=0.0501), name
@@ -89,23 +83,15 @@ def test_cifar_networks_are_those_of_the_fact_sheet():
             (int(channels), int(height), int(height)) for channels, height in (m.split(",") for m in maps)
         )
         if name == "wrn_40_1":
-            expected = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8))
-            embedding = "64"
+            expected, embedding = ((16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8)), "64"
         assert (facts.taps, facts.embedding_dim) == (expected, int(embedding)), name
         assert facts.input_size == (3, 32, 32)
-
-
-def test_published_accuracies_are_those_of_the_fact_sheet():
-    for name, _, _, _, *accuracies in fact_sheet_rows():
-        expected = {
-            source: float(value)
-            for source, value in zip(("CRD", "SSKD", "SLKD"), accuracies, strict=True)
-            if value != "-"
-        }
+        printed = zip(("CRD", "SSKD", "SLKD"), accuracies, strict=True)
+        published = {source: float(value) for source, value in printed if value != "-"}
         if name == "ResNet50":
-            # The fact sheet infers it: SLKD prints another network's figure above ResNet50 (Table 6) and none in Table 3.
-            del expected["SLKD"]
-        assert PUBLISHED_TOP1[our_name(name)] == expected, name
+            # The fact sheet infers it: SLKD prints another network's figure above ResNet50 (Table 6), none in Table 3.
+            del published["SLKD"]
+        assert facts.published_top1 == published, name
 
 
 def test_published_accuracies_are_those_the_papers_print():
@@ -133,22 +119,19 @@ def test_every_published_accuracy_has_a_network_and_a_source():
     assert all(timm.is_model(name) for name in PUBLISHED_TOP1)
     assert {source for accuracies in PUBLISHED_TOP1.values() for source in accuracies} == set(PUBLISHED_SOURCES)
     assert describe_network("resnet34.tv_in1k").published_top1 == PUBLISHED_TOP1["resnet34"]
-    # Other weights of the same network reach something else.
+    # Other weights of the same network have another accuracy.
     assert describe_network("resnet34.a1_in1k").published_top1 == {}
 
 
-def test_describing_takes_no_memory_no_network_and_no_random_number(monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+def test_describing_takes_no_memory_no_connection_and_no_random_number(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was tried"))
     before = torch.random.get_rng_state()
     # 27 GB in float32.
     assert describe_network("vit_7b_patch16_dinov3").num_parameters == pytest.approx(6.7e9, rel=0.01)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_network_that_cannot_be_made_without_memory_is_made_with_it():
+def test_a_network_that_cannot_be_made_without_memory_is_made_with_it():
     @register_model
     def looks_at_its_numbers(pretrained=False, **kwargs):
         # How many networks outside timm spread their stochastic depth.
@@ -157,15 +140,6 @@ def test_network_that_cannot_be_made_without_memory_is_made_with_it():
 
     found, expected = describe_network("looks_at_its_numbers"), describe_network("cifar_resnet8")
     assert (found.num_parameters, found.macs, found.taps) == (expected.num_parameters, expected.macs, expected.taps)
-
-
-def test_transformer_taps_are_maps_and_a_plain_resnet_has_preactivations():
-    vit = describe_network("vit_tiny_patch16_224")
-    assert set(vit.taps) == {(192, 14, 14)} and vit.embedding_dim == 192
-    assert not vit.preactivations
-    resnet = describe_network("resnet18")
-    assert resnet.taps == ((64, 112, 112), (64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7))
-    assert resnet.preactivations
 
 
 def test_folder_is_described_by_its_configuration_alone(tmp_path):
@@ -194,14 +168,10 @@ def test_patterns_are_found_in_order_and_each_network_once():
         ("cifar_vgq*", ValueError, "cifar_vgg"),
         ("resnet18.no_such_tag", ValueError, "resnet18"),
         ("runs/nothing", FileNotFoundError, "runs/nothing"),
+        (".", FileNotFoundError, "config.json"),
     ],
 )
 def test_pattern_without_a_network_names_the_nearest(pattern, error, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=re.escape(said)):
-        find_networks([pattern])
-
-
-def test_folder_without_a_configuration_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        describe_network(str(tmp_path))
+        describe_network(*find_networks([pattern]))

@@ -1,4 +1,4 @@
-"""What can be known of a network without its weights: parameters, cost, taps, and what was published of it."""
+"""What is known of a network without its weights: parameters, cost, taps, and published accuracies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class NetworkFacts:
     """What is known of a network before it is trained.
 
     Args:
-        name: Its timm name, or the folder it was described from.
-        num_parameters: Number of trainable numbers, those of the classifier included.
-        macs: Multiply-accumulates of convolutions and matrix products (attention among them) for one image.
+        name: Its timm name, or its folder.
+        num_parameters: Number of trainable parameters, those of the classifier included.
+        macs: Multiply-accumulates of convolutions and matrix products (attention included) for one image.
         input_size: Channels, height and width of that image.
         taps: Channels, height and width of each feature map, from shallow to deep.
-        embedding_dim: Channels of what the classifier sees.
-        preactivations: Whether it hands out the stages before their last ReLU.
-        published_top1: Top-1 accuracy in per cent of the network trained alone, by a name of `PUBLISHED_SOURCES`.
+        embedding_dim: Channels of the classifier's input.
+        preactivations: Whether it provides the features before their last activation.
+        published_top1: Top-1 accuracy in percent of the network trained alone, by a name of `PUBLISHED_SOURCES`.
     """
 
     name: str
@@ -44,23 +44,23 @@ class NetworkFacts:
 
 
 def find_networks(patterns: Sequence[str]) -> list[str]:
-    """Find the networks that names and wildcards stand for.
+    """Find the networks that match names and wildcards.
 
     Args:
-        patterns: timm names ("resnet18", with a tag or without), wildcards over them ("cifar_*", "vit_tiny*.*_in1k"),
-            and folders with `config.json`.
+        patterns: timm names ("resnet18", with a tag or without), wildcards ("cifar_*", "vit_tiny*.*_in1k"), and folders
+            with `config.json`.
 
     Returns:
         Their names in the order of the patterns, each once.
 
     Raises:
-        ValueError: For a pattern that stands for no network, with the nearest names.
+        ValueError: For a pattern that matches no network, with the nearest names.
         FileNotFoundError: For a folder that does not exist.
     """
     found: list[str] = []
     for pattern in patterns:
         if _WILDCARDS & set(pattern):
-            # Only what has published weights has a tag.
+            # Only published weights have a tag.
             names = timm.list_models(pattern, pretrained="." in pattern)
         else:
             names = [pattern] if _is_network(pattern) or Path(pattern).is_dir() else []
@@ -71,10 +71,7 @@ def find_networks(patterns: Sequence[str]) -> list[str]:
 
 
 def describe_network(name: str) -> NetworkFacts:
-    """Describe a network without weights: nothing is fetched, and as a rule no memory is taken.
-
-    Args:
-        name: One of what `find_networks` returns.
+    """Describe a network of `find_networks` without weights; nothing is downloaded, and usually no memory is used.
 
     Raises:
         ValueError: When the network cannot be made, or classifies no image.
@@ -83,13 +80,10 @@ def describe_network(name: str) -> NetworkFacts:
 
 
 def count_macs(make: Callable[[], nn.Module]) -> int:
-    """Count the multiply-accumulates of convolutions and matrix products that one image costs a network.
+    """Count the multiply-accumulates of a network's convolutions and matrix products for one image of its input size.
 
     Args:
-        make: Makes the network; called where, as a rule, that takes no memory.
-
-    Returns:
-        Those of one image of the network's input size.
+        make: Makes the network, usually without using memory.
     """
     return _without_memory(make, _count_macs)
 
@@ -100,7 +94,7 @@ def _without_memory(make: Callable[[], nn.Module], look: Callable[[nn.Module], A
             model = make()
         return look(model)
     except (RuntimeError, ValueError) as error:
-        # A network that looks at its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
+        # A network that computes with its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
         if "meta" not in str(error):
             raise
         return look(make())
@@ -111,7 +105,7 @@ def _make(name: str) -> nn.Module:
 
 
 def _count_macs(model: nn.Module) -> int:
-    # The counter follows gradients through the modules, and fails where a weight is given to one as its input.
+    # The counter follows gradients through the modules, and fails where a module gets a weight as its input.
     model.eval().requires_grad_(False)
     images = torch.zeros(1, *image_config(model).input_size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:

@@ -1,6 +1,5 @@
-"""What the CIFAR networks share: stem, stages, tail and head under timm's interface, and their registration in timm."""
+"""What the CIFAR networks share: stem, network stages, tail and head under timm's interface."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -25,19 +24,14 @@ CIFAR_CFG = {
     "first_conv": "conv1",
     "classifier": "fc",
 }
-"""The pretrained configuration of a CIFAR network; mean and std are RepDistiller's, of CIFAR-100."""
+"""timm's pretrained configuration of a CIFAR network; mean and std are RepDistiller's for CIFAR-100."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A run of blocks, of which only the first may change channels and size.
+class NetworkStage:
+    """A row of blocks; only the first may change channels and size.
 
-    Args:
-        block: Makes a block from (channels in, channels out, stride).
-        num_blocks: How many.
-        width: Channels of its output.
-        stride: Stride of the first block.
-        is_feature: Whether its output is one of the network's features.
+    `block` makes a block from (input channels, output channels, stride); `width` is the number of output channels.
     """
 
     block: Callable[[int, int, int], nn.Module]
@@ -46,33 +40,37 @@ class Stage:
     stride: int
     is_feature: bool = True
 
+    def make_blocks(self, in_width: int) -> list[nn.Module]:
+        """Make the blocks for an input of `in_width` channels."""
+        first = self.block(in_width, self.width, self.stride)
+        return [first] + [self.block(self.width, self.width, 1) for _ in range(self.num_blocks - 1)]
+
 
 class CifarNetwork(nn.Module):
-    """Stem, stages of blocks, tail, global average pooling and one linear layer, under timm's interface.
+    """Stem, network stages, tail, global average pooling and one linear layer, under timm's interface.
 
-    A family gives its modules here, and says how they are run where `forward_stem`, `forward_stage` and `forward_tail`
-    do not fit it: a block that ends in a ReLU leaves it to `forward_stage`, so that what the ReLU gets can be handed
-    out.
+    A family passes its modules and overrides `forward_stage` or `forward_taps` where it differs. Blocks leave their last
+    ReLU to `forward_stage`, because methods read the ReLU's input.
 
     Args:
-        stem: The modules before the stages, by name; without any, the first stage makes the first feature.
-        stages: The stages, kept as `layer<number>`.
-        tail: The modules between the last stage and the pooling, by name; the last of them is a normalisation.
-        num_classes: Outputs of the linear layer; 0 for none.
+        stem: Modules before the stages, by name. Without a stem, the first feature comes from the first stage.
+        stages: The network stages, stored as `layer<number>`.
+        tail: Modules between the last stage and the pooling, by name; the last of them is a normalization.
+        first_stage: Number of the first stage.
+        num_classes: Outputs of the linear layer; 0 removes it.
         in_chans: Channels of the image.
         global_pool: timm's name of the pooling; "" for none.
-        first_stage: Number of the first stage.
     """
 
     def __init__(
         self,
         stem: Mapping[str, nn.Module],
-        stages: Sequence[Stage],
+        stages: Sequence[NetworkStage],
         tail: Mapping[str, nn.Module],
-        num_classes: int,
-        in_chans: int,
-        global_pool: str,
         first_stage: int = 1,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
@@ -85,70 +83,55 @@ class CifarNetwork(nn.Module):
             self.add_module(name, module)
         if stem:
             width, reduction = self.conv1.out_channels, self.conv1.stride[0]
-            self._add_feature(width, reduction, self._stem[-1])
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": self._stem[-1]})
         for number, stage in enumerate(stages, start=first_stage):
             name = f"layer{number}"
-            # A list and no nn.Sequential: between its blocks a network does what `forward_stage` says.
-            self.add_module(name, nn.ModuleList(_blocks(stage, width)))
+            # Not an nn.Sequential: `forward_stage` also acts between the blocks.
+            self.add_module(name, nn.ModuleList(stage.make_blocks(width)))
             self._stages.append(name)
             width, reduction = stage.width, reduction * stage.stride
             if stage.is_feature:
-                self._add_feature(width, reduction, name)
+                self.feature_info.append({"num_chs": width, "reduction": reduction, "module": name})
         for name, module in tail.items():
             self.add_module(name, module)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = getattr(self, self._tail[-1]).num_features if tail else width
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.apply(self.initialise)
+        self.apply(self.initialize)
 
-    def _add_feature(self, width: int, reduction: int, module: str) -> None:
-        self.feature_info.append({"num_chs": width, "reduction": reduction, "module": module})
-
-    def initialise(self, module: nn.Module) -> None:
-        """Give one module its start values: normal over the fan-out for a convolution, PyTorch's for all others."""
+    def initialize(self, module: nn.Module) -> None:
+        """Initialize one module: normal over the fan-out for convolutions, PyTorch's default for the rest."""
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Compute the first feature."""
-        return relu_(self.bn1(self.conv1(x)))
-
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the blocks of one stage, each followed by a ReLU.
-
-        Returns:
-            The stage's output, and its pre-activation: what the last ReLU got.
-        """
+        """Run one network stage; return its output and its pre-activation, the input of the last ReLU."""
         *inner, last = getattr(self, name)
         for block in inner:
             x = relu_(self.run_block(block, x))
         preactivation = self.run_block(last, x)
-        return relu(preactivation), preactivation
-
-    def forward_tail(self, x: Tensor) -> Tensor:
-        """Compute what is pooled from the last stage's output, in a network that has a tail."""
-        return relu_(self.bn2(self.conv2(x)))
+        return F.relu(preactivation), preactivation
 
     def run_block(self, block: nn.Module, x: Tensor) -> Any:
-        """Run one block, keeping only its input for the backward pass when gradient checkpointing is on."""
+        """Run one block; with gradient checkpointing, keep only its input for the backward pass."""
         return _run_twice(block, x) if self.grad_checkpointing and self.training else block(x)
 
     def forward_taps(self, x: Tensor, last: int | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Run everything before the pooling, once, and hand out what was met on the way.
+        """Run everything before the pooling, once, and return the features and pre-activations on the way.
 
         Args:
             x: Images [B, in_chans, H, W].
             last: Position of the feature to stop at; None runs all.
 
         Returns:
-            What is pooled (stopped early, the last feature); the features f0, f1, ... from shallow to deep, of the
-            sizes in `feature_info`; the pre-activations of f1, f2, ..., each of its feature's shape.
+            The input of the pooling (the last feature when stopped early); the features f0, f1, ... from shallow to
+            deep, with the sizes in `feature_info`; the pre-activations of f1, f2, ..., each of its feature's shape.
         """
         features, preactivations = [], []
         if self._stem:
-            x = self.forward_stem(x)
+            x = relu_(self.bn1(self.conv1(x)))
             features.append(x)
         feature_modules = [info["module"] for info in self.feature_info]
         for name in self.stages_until(last):
@@ -158,7 +141,7 @@ class CifarNetwork(nn.Module):
                     preactivations.append(preactivation)
                 features.append(x)
         if self._tail and last is None:
-            x = self.forward_tail(x)
+            x = relu_(self.bn2(self.conv2(x)))
         return x, features, preactivations
 
     def stages_until(self, last: int | None) -> list[str]:
@@ -177,22 +160,7 @@ class CifarNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute what is pooled and the features (timm's interface).
-
-        Args:
-            x: Images [B, in_chans, H, W].
-            indices: Which of the features: the last n, a list of positions, or None for all.
-            norm: Without effect: the features are handed out as they are.
-            stop_early: Run nothing behind the last feature asked for.
-            output_fmt: "NCHW" only.
-            intermediates_only: Return the features alone.
-
-        Returns:
-            `(final, features)`, or the features alone, from shallow to deep.
-
-        Raises:
-            ValueError: For another `output_fmt`.
-        """
+        """Compute the input of the pooling and the features (timm's interface; `norm` has no effect)."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}: a convolutional network has 'NCHW' only.")
         positions, last = feature_take_indices(len(self.feature_info), indices)
@@ -203,16 +171,7 @@ class CifarNetwork(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the features asked for do not need (timm's interface).
-
-        Args:
-            indices: Which of the features to keep: the last n, a list of positions, or None for all.
-            prune_norm: Drop the tail, which no feature needs.
-            prune_head: Drop the tail and the head.
-
-        Returns:
-            The positions of the features asked for.
-        """
+        """Drop everything that the requested features do not need (timm's interface); return their positions."""
         positions, last = feature_take_indices(len(self.feature_info), indices)
         kept = self.stages_until(last)
         if prune_head or kept != self._stages or (prune_norm and self._tail):
@@ -225,11 +184,7 @@ class CifarNetwork(nn.Module):
         return positions
 
     def prune_shallow_layers(self, position: int) -> None:
-        """Drop everything up to a feature: the network then takes that feature in the place of an image.
-
-        Args:
-            position: Position of the feature, not the last.
-        """
+        """Drop everything up to the feature at `position` (not the last), which becomes the network's input."""
         dropped = self.stages_until(position)
         for name in self._stem + dropped:
             delattr(self, name)
@@ -238,7 +193,7 @@ class CifarNetwork(nn.Module):
         self._stem, self._stages = [], self._stages[len(dropped) :]
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Compute what is pooled, [B, num_features, H', W']."""
+        """Compute the input of the pooling, [B, num_features, H', W']."""
         return self.forward_taps(x)[0]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -255,106 +210,71 @@ class CifarNetwork(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a fresh linear layer, started as the family starts it, in place of the present one.
-
-        Args:
-            num_classes: Its outputs; 0 for none.
-            global_pool: timm's name of the pooling; None keeps the present one.
-        """
+        """Replace the linear layer by a fresh one, initialized as its family does; None keeps the pooling."""
         like = next(self.parameters())
-        if global_pool is None:
-            global_pool = self.global_pool.pool_type
+        pool_type = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.initialise(self.fc)
+        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.initialize(self.fc)
         self.fc.to(device=like.device, dtype=like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of keeping what they computed."""
+        """Recompute the blocks in the backward pass instead of storing their results."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Say which parameters lie at the same depth (timm's interface, for learning rates by layer).
+        """Group parameters by depth for layer-wise learning rates (timm's interface).
 
-        Args:
-            coarse: By stage instead of by block.
-
-        Returns:
-            Patterns of parameter names; tail and head, which match none, are the deepest.
+        Tail and head match no pattern, so they count as the deepest.
         """
         groups = {"stem": rf"^(?:{'|'.join(self._stem)})\."} if self._stem else {}
         return {**groups, "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
-def register_variant(module_name: str, network: type[CifarNetwork], name: str, **architecture: Any) -> None:
-    """Register one network in timm under `name`, and put its entry function into its module as timm's files do.
-
-    Args:
-        module_name: The module it belongs to, with the `default_cfgs` that timm reads.
-        network: Its class.
-        name: Its name in timm.
-        **architecture: What distinguishes it: arguments of the class.
-    """
-
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        # No indices are all features.
-        features = {"out_indices": None, "feature_cls": "getter"}
-        return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **architecture, **kwargs)
-
-    create.__name__ = create.__qualname__ = name
-    create.__module__ = module_name
-    create.__doc__ = f"Make a {name}."
-    setattr(sys.modules[module_name], name, create)
-    register_model(create)
+def build_network(network: type[CifarNetwork], name: str, pretrained: bool, **kwargs: Any) -> CifarNetwork:
+    """Build a network as timm's entry points do; `features_only` gives all features by default."""
+    features = {"out_indices": None, "feature_cls": "getter"}
+    return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
 
 
 def convolution(
     in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
 ) -> nn.Conv2d:
     """Make a convolution that keeps the size of its input, up to the stride."""
-    padding = kernel_size // 2
-    return nn.Conv2d(in_width, out_width, kernel_size, stride, padding, groups=groups, bias=bias)
+    return nn.Conv2d(in_width, out_width, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
 
 
 def convolution_and_norm(
+    in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Make a `convolution` and its batch normalization."""
+    return convolution(in_width, out_width, kernel_size, stride, groups, bias), nn.BatchNorm2d(out_width)
+
+
+def stem_or_tail(
     number: int, in_width: int, out_width: int, kernel_size: int, stride: int = 1
 ) -> dict[str, nn.Module]:
-    """Make the `conv<number>` and `bn<number>` of a stem or a tail."""
-    conv = convolution(in_width, out_width, kernel_size, stride)
-    return {f"conv{number}": conv, f"bn{number}": nn.BatchNorm2d(out_width)}
-
-
-def shortcut_is_needed(in_width: int, out_width: int, stride: int) -> bool:
-    """Say whether a block's input has another shape than its output."""
-    return stride != 1 or in_width != out_width
+    """Make `conv<number>` and `bn<number>`."""
+    conv, norm = convolution_and_norm(in_width, out_width, kernel_size, stride)
+    return {f"conv{number}": conv, f"bn{number}": norm}
 
 
 def start_linear_near_zero(module: nn.Module) -> None:
-    """Start a linear layer with standard deviation 0.01 and no bias, and leave every other module."""
+    """Initialize a linear layer with standard deviation 0.01 and no bias; leave other modules alone."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.01)
         nn.init.zeros_(module.bias)
 
 
-def relu(x: Tensor) -> Tensor:
-    """ReLU that leaves its input as it is, for inputs that are handed out."""
-    return F.relu(x)
-
-
 def relu_(x: Tensor) -> Tensor:
-    """ReLU in place, for inputs that nobody else sees."""
+    """Apply ReLU in place, where nobody else reads the input."""
     return F.relu(x, inplace=True)
-
-
-def _blocks(stage: Stage, in_width: int) -> list[nn.Module]:
-    first = stage.block(in_width, stage.width, stage.stride)
-    return [first] + [stage.block(stage.width, stage.width, 1) for _ in range(stage.num_blocks - 1)]
 
 
 # torch.compile cannot trace the contexts: in a compiled network these blocks run eagerly.
 @torch.compiler.disable
 def _run_twice(block: nn.Module, x: Tensor) -> Any:
-    # The second run is for the gradient alone: the running statistics have had this batch already.
+    # The second run is only for the gradient: the running statistics have already seen this batch.
     contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 

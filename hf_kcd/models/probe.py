@@ -1,4 +1,4 @@
-"""What a network can hand out, found once by running it on one image: its maps, its activations, its head."""
+"""What a network can give, found by running it once on one image: its maps, its activations, its head."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -18,33 +18,31 @@ STAGES = "stages"
 """The choice of layers that takes the deepest map of each size."""
 
 Layers = str | Sequence[int] | None
-"""Which maps of a network are its features: None for all, "stages", or positions from shallow to deep."""
+"""Which maps of a network are its features: None for all, "stages" for the deepest of each size, or positions from
+shallow to deep; negative ones count from the end."""
 
 Norm = tuple[Tensor, Tensor]
-"""Weight and bias of a batch normalisation, each [C]."""
+"""Weight and bias of a batch normalization, each [C]."""
 
-# Both hold other things besides, none of which hands out a map of the shape it was given.
+# They also hold modules that are no activations; none of those returns a map of its input's shape.
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class NetworkProbe:
     """What one pass over a network found.
 
     Args:
-        name: The network's name in timm.
-        layers: Positions, among all maps of the network, of those that are its features.
+        layers: Positions of the features among all maps of the network.
         feature_shapes: Channels, height and width of each feature at the network's input size.
         preactivated: Those of `layers` that have a pre-activation: all but the stem, which is position 0.
-        activations: For each of `preactivated` the module whose output it is, and in which of the module's calls; empty
-            for a network that has `forward_taps`.
-        norms: For each of `preactivated` the batch normalisation that it comes out of; None where it comes out of none, or
-            where no activation follows.
-        embedding_dim: Channels of the embedding; 0 where there is none.
-        classifier_dims: Dimensions of what the one layer is given that makes the embedding logits: 2, or 4 for a
-            convolution; None where the head is more than one layer.
-        head_is_random: Whether the head has dropout or batch normalisation before the embedding.
-        refusals: What it does not hand out, with the reason.
+        activations: For each of `preactivated` the module that returns it, and in which of its calls; empty for a
+            network with `forward_taps`.
+        norms: For each of `preactivated` the batch normalization before its activation, or None.
+        classifier_dims: Dimensions of the input of the single layer that maps the embedding to the logits: 2, or 4 for a
+            convolution; None where the head has more layers.
+        head_is_random: Whether the head has dropout or batch normalization before the embedding.
+        refusals: The outputs that the network does not provide, with the reason.
     """
 
     name: str
@@ -59,59 +57,49 @@ class Anatomy:
     refusals: dict[str, str]
 
     def require(self, reads: frozenset[str]) -> None:
-        """Refuse what the network does not hand out.
-
-        Raises:
-            ValueError: Naming the network, what it lacks, why, and what to do.
-        """
+        """Raise a ValueError for outputs that the network does not provide: which, why, and what to do."""
         for read in sorted(reads & self.refusals.keys()):
             raise ValueError(
-                f"{self.name} does not hand out {read}: {self.refusals[read]} (hf_kcd's own cifar_* networks have every "
-                "output.)"
+                f"{self.name} provides no {read}: {self.refusals[read]} (hf_kcd's own cifar_* networks have every output.)"
             )
 
 
-def examine(model: nn.Module, layers: Layers = None) -> Anatomy:
-    """Run a network once, on one image and without a trace in it, and see what it hands out.
-
-    Args:
-        model: A timm network.
-        layers: Which of its maps are its features: None for all, "stages" for the deepest of each size, or positions from
-            shallow to deep, negative ones from the end.
+def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
+    """Run a network once on one image, leaving no trace in it, and find out what it provides.
 
     Raises:
-        ValueError: For a choice of layers that cannot be, and when the network does not run at its input size.
+        ValueError: For an impossible choice of layers, and when the network does not run at its input size.
     """
-    name = network_name(model)
-    size = image_config(model).input_size
+    name, size = network_name(model), image_config(model).input_size
     weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
-    # Not zeros, of which a network without biases makes zeros, that tell nothing apart.
+    # Not zeros: a bias-free network maps them to zeros, which hides differences.
     image = torch.linspace(-1, 1, size[0] * size[1] * size[2], device=weight.device).view(1, *size).to(weight.dtype)
     refusals: dict[str, str] = {}
-    activations: list[_Call] = []
+    watched = [module for module in model.modules() if type(module).__module__ in _ACTIVATION_MODULES]
     try:
         with torch.no_grad(), _undisturbed(model):
-            with _Norms() as norms, _watched(model, activations):
+            with _Norms() as norms, _recorded(watched) as activations:
                 final, maps, taps = _run(model, image, refusals)
-            head = _examine_head(model, final, refusals)
+            head = _probe_head(model, final, refusals)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ValueError(
-            f"{name} does not run on an image of {' x '.join(map(str, size))}, which is its input size: {error} Say what it "
-            "was made for in its pretrained_cfg['input_size']."
+            f"{name} does not run on an image of its input size, {' x '.join(map(str, size))}: {error} Set the size it was "
+            "made for in its pretrained_cfg['input_size']."
         ) from error
 
     positions = () if "features" in refusals else _positions(name, layers, maps)
     preactivated = tuple(position for position in positions if position > 0)
     ends: list[_Call | None] = []
     if taps is None and "features" not in refusals:
-        ends = [_activation_of(one, activations) for one in maps]
+        # The same object, not equal values: the feature is what the activation returned.
+        ends = [next((call for call in reversed(activations) if call.returned is one), None) for one in maps]
         if any(ends[position] is None for position in preactivated):
             refusals["preactivations"] = _no_activation(ends, preactivated)
     if positions and not preactivated:
         refusals["preactivations"] = "position 0 is its stem, which has none. Choose deeper layers."
     if "preactivations" in refusals:
         preactivated = ()
-    return Anatomy(
+    return NetworkProbe(
         name=name,
         layers=positions,
         feature_shapes=tuple(tuple(maps[position].shape[1:]) for position in positions),
@@ -127,7 +115,7 @@ def examine(model: nn.Module, layers: Layers = None) -> Anatomy:
 
 
 def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any, list[Tensor], list[Tensor] | None]:
-    """Run up to the head: what the head is given, all maps, and the pre-activations of a network that taps them itself."""
+    """Run up to the head; return its input, all maps, and the pre-activations of a network with `forward_taps`."""
     final, maps, taps = None, [], None
     if hasattr(model, "forward_taps"):
         final, maps, taps = model.forward_taps(image)
@@ -135,49 +123,46 @@ def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any
         final, maps = model.forward_intermediates(image, output_fmt="NCHW")
     elif hasattr(model, "forward_features"):
         final = model.forward_features(image)
+    reason = None
     if not maps:
-        refusals["features"] = (
-            "it has no feature maps (timm's forward_intermediates). Choose another network or method."
-        )
+        reason = "it has no feature maps (timm's forward_intermediates). Choose another network or method."
     elif any(one.ndim != 4 for one in maps):
-        refusals["features"] = "its features are no maps [B, C, H, W]. Choose another network or method."
-    if "features" in refusals:
-        refusals["preactivations"] = refusals["features"]
+        reason = "its features are no maps [B, C, H, W]. Choose another network or method."
+    if reason is not None:
+        refusals.update(features=reason, preactivations=reason)
     return final, maps, taps
 
 
-def _examine_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[str, Any]:
-    """Run the head up to the embedding, then to the logits, and compare what the classifier is given."""
+def _probe_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[str, Any]:
+    """Run the head up to the embedding, then to the logits, and compare the classifier's input with the embedding."""
     found = {"embedding_dim": 0, "classifier_dims": None, "head_is_random": False}
     if final is None or not hasattr(model, "forward_head"):
         refusals["embedding"] = "it has no forward_features or no forward_head. Choose another network or method."
         return found
     with _RandomCalls() as before:
-        embedding = model.forward_head(final, pre_logits=True)
-    embedding = _flat(embedding)
+        embedding = _flat(model.forward_head(final, pre_logits=True))
     if embedding.ndim != 2:
         refusals["embedding"] = (
-            f"what comes before its classifier has the shape {list(embedding.shape)}. Create it with its own global_pool."
+            f"the input of its classifier has the shape {list(embedding.shape)}. Create it with its own global_pool."
         )
         return found
     found |= {"embedding_dim": embedding.shape[1], "head_is_random": before.count > 0}
     classifier = model.get_classifier()
     if not isinstance(classifier, nn.Module):
         return found
-    with _recorded(classifier) as calls, _RandomCalls() as whole:
+    with _recorded([classifier]) as calls, _RandomCalls() as whole:
         logits = model.forward_head(final)
     if len(calls) != 1:
         return found
-    given, returned = calls[0]
+    given = _flat(calls[0].given)
     with _RandomCalls() as within:
-        classifier(given)
-    # Some heads add to what the layer returns, do in one module what leads to the embedding, or have dropout behind it.
-    if (
-        _is_same(_flat(given), embedding)
-        and _shares_memory(returned, logits)
-        and whole.count == before.count + within.count
-    ):
-        found["classifier_dims"] = given.ndim
+        classifier(calls[0].given)
+    # Some heads add to the layer's output, compute the embedding within the layer, or have dropout behind it.
+    takes_embedding = given.shape == embedding.shape and (given.is_meta or torch.equal(given, embedding))
+    # On the meta device nothing has memory, and every pointer is 0.
+    gives_logits = calls[0].returned.untyped_storage().data_ptr() == logits.untyped_storage().data_ptr()
+    if takes_embedding and gives_logits and whole.count == before.count + within.count:
+        found["classifier_dims"] = calls[0].given.ndim
     return found
 
 
@@ -200,7 +185,7 @@ def _positions(name: str, layers: Layers, maps: list[Tensor]) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class _Call:
-    """A call of an activation: the module, how often it was called before, what it was given and what it returned."""
+    """A call of a module: the module, how often it was called before, its input and its output."""
 
     module: nn.Module
     number: int
@@ -208,65 +193,45 @@ class _Call:
     returned: Tensor
 
 
-def _activation_of(feature: Tensor, calls: list[_Call]) -> _Call | None:
-    # The same object, and not equal values: what is handed out is what the activation returned.
-    return next((call for call in reversed(calls) if call.returned is feature), None)
-
-
 def _no_activation(ends: list[_Call | None], wanted: tuple[int, ...]) -> str:
     without = ", ".join(str(position) for position in wanted if ends[position] is None)
     usable = ", ".join(str(position) for position, end in enumerate(ends) if position > 0 and end is not None)
-    return f"what it hands out at layer {without} does not end in an activation. " + (
-        f"Of its layers {usable} do: choose among these." if usable else "Choose another network or method."
-    )
+    advice = f"Choose among layers {usable}, which do." if usable else "Choose another network or method."
+    return f"its map at layer {without} does not end in an activation. {advice}"
 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module's own mode again."""
+    """Switch to evaluation mode, and afterwards every module back to its own mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        # Through `train` first: some modules drop there what they keep while evaluating.
+        # First through `train`, where some modules drop what they cached while evaluating.
         model.train()
         for module, training in modes.items():
             module.training = training
 
 
 @contextmanager
-def _watched(model: nn.Module, calls: list[_Call]) -> Iterator[None]:
-    """Note each call of an activation."""
+def _recorded(modules: Sequence[nn.Module]) -> Iterator[list[_Call]]:
+    """Note each call of the modules."""
+    calls: list[_Call] = []
 
     def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         calls.append(_Call(module, sum(call.module is module for call in calls), args[0], output))
 
-    handles = [
-        module.register_forward_hook(note)
-        for module in model.modules()
-        if type(module).__module__ in _ACTIVATION_MODULES
-    ]
+    handles = [module.register_forward_hook(note) for module in modules]
     try:
-        yield
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-@contextmanager
-def _recorded(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Note what a module is given and what it returns."""
-    calls: list[tuple[Tensor, Tensor]] = []
-    handle = module.register_forward_hook(lambda _, args, output: calls.append((args[0], output)))
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
 class _RandomCalls(TorchFunctionMode):
-    """Counts what differs from run to run while training: batch normalisations, and dropouts that drop."""
+    """Counts what differs between training passes: batch normalizations, and dropouts that drop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,19 +247,18 @@ class _RandomCalls(TorchFunctionMode):
 
 
 class _Norms(TorchFunctionMode):
-    """Follows the tensors of a pass from the batch normalisation that they come out of through sums.
+    """Follows tensors from their last batch normalization through sums.
 
-    Where two normalised branches meet it is that of the longer one: a block's own, not its shortcut's.
+    Where two normalized branches meet, the longer one counts: a block's own, not its shortcut's.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # By identity: the tensor (kept, for its identity to stay its own), the normalisations passed on its longest way,
-        # and the one that it comes out of.
+        # By id: the tensor (kept, so that its id is not reused), the normalizations on its longest path, and its last one.
         self._known: dict[int, tuple[Tensor, int, Norm | None]] = {}
 
     def before(self, given: Tensor, feature: Tensor | None) -> Norm | None:
-        """Find the normalisation before an activation that is given one tensor; `feature` itself has no activation."""
+        """Find the normalization before an activation by its input; equal to `feature` means no activation."""
         if given is feature:
             return None
         return self._known[id(given)][2] if id(given) in self._known else None
@@ -312,7 +276,7 @@ class _Norms(TorchFunctionMode):
             if function is F.batch_norm or adds:
                 self._known[id(one)] = (one, depth, norm)
             else:
-                # What works in place, as activations do, was what it is.
+                # A tensor changed in place, as by an activation, keeps its entry.
                 self._known.setdefault(id(one), (one, depth, None))
         return result
 
@@ -327,12 +291,3 @@ def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and (one.is_meta or torch.equal(one, other))
-
-
-def _shares_memory(one: Tensor, other: Tensor) -> bool:
-    # On the meta device nothing has memory, and every pointer is 0.
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
