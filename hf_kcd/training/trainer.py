@@ -2,25 +2,22 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, SaveStrategy
-from transformers.utils import PushInProgress, logging
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers.utils import logging
 
 from ..artifacts.environment import library_versions
 from ..artifacts.files import load_tensors, save_tensors, write_json
 from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from ..data.sources import name_of
-from ..hub.download import hub_errors
 from ..losses import cross_entropy_loss
 from ..methods import DistillationMethod, as_teachers, create_method
 from ..methods.registry import get_method
@@ -33,19 +30,15 @@ from .config import DistillationConfig
 from .finite import FiniteCheck
 from .metrics import compute_accuracy, finite_rows, rank_classes
 from .model import DistillationModel
+from .publishing import PublishingMixin
 from .soft_labels import check_method, teacher_spec
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
-    from .publishing import Publisher
 
 METHOD_NAME = "method.safetensors"
 
 logger = logging.get_logger(__name__)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(PublishingMixin, Trainer):
     """Train a student under a distillation method, with condensation when a `KCDTrainerCallback` is among the callbacks.
 
     It is `transformers.Trainer`, with what distilling a set that shrinks needs changed: the number of steps, the epoch
@@ -569,124 +562,6 @@ class DistillationTrainer(Trainer):
     def _load_best_model(self) -> None:
         _load_strictly(self.student, Path(self.state.best_model_checkpoint) / "model.safetensors")
 
-    # ---- Publishing ----
-
-    def push_to_hub(
-        self,
-        repo_id: str | None = None,
-        commit_message: str = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        mask_repo: str | None = None,
-        teacher_repo: str | None = None,
-        **card: Any,
-    ) -> "CommitInfo | Future | None":
-        """Publish the student with its card, its results and its pictures, in one commit.
-
-        Args:
-            repo_id: Such as "me/my-student"; `hub_model_id` without it, or the name of `output_dir` under the user's own.
-            commit_message: Of the commit.
-            blocking: Wait for the upload.
-            token: Refused: log in instead.
-            revision: Branch to commit to, made where it does not exist; `hub_revision` without it.
-            private: Whether a new repository is private; `hub_private_repo` without it.
-            mask_repo: Repository of the knowledge mask, to be linked.
-            teacher_repo: Repository of the teacher, to be linked; known of a teacher that was loaded from the Hub.
-            **card: What `create_model_card` takes.
-
-        Returns:
-            The commit, with its address; a future of it with `blocking=False`; None on the processes that do not push.
-
-        Raises:
-            RuntimeError: When nothing has been trained yet.
-            ValueError: For a token, or what may not be published.
-            PermissionError: Without a login, or without the right to write.
-            ConnectionError: When the Hub could not be reached or broke off.
-        """
-        if token is not None:
-            raise ValueError(
-                "token would have to be written down: log in with `hf auth login` or set HF_TOKEN instead."
-            )
-        card = _card_options(**card)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if not self.is_world_process_zero():
-            return None
-        return self._publisher.push(
-            repo_id,
-            blocking,
-            commit_message=commit_message,
-            revision=revision,
-            private=private,
-            mask_repo=mask_repo,
-            teacher_repo=teacher_repo,
-            **card,
-        )
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Write the student's card as README.md into the run's folder.
-
-        Args:
-            language: For the metadata.
-            license: Identifier of the weights' licence, as the Hub has them ("apache-2.0").
-            tags: More tags for the metadata.
-            model_name: What the student is called.
-            finetuned_from: Repository of the network that the student started from.
-            tasks: Known: image classification.
-            dataset_tags: The same as `dataset`.
-            dataset: The Hub's id of the data set.
-            dataset_args: Known: the card names the data set alone.
-
-        Raises:
-            RuntimeError: When nothing has been trained yet.
-        """
-        from ..artifacts.cards import write_card
-
-        if not self.is_world_process_zero():
-            return
-        card = _card_options(language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset)
-        write_card(Path(self.args.output_dir) / "README.md", self._publisher.card(**card))
-
-    @cached_property
-    def _publisher(self) -> "Publisher":
-        # What draws and publishes is loaded by those who do.
-        from .publishing import Publisher
-
-        return Publisher(self)
-
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        with hub_errors(self._publisher.repository, "model", None, "written to"):
-            super().init_hf_repo(*args, **kwargs)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        if self.push_in_progress is not None and not self.push_in_progress.is_done():
-            if not self.args.hub_always_push:
-                return
-        else:
-            self.push_in_progress = PushInProgress([])
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.args.save_strategy == SaveStrategy.STEPS:
-            place = f"step {self.state.global_step}"
-        else:
-            place = f"epoch {int(self.state.epoch)}"
-        push = self._publisher.push_checkpoint(checkpoint_folder, place)
-        if push is not None:
-            self.push_in_progress.jobs.append(push)
-
     def _run_description(self) -> dict[str, Any]:
         """What a checkpoint and the run that takes it up must share, as plain JSON values."""
         return {
@@ -729,28 +604,6 @@ def _knowledge_dataset(
             )
         return dataset
     return KnowledgeDataset(dataset, None if like is None else like.preprocessing, training=training, seed=args.seed)
-
-
-def _card_options(
-    language: Any = None,
-    license: Any = None,
-    tags: Any = None,
-    model_name: Any = None,
-    finetuned_from: Any = None,
-    tasks: Any = None,
-    dataset_tags: Any = None,
-    dataset: Any = None,
-    dataset_args: Any = None,
-) -> dict[str, Any]:
-    """Name what a card of ours takes out of what transformers offers for one of its own."""
-    return {
-        "language": language,
-        "license": license,
-        "tags": tags,
-        "model_name": model_name,
-        "base_model": finetuned_from,
-        "dataset": dataset_tags or dataset,
-    }
 
 
 def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTraine
 from hf_kcd.artifacts.run_folder import read_run
 from hf_kcd.cli.main import main
 from hf_kcd.cli.recipe import read_recipe
-from hf_kcd.hub.local_paths import without_folders
+from hf_kcd.hub.privacy import without_folders
 from hf_kcd.publishing import push_student
 
 NAMES = ["ant", "bee", "cat"]

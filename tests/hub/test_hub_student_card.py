@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hf_kcd.artifacts.run_folder import read_run
-from hf_kcd.hub.local_paths import without_folders
+from hf_kcd.hub.privacy import without_folders
 from hf_kcd.reporting import student_card
 
 REPOSITORY = Path(__file__).parents[2]
