@@ -85,9 +85,9 @@ class Store:
         self._users[token] = User(user, write)
         return token
 
-    def put(self, repo_id: str, files: Files, repo_type: str = "model", private: bool = False) -> str:
+    def put(self, repo_id: str, files: Files, repo_type: str = "model") -> str:
         """Commit files to `main` as if pushed, whatever their names and content, and return the commit's id."""
-        repository = self.repositories.get((repo_type, repo_id)) or self.create(repo_type, repo_id, private)
+        repository = self.repositories.get((repo_type, repo_id)) or self.create(repo_type, repo_id, private=False)
         return self.commit(repository, "main", "Put", files).sha
 
     def repository(self, repo_id: str, repo_type: str = "model") -> Repository:
