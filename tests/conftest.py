@@ -1,8 +1,7 @@
 """For the whole suite: the Hub is a server on this machine, so that no test can reach the real one.
 
-huggingface_hub reads its endpoint and folders from the environment once, when it is imported; therefore they are set
-here, before any test file is. The server answers as long as the session lasts. It is empty, so that a repository
-asked for by mistake is missing at once, without the waits that follow a refused connection.
+huggingface_hub reads its endpoint and folders from the environment when it is imported, so they are set here, before any test
+file is imported. The server is empty: a repository requested by mistake is missing at once, without retries.
 """
 
 import os
@@ -14,7 +13,7 @@ from hub.local_hub import LocalHub
 _HUB = LocalHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-kcd-tests-", ignore_cleanup_errors=True)
 
-# A login, an offline switch or a proxy of whoever runs the tests is none of theirs.
+# No login, offline switch or proxy of the person who runs the tests.
 _FOREIGN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 for _name in set(os.environ):
     if _name in _FOREIGN or _name.upper() in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -32,5 +31,5 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def session_hub() -> LocalHub:
-    """The one server of the session; tests want `hub` of tests/hub/conftest.py, which is empty and logged in."""
+    """The server of the session; tests use `hub` of tests/hub/conftest.py, which is empty and logged in."""
     return _HUB

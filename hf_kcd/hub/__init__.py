@@ -3,7 +3,8 @@
 from .download import fetch_files
 from .errors import hub_errors
 from .names import dataset_repository, network_repository
-from .upload import check_folder, full_name, upload
+from .privacy import check_folder, without_folders
+from .upload import full_name, upload
 
 __all__ = [
     "check_folder",
@@ -13,4 +14,5 @@ __all__ = [
     "hub_errors",
     "network_repository",
     "upload",
+    "without_folders",
 ]

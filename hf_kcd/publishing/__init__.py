@@ -1,4 +1,4 @@
-"""A run becomes repositories: a student, a knowledge mask; each in one commit."""
+"""Turns a run into repositories: a student and a knowledge mask, each in one commit."""
 
 from .mask import push_mask, write_mask_repository
 from .student import push_student, write_student_repository

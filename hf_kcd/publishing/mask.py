@@ -14,9 +14,7 @@ from ..artifacts.results import Results
 from ..artifacts.run_folder import read_run
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
-from ..hub.local_paths import without_folders
-from ..hub.names import dataset_repository, network_repository
-from ..hub.upload import full_name, upload
+from ..hub import dataset_repository, full_name, network_repository, upload, without_folders
 from ..reporting import plot_values, save_figure
 
 if TYPE_CHECKING:

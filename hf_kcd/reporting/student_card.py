@@ -1,4 +1,4 @@
-"""The card of a student: what it is, what it reached and paid, and how to use it."""
+"""The card of a student: what it is, what it reached, what it cost, and how to use it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import timm
 import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..artifacts.cards import one_line, render_card
 from ..artifacts.results import Results, run_label
-from ..hub.local_paths import without_folders
-from ..hub.names import dataset_repository, network_repository
+from ..hub import dataset_repository, network_repository, without_folders
 from ..methods import available_methods, paper_of
 
 
@@ -30,104 +30,59 @@ def student_card(
     base_model: str | None = None,
     dataset: str | list[str] | None = None,
 ) -> str:
-    """Write a student's card; every number in it is one of its results.
+    """Write a student's card; all its numbers come from the results.
 
     Args:
-        results: What `run_results` returned.
-        recipe: The options of its run, by name.
-        pictures: Names of the pictures that lie beside the card.
-        repo_id: Where the student is published; without it the card is that of a run, whose weights are not at hand.
-        mask_repo: Repository of the knowledge mask that the run made or was trained on.
-        teacher_repo: Repository of the teacher.
-        training: Whether the training goes on.
-        model_name: What the student is called; the repository's name without it.
-        license: Identifier of the weights' licence, as the Hub has them ("apache-2.0").
-        language: For the card's metadata.
-        tags: More tags for the card's metadata.
+        results: The results of the run.
+        recipe: The options of the run, by name.
+        pictures: Names of the pictures beside the card.
+        repo_id: Where the student is published; None for a card of a run without weights.
+        mask_repo: Repository of the knowledge mask that the run made or was trained on; default: what the recipe names.
+        teacher_repo: Repository of the teacher; default: what the recipe names.
+        training: Whether the training is still running.
+        model_name: Name of the student; default: the repository's name.
+        license: The Hub's identifier of the weights' license ("apache-2.0").
+        language: For the metadata.
+        tags: More tags for the metadata.
         base_model: Repository of the network that the student started from.
-        dataset: Name of the data set, or its id on the Hub, where the results do not say.
+        dataset: Name of the data set, or its id on the Hub, if the results do not say.
 
     Returns:
-        The text of a README.md, with its metadata at the head.
+        The text of a README.md with its metadata.
     """
-    from huggingface_hub import ModelCardData
-
     results = without_folders(results)
     if dataset is not None:
         results["data"] = dataset if isinstance(dataset, str) else dataset[0]
-    # The teacher of soft labels is called what a stranger's file calls it.
+    # Files of strangers may name the teacher.
     results |= {name: one_line(results[name]) for name in ("student", "teacher", "data") if results[name] is not None}
-    mask_repo, teacher_repo = links(recipe, mask_repo, teacher_repo)
-    recipe = None if recipe is None else published_recipe(recipe, mask_repo, teacher_repo)
-    base_model = base_model or network_repository((recipe or {}).get("student"))
-    data_sets = [dataset] if isinstance(dataset, str) else dataset or [results["data"]]
-    data_sets = [found for found in map(dataset_repository, data_sets) if found is not None]
-    name = model_name or (repo_id or results["student"]).rpartition("/")[2]
-    condensed, saved = _condensed(results), _seconds_saved(results)
-    # What one line of the example can load: a whole split that the Hub has.
-    whole = data_sets and (recipe or {}).get("train_points") is None
-    train_split = ((recipe or {}).get("train_split") or "train") if whole else None
-    own_tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
-    own_tags += ["kcd"] if condensed else []
-    own_tags += [tags] if isinstance(tags, str) else tags or []
+    recipe = recipe or {}
+    links = {
+        "mask_repo": mask_repo or _mask_repository(recipe),
+        "teacher_repo": teacher_repo or network_repository(recipe.get("teacher")),
+        "base_model": base_model or network_repository(recipe.get("student")),
+        "data_sets": _data_sets(dataset or results["data"]),
+    }
+    recipe = published_recipe(recipe, links["mask_repo"], links["teacher_repo"])
     metadata = ModelCardData(
         language=language,
         license=license,
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=own_tags,
-        # A student that was trained on a published mask has that for its data, too.
-        datasets=data_sets + ([mask_repo] if mask_repo and results.get("mask") else []) or None,
-        base_model=base_model,
-        model_name=name,
-        eval_results=_evaluation(results, data_sets, saved),
-        teacher=teacher_repo,
-        knowledge_mask=mask_repo,
+        tags=_tags(results, tags),
+        model_name=model_name or (repo_id or results["student"]).rpartition("/")[2],
+        **_metadata(results, **links),
     )
+    values = {"repo_id": repo_id, "license": license, "training": training, "pictures": pictures, **links}
     return render_card(
-        Path(__file__).with_name("student_card.md"),
-        metadata,
-        results=results,
-        title=run_label(results),
-        repo_id=repo_id,
-        mask_repo=mask_repo,
-        teacher_repo=teacher_repo,
-        base_model=base_model,
-        data_sets=data_sets,
-        train_split=train_split,
-        license=license,
-        training=training,
-        epochs=_epochs_trained(results),
-        condensed=condensed,
-        saved=saved,
-        published=_published_accuracy(results),
-        paper=paper_of(results["method"]) if results["method"] in available_methods() else "",
-        registered_by=_registered_by(results["student"]),
-        pictures=pictures,
-        recipe=None if recipe is None else yaml_text(recipe),
+        Path(__file__).with_name("student_card.md"), metadata, **values, **_values(results, recipe, links)
     )
-
-
-def links(
-    recipe: dict[str, Any] | None, mask_repo: str | None, teacher_repo: str | None
-) -> tuple[str | None, str | None]:
-    """Take the repositories of mask and teacher from a recipe that names them, where they are not given."""
-    recipe = recipe or {}
-    return mask_repo or _mask_repository(recipe), teacher_repo or network_repository(recipe.get("teacher"))
-
-
-def _mask_repository(recipe: dict[str, Any]) -> str | None:
-    """Take the repository out of the mask that a recipe names, "user/name" out of "user/name@revision"."""
-    return dataset_repository((recipe.get("mask") or "").partition("@")[0])
 
 
 def published_recipe(recipe: dict[str, Any], mask_repo: str | None, teacher_repo: str | None) -> dict[str, Any]:
-    """Make a recipe one that others can follow: what it names is where they find it, and nothing goes to the author's account."""
-    account = ("hub_", "push_to_hub", "trackio_")
-    recipe = {key: value for key, value in recipe.items() if not key.startswith(account)}
+    """Make a recipe that others can follow: repositories for folders, and nothing about the author's accounts."""
+    accounts = ("hub_", "push_to_hub", "trackio_")
+    recipe = {key: value for key, value in recipe.items() if not key.startswith(accounts)}
     if dataset_repository(str(recipe.get("data"))) is not None:
         recipe.pop("data_dir", None)
-    # Those that it names already may have their revisions there.
+    # A repository that the recipe names already may have its revision there.
     if teacher_repo is not None and "teacher" in recipe and network_repository(recipe["teacher"]) != teacher_repo:
         recipe["teacher"] = f"hf_hub:{teacher_repo}"
         recipe.pop("teacher_checkpoint", None)
@@ -140,51 +95,95 @@ def yaml_text(recipe: dict[str, Any]) -> str:
     return yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120)
 
 
+def _mask_repository(recipe: dict[str, Any]) -> str | None:
+    return dataset_repository((recipe.get("mask") or "").partition("@")[0])
+
+
+def _data_sets(names: str | list[str]) -> list[str]:
+    repositories = map(dataset_repository, [names] if isinstance(names, str) else names)
+    return [repository for repository in repositories if repository is not None]
+
+
+def _tags(results: Results, more: str | list[str] | None) -> list[str]:
+    tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
+    return [*tags, *(["kcd"] if _condensed(results) else []), *([more] if isinstance(more, str) else more or [])]
+
+
+def _metadata(
+    results: Results, mask_repo: str | None, teacher_repo: str | None, base_model: str | None, data_sets: list[str]
+) -> dict[str, Any]:
+    """What the Hub reads, apart from the author's own words."""
+    return {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        # A mask that the student was trained on is data, too.
+        "datasets": data_sets + ([mask_repo] if mask_repo and results.get("mask") else []) or None,
+        "base_model": base_model,
+        "eval_results": _evaluation(results, data_sets),
+        "teacher": teacher_repo,
+        "knowledge_mask": mask_repo,
+    }
+
+
+def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> dict[str, Any]:
+    """What the template shows of a run."""
+    # The example's one line can load a whole split of the Hub, not a part of it.
+    whole = links["data_sets"] and recipe.get("train_points") is None
+    return {
+        "results": results,
+        "title": run_label(results),
+        "train_split": (recipe.get("train_split") or "train") if whole else None,
+        "epochs": _epochs_trained(results),
+        "condensed": _condensed(results),
+        "saved": _seconds_saved(results),
+        "published": _published_accuracy(results),
+        "paper": paper_of(results["method"]) if results["method"] in available_methods() else "",
+        "registered_by": _registered_by(results["student"]),
+        "recipe": yaml_text(recipe) if recipe else None,
+    }
+
+
 def _condensed(results: Results) -> bool:
-    """Whether the run condensed knowledge: a selection drawn at random does not."""
+    """A random selection condenses no knowledge."""
     return results["condensation"] is not None and results["condensation"]["value"] != "random"
 
 
 def _epochs_trained(results: Results) -> float:
-    # Results of the first format's earliest files do not say how far into its last epoch a run went.
+    # The earliest files of format 1 do not have "epochs_trained".
     return results.get("epochs_trained", results["history"]["epoch"][-1])
 
 
 def _published_accuracy(results: Results) -> dict[str, float] | None:
-    """That of the weights: of the last epoch, but for a run that went back to its best."""
+    """The accuracy of the weights: the last epoch's, or the best one's if the run restored it."""
     accuracy = results["accuracy"]
     return None if accuracy is None else accuracy.get("saved", accuracy["last"])
 
 
 def _seconds_saved(results: Results) -> float | None:
-    """Take the points that a whole training would have drawn besides, at the run's own mean time of a point.
-
-    None where no selection left any out. The first stage's epochs would be no measure: they are few, and hold the warming up.
-    """
+    """Estimate the seconds saved: skipped points times mean seconds per point; None if nothing was skipped."""
+    # Not the mean of the first stage: it has few epochs and contains the warm-up.
     if results["condensation"] is None and results.get("mask") is None:
         return None
     drawn = results["cost"]["points"]
-    left_out = results["num_points"] * _epochs_trained(results) - drawn
-    return left_out * results["seconds"]["training"] / drawn if left_out > 0 else None
+    skipped = results["num_points"] * _epochs_trained(results) - drawn
+    return skipped * results["seconds"]["training"] / drawn if skipped > 0 else None
 
 
 def _registered_by(network: str) -> str:
-    """Name the package that has to be imported for timm to know a network."""
+    """Name the package to import so that timm knows a network."""
     return timm.model_entrypoint(network).__module__.partition(".")[0] if timm.is_model(network) else "timm"
 
 
-def _evaluation(results: Results, data_sets: Sequence[str], saved: float | None) -> list | None:
-    from huggingface_hub import EvalResult
-
-    accuracy = _published_accuracy(results)
+def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] | None:
+    accuracy, saved = _published_accuracy(results), _seconds_saved(results)
     if accuracy is None:
         return None
-    metrics = [("accuracy", "Top-1 accuracy", accuracy["top1"] / 100)]
-    if accuracy["top5"] is not None:
-        metrics.append(("top_5_accuracy", "Top-5 accuracy", accuracy["top5"] / 100))
-    metrics.append(("relative_cost", "Cost C paid, of the points of a whole training", results["cost"]["paid"]))
-    if saved is not None:
-        metrics.append(("seconds_saved", "Seconds of training saved, estimated", saved))
+    metrics = [
+        ("accuracy", "Top-1 accuracy", accuracy["top1"] / 100),
+        ("top_5_accuracy", "Top-5 accuracy", None if accuracy["top5"] is None else accuracy["top5"] / 100),
+        ("relative_cost", "Cost C paid, relative to the points of a whole training", results["cost"]["paid"]),
+        ("seconds_saved", "Seconds of training saved, estimated", saved),
+    ]
     return [
         EvalResult(
             task_type="image-classification",
@@ -196,4 +195,5 @@ def _evaluation(results: Results, data_sets: Sequence[str], saved: float | None)
             metric_value=round(value, 4),
         )
         for metric, name, value in metrics
+        if value is not None
     ]

@@ -1,170 +1,34 @@
-"""What a trainer publishes of its student: put together out of the run, and pushed one after the other in the background."""
+"""How a trainer publishes its student: staged from the run, then pushed in the background, one push after the other."""
 
+import inspect
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import Trainer
+import huggingface_hub
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress, logging
 
-from ..artifacts.cards import write_card
+from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.results import write_results
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
-from ..hub.errors import hub_errors
+from ..hub import hub_errors
 from ..publishing import push_student
 from ..reporting import contact_sheet, plot_curves, save_figure, student_card
 from .results import run_results
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
 logger = logging.get_logger(__name__)
 
 
-class Publisher:
-    """Pushes the student of a trainer, and writes its card.
+class PublishingMixin:
+    """What `DistillationTrainer` does with the Hub; it goes before `transformers.Trainer` among the bases.
 
-    Args:
-        trainer: The trainer, on the process that writes.
+    It uses the Trainer's own attributes, `teacher`, `kcd` (the callback or None), `train_dataset`, `data_name`, `command`, the
+    method `_save`, and what `run_results` reads.
     """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        # One after the other, and in the background: a step never waits for the network.
-        self._uploads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
-
-    @property
-    def repository(self) -> str:
-        """Where the student goes when nobody says where: `hub_model_id`, or the name of `output_dir` under the user's own."""
-        args = self.trainer.args
-        return self.trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).absolute().name
-
-    def push(
-        self,
-        repo_id: str | None,
-        blocking: bool,
-        *,
-        revision: str | None,
-        private: bool | None,
-        teacher_repo: str | None,
-        **options: Any,
-    ) -> "CommitInfo | Future[CommitInfo]":
-        """Push the student as it is now; arguments as of `DistillationTrainer.push_to_hub`."""
-        args = self.trainer.args
-        push = partial(
-            self._push,
-            self._stage(),
-            repo_id or self.repository,
-            private=args.hub_private_repo if private is None else private,
-            revision=revision or args.hub_revision,
-            teacher_repo=teacher_repo or self._teacher_repository(),
-            **options,
-        )
-        if not blocking:
-            return self._uploads.submit(push)
-        # What is on its way goes first; then here, where Ctrl-C ends it.
-        self._uploads.submit(lambda: None).result()
-        return push()
-
-    def push_checkpoint(self, checkpoint: str | Path, place: str) -> Future | None:
-        """Push the student of a checkpoint in the background, while the training goes on.
-
-        Args:
-            checkpoint: Its folder.
-            place: How far the training was, in words.
-
-        Returns:
-            What is waited for at the end; None where there was no room for the copy.
-        """
-        try:
-            folder = self._stage(Path(checkpoint))
-        except OSError as error:
-            # Room is missing for the copy, not for the checkpoint.
-            self._say_not_pushed(place, error)
-            return None
-        return self._uploads.submit(self._push_on_the_way, folder, place)
-
-    def card(self, **card: Any) -> str:
-        """Write the card of the run as it is now, with the pictures that its folder has.
-
-        Args:
-            **card: What `student_card` takes.
-        """
-        with TemporaryDirectory() as folder:
-            self._write_run(Path(folder))
-            results, recipe = read_run(folder)
-        pictures = pictures_of(self.trainer.args.output_dir)
-        return student_card(results, recipe, pictures, teacher_repo=self._teacher_repository(), **card)
-
-    def _push_on_the_way(self, folder: TemporaryDirectory, place: str) -> None:
-        args = self.trainer.args
-        try:
-            self._push(
-                folder,
-                self.repository,
-                commit_message=f"Training in progress, {place}",
-                private=args.hub_private_repo,
-                revision=args.hub_revision,
-                teacher_repo=self._teacher_repository(),
-                training=True,
-            )
-        # Nobody waits for this thread, so an error that is not told here is lost.
-        except Exception as error:
-            self._say_not_pushed(place, error)
-
-    @staticmethod
-    def _say_not_pushed(place: str, error: Exception) -> None:
-        logger.warning(f"The student of {place} was not pushed, and the training goes on. {error}")
-
-    def _push(self, folder: TemporaryDirectory, repo_id: str, **options: Any) -> "CommitInfo":
-        """Draw the pictures of what was staged, publish it and remove the folder."""
-        kcd = self.trainer.kcd
-        with folder:
-            plots = Path(folder.name) / "plots"
-            save_figure(plot_curves(read_run(folder.name)[0]), plots / "curves.png")
-            # While the training goes on, its images may be changing.
-            if kcd is not None and kcd.mask is not None and not options.get("training"):
-                for which in ("most", "least"):
-                    sheet = contact_sheet(self.trainer.train_dataset, kcd.mask, which=which)
-                    save_figure(sheet, plots / f"{which}_valuable.png")
-            return push_student(folder.name, repo_id, **options)
-
-    def _stage(self, checkpoint: Path | None = None) -> TemporaryDirectory:
-        """Copy what is published of the run into a folder of its own: weights of a checkpoint, or those of now."""
-        folder = TemporaryDirectory()
-        try:
-            self._write_run(Path(folder.name))
-            if checkpoint is None:
-                self.trainer._save(folder.name)
-            else:
-                for name in ("config.json", "model.safetensors"):
-                    shutil.copyfile(checkpoint / name, Path(folder.name) / name)
-        except BaseException:
-            folder.cleanup()
-            raise
-        return folder
-
-    def _write_run(self, folder: Path) -> None:
-        """Write the results so far, and the recipe where the run's folder has one."""
-        trainer = self.trainer
-        write_results(folder / RESULTS_NAME, run_results(trainer, data=trainer.data_name, command=trainer.command))
-        recipe = Path(trainer.args.output_dir) / RECIPE_NAME
-        if recipe.is_file():
-            shutil.copyfile(recipe, folder / RECIPE_NAME)
-
-    def _teacher_repository(self) -> str | None:
-        """Name the repository that the teacher was loaded from, as timm notes it."""
-        teacher = self.trainer.teacher
-        config = {} if teacher is None else teacher.pretrained_cfg
-        return config["hf_hub_id"].partition("@")[0] if config.get("source") == "hf-hub" else None
-
-
-class PublishingMixin(Trainer):
-    """Publishes the student of a trainer."""
 
     def push_to_hub(
         self,
@@ -177,47 +41,57 @@ class PublishingMixin(Trainer):
         mask_repo: str | None = None,
         teacher_repo: str | None = None,
         **card: Any,
-    ) -> "CommitInfo | Future | None":
-        """Publish the student with its card, its results and its pictures, in one commit.
+    ) -> huggingface_hub.CommitInfo | Future | None:
+        """Publish the student with its card, results and pictures in one commit.
 
         Args:
-            repo_id: Such as "me/my-student"; `hub_model_id` without it, or the name of `output_dir` under the user's own.
-            commit_message: Of the commit.
-            blocking: Wait for the upload.
-            token: Refused: log in instead.
-            revision: Branch to commit to, made where it does not exist; `hub_revision` without it.
-            private: Whether a new repository is private; `hub_private_repo` without it.
-            mask_repo: Repository of the knowledge mask, to be linked.
-            teacher_repo: Repository of the teacher, to be linked; known of a teacher that was loaded from the Hub.
-            **card: What `create_model_card` takes.
+            repo_id: "me/my-student"; default: `hub_model_id`, or the name of `output_dir`. Unlike in `transformers`, this
+                comes before the message.
+            commit_message: Title of the commit.
+            blocking: Whether to wait for the upload.
+            token: Refused; log in instead.
+            revision: Branch to commit to, created if it does not exist; default: `hub_revision`.
+            private: Whether a new repository is private; default: `hub_private_repo`.
+            mask_repo: Repository of the knowledge mask, to link.
+            teacher_repo: Repository of the teacher, to link; default: where it was loaded from.
+            **card: Arguments of `create_model_card`.
 
         Returns:
-            The commit, with its address; a future of it with `blocking=False`; None on the processes that do not push.
+            The commit with its address; a future of it with `blocking=False`; None on the processes that do not push.
 
         Raises:
             RuntimeError: When nothing has been trained yet.
-            ValueError: For a token, or what may not be published.
+            ValueError: For a token, a `repo_id` that is not one, or files that may not be published.
             PermissionError: Without a login, or without the right to write.
-            ConnectionError: When the Hub could not be reached or broke off.
+            ConnectionError: When the Hub cannot be reached or the connection breaks.
         """
         if token is not None:
             raise ValueError(
-                "token would have to be written down: log in with `hf auth login` or set HF_TOKEN instead."
+                "token is not taken: log in with `hf auth login` or set HF_TOKEN, so that no file holds it."
             )
-        card = _card_options(**card)
+        if repo_id is not None:
+            _check_repository(repo_id)
+        # An unknown argument is an error before anything is staged.
+        inspect.signature(self.create_model_card).bind(**card)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if not self.is_world_process_zero():
             return None
-        return self._publisher.push(
+        push = partial(
+            self._push,
+            self._stage(),
             repo_id,
-            blocking,
             commit_message=commit_message,
             revision=revision,
             private=private,
             mask_repo=mask_repo,
             teacher_repo=teacher_repo,
-            **card,
+            **_card_options(**card),
         )
+        if not blocking:
+            return self._uploads.submit(push)
+        # Earlier pushes go first. Then push in this thread, where Ctrl-C works.
+        self._uploads.submit(lambda: None).result()
+        return push()
 
     def create_model_card(
         self,
@@ -235,29 +109,32 @@ class PublishingMixin(Trainer):
 
         Args:
             language: For the metadata.
-            license: Identifier of the weights' licence, as the Hub has them ("apache-2.0").
+            license: The Hub's identifier of the weights' license ("apache-2.0").
             tags: More tags for the metadata.
-            model_name: What the student is called.
+            model_name: Name of the student.
             finetuned_from: Repository of the network that the student started from.
-            tasks: Known: image classification.
+            tasks: Ignored: the task is image classification.
             dataset_tags: The same as `dataset`.
             dataset: The Hub's id of the data set.
-            dataset_args: Known: the card names the data set alone.
+            dataset_args: Ignored.
 
         Raises:
             RuntimeError: When nothing has been trained yet.
         """
         if not self.is_world_process_zero():
             return
-        card = _card_options(language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset)
-        write_card(Path(self.args.output_dir) / "README.md", self._publisher.card(**card))
-
-    @cached_property
-    def _publisher(self) -> "Publisher":
-        return Publisher(self)
+        with TemporaryDirectory() as folder:
+            self._write_run(Path(folder))
+            results, recipe = read_run(folder)
+        card = _card_options(
+            finetuned_from, dataset_tags, dataset, language=language, license=license, tags=tags, model_name=model_name
+        )
+        output = Path(self.args.output_dir)
+        card = student_card(results, recipe, pictures_of(output), teacher_repo=self._teacher_repository(), **card)
+        write_card(output / CARD_NAME, card)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        with hub_errors(self._publisher.repository, "model", None, "written to"):
+        with hub_errors(self._repository, "model", None, "written to"):
             super().init_hf_repo(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -273,28 +150,108 @@ class PublishingMixin(Trainer):
             place = f"step {self.state.global_step}"
         else:
             place = f"epoch {int(self.state.epoch)}"
-        push = self._publisher.push_checkpoint(checkpoint_folder, place)
-        if push is not None:
-            self.push_in_progress.jobs.append(push)
+        try:
+            folder = self._stage(Path(checkpoint_folder))
+        except OSError as error:
+            # The disk had room for the checkpoint, but not for the copy.
+            _warn_not_pushed(place, error)
+            return
+        self.push_in_progress.jobs.append(self._uploads.submit(self._push_checkpoint, folder, place))
+
+    def _push_checkpoint(self, folder: TemporaryDirectory, place: str) -> None:
+        try:
+            self._push(folder, None, commit_message=f"Training in progress, {place}", training=True)
+        # Nobody waits for this thread, so an error that is not reported here is lost.
+        except Exception as error:
+            _warn_not_pushed(place, error)
+
+    @cached_property
+    def _uploads(self) -> ThreadPoolExecutor:
+        """One push after the other, so that a training step never waits for the network."""
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+
+    @property
+    def _repository(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def _teacher_repository(self) -> str | None:
+        """The repository that the teacher was loaded from, as timm records it."""
+        config = {} if self.teacher is None else self.teacher.pretrained_cfg
+        return config["hf_hub_id"].partition("@")[0] if config.get("source") == "hf-hub" else None
+
+    def _stage(self, checkpoint: Path | None = None) -> TemporaryDirectory:
+        """Copy the publishable files, with the weights of a checkpoint or the current ones."""
+        folder = TemporaryDirectory()
+        try:
+            self._write_run(Path(folder.name))
+            if checkpoint is None:
+                self._save(folder.name)
+            else:
+                for name in ("config.json", "model.safetensors"):
+                    shutil.copyfile(checkpoint / name, Path(folder.name) / name)
+        except BaseException:
+            folder.cleanup()
+            raise
+        return folder
+
+    def _write_run(self, folder: Path) -> None:
+        """Write the results so far, and the recipe if the run's folder has one."""
+        write_results(folder / RESULTS_NAME, run_results(self, data=self.data_name, command=self.command))
+        recipe = Path(self.args.output_dir) / RECIPE_NAME
+        if recipe.is_file():
+            shutil.copyfile(recipe, folder / RECIPE_NAME)
+
+    def _push(
+        self,
+        folder: TemporaryDirectory,
+        repo_id: str | None,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        teacher_repo: str | None = None,
+        training: bool = False,
+        **options: Any,
+    ) -> huggingface_hub.CommitInfo:
+        """Draw the pictures of a staged run, publish it and remove its folder."""
+        with folder:
+            plots = Path(folder.name) / "plots"
+            save_figure(plot_curves(read_run(folder.name)[0]), plots / "curves.png")
+            # During training the images may change.
+            if self.kcd is not None and self.kcd.mask is not None and not training:
+                for which in ("most", "least"):
+                    sheet = contact_sheet(self.train_dataset, self.kcd.mask, which=which)
+                    save_figure(sheet, plots / f"{which}_valuable.png")
+            return push_student(
+                folder.name,
+                repo_id or self._repository,
+                revision=revision or self.args.hub_revision,
+                private=self.args.hub_private_repo if private is None else private,
+                teacher_repo=teacher_repo or self._teacher_repository(),
+                training=training,
+                **options,
+            )
+
+
+def _check_repository(repo_id: str) -> None:
+    try:
+        huggingface_hub.utils.validate_repo_id(repo_id)
+    except huggingface_hub.errors.HFValidationError as error:
+        raise ValueError(
+            f"{repo_id!r} is not a repository such as 'me/my-student'. Pass a message by name: commit_message={repo_id!r}."
+        ) from error
 
 
 def _card_options(
-    language: Any = None,
-    license: Any = None,
-    tags: Any = None,
-    model_name: Any = None,
     finetuned_from: Any = None,
-    tasks: Any = None,
     dataset_tags: Any = None,
     dataset: Any = None,
+    tasks: Any = None,
     dataset_args: Any = None,
+    **same: Any,
 ) -> dict[str, Any]:
-    """Name what a card of ours takes out of what transformers offers for one of its own."""
-    return {
-        "language": language,
-        "license": license,
-        "tags": tags,
-        "model_name": model_name,
-        "base_model": finetuned_from,
-        "dataset": dataset_tags or dataset,
-    }
+    """Map transformers' card arguments to ours; the card states the task by itself."""
+    return {"base_model": finetuned_from, "dataset": dataset_tags or dataset, **same}
+
+
+def _warn_not_pushed(place: str, error: Exception) -> None:
+    logger.warning(f"The student of {place} was not pushed, and the training goes on. {error}")

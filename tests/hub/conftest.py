@@ -1,4 +1,4 @@
-"""An empty Hub with a login and a fresh cache for each test, and programs that a stranger starts elsewhere."""
+"""An empty Hub with a login and a fresh cache for each test, a trained run, and programs that a stranger starts."""
 
 import os
 import subprocess
@@ -11,14 +11,15 @@ import datasets
 import huggingface_hub
 import pytest
 from hub.local_hub import LocalHub
+from hub.published import TINY, command
 
 
 @pytest.fixture
 def hub(session_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """The Hub without repositories and faults; this process is logged in as "me", may write, and has an empty cache."""
+    """The Hub without repositories and faults; this process is logged in as "me" and has an empty cache."""
     session_hub.clear()
     monkeypatch.setenv("HF_TOKEN", session_hub.token("me"))
-    # huggingface_hub asks its constants at each call, other programs the environment.
+    # huggingface_hub reads its constants at each call, other programs read the environment.
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets_cache")
@@ -28,9 +29,21 @@ def hub(session_hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     session_hub.clear()
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A condensed run: `test_resnet`, which timm has, with a `cifar_resnet8` from a folder of this machine as its teacher."""
+    folder = tmp_path_factory.mktemp("runs")
+    once = [*TINY, "--num_train_epochs", 1, "--no_plots"]
+    command("train-teacher", *once, "--network", "cifar_resnet8", "--output_dir", folder / "teacher")
+    condense = ["--condense", "--epochs_per_stage", 1, "--final_ratio", 0.5, "--num_train_epochs", 3]
+    pair = ["--student", "test_resnet", "--teacher", folder / "teacher"]
+    command("distill", *TINY, *pair, *condense, "--output_dir", folder / "first")
+    return folder / "first"
+
+
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody in this process waits any more; the list holds the seconds that each would have."""
+    """No sleep in this process waits; the list holds the seconds."""
     seconds: list[float] = []
     monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
@@ -40,11 +53,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def run_fresh(
     hub: LocalHub, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function that runs Python code as a stranger would: another process, folder and home, this Hub.
+    """A function that runs Python as a stranger: another process, folder and home, this Hub, and nobody logged in.
 
-    Its arguments: the code, or a list of the command's words after `python`; `token`, or None for nobody logged in;
-    `offline`; `cache`, a folder to share what was downloaded between runs (None takes a new one); the seconds of
-    `timeout`; and further variables of the environment. It returns the finished process, its output as text.
+    Arguments: code, or the command's words after `python`; a `token` to log in; `offline`; `cache`, a folder to keep downloads
+    in (default: a new one); `timeout` in seconds; environment variables. It returns the finished process.
     """
 
     def run(

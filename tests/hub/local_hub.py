@@ -1,6 +1,6 @@
-"""A Hugging Face Hub on this machine, over real HTTP, whose requests go wrong on demand.
+"""A Hugging Face Hub on this machine, over real HTTP, whose requests fail on demand.
 
-What it holds is in `local_hub_store.py`, how it answers in `local_hub_routes.py`; here are the server and its accidents.
+`local_hub_store.py` holds its repositories, `local_hub_routes.py` its answers; here are the server and its faults.
 """
 
 import re
@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from hub.local_hub_routes import Answer, Request, answer, refused
 from hub.local_hub_store import Refusal, Store
@@ -20,7 +20,7 @@ _OF_FILES = ("drop_download", "short", "corrupt")
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests whose "METHOD /path" matches, and how often it still will."""
+    """How requests fail whose "METHOD /path" matches, and how often they still will."""
 
     match: re.Pattern[str]
     kind: str
@@ -31,11 +31,11 @@ class Fault:
 
 
 class LocalHub(Store):
-    """A Hub with its own users, repositories and accidents.
+    """A Hub with its own users, repositories and faults.
 
     Attributes:
-        endpoint: what belongs in `HF_ENDPOINT`.
-        requests: every request since `clear`, in the order of arrival.
+        endpoint: The value for `HF_ENDPOINT`.
+        requests: All requests since `clear`, in order of arrival.
     """
 
     def __init__(self) -> None:
@@ -62,25 +62,24 @@ class LocalHub(Store):
         retry_after: int | None = None,
         after: int = 0,
     ) -> None:
-        """Let requests go wrong.
+        """Let requests fail.
 
         Args:
-            match: regular expression searched in "METHOD /path" (unquoted, without the query).
-            kind: "status" answers `status`, with a `Retry-After` of `retry_after` seconds where given;
-                "drop" closes the connection in place of acting and answering;
-                "lost" acts, and closes the connection in place of the answer;
-                "drop_upload" closes it once `after` bytes of the request's body were read;
-                "drop_download" announces the whole file and closes after `after` bytes of it;
-                "short" sends the first `after` bytes as if they were the whole file (HEAD tells their number);
-                "corrupt" sends as many bytes as the file has, each of them changed.
-            times: how many matching requests; `math.inf` for all. The last three kinds count answers that hold a file.
+            match: Regular expression, searched in "METHOD /path" (unquoted, without the query).
+            kind: "status" answers `status`, with `retry_after` seconds in `Retry-After` if given;
+                "drop" closes the connection without acting;
+                "lost" acts and closes the connection without an answer;
+                "drop_upload" closes it after reading `after` bytes of the request's body;
+                "drop_download" announces the whole file and closes after `after` bytes;
+                "short" sends the first `after` bytes as if they were the whole file (HEAD says so, too);
+                "corrupt" sends the right number of bytes, each of them changed.
+            times: How many matching requests; `math.inf` for all. The last three kinds count answers that hold a file.
         """
-        if kind not in _OF_REQUESTS + _OF_FILES:
-            raise ValueError(f"No fault is called '{kind}'. There are {', '.join(_OF_REQUESTS + _OF_FILES)}.")
+        assert kind in _OF_REQUESTS + _OF_FILES, kind
         self._faults.append(Fault(re.compile(match), kind, times, status, retry_after, after))
 
     def mend(self) -> None:
-        """Nothing goes wrong any more."""
+        """Remove all faults."""
         self._faults.clear()
 
     def reply(self, request: Request) -> Answer:
@@ -89,7 +88,7 @@ class LocalHub(Store):
             return answer(self, self.endpoint, request)
 
     def fault(self, request: str, kinds: tuple[str, ...]) -> Fault | None:
-        """The first fault of such a kind that is left for "METHOD /path", which is thereby used once."""
+        """Use up the first fault of such a kind for "METHOD /path"."""
         with self._lock:
             for fault in self._faults:
                 if fault.left > 0 and fault.kind in kinds and fault.match.search(request):
@@ -99,24 +98,22 @@ class LocalHub(Store):
 
 
 class _Server(ThreadingHTTPServer):
-    # More connections at once than wait by default: a refused one would cost its client a second.
+    # The default queue is shorter; a refused connection costs its client a second.
     request_queue_size = 64
 
     def handle_error(self, *arguments: Any) -> None:
-        """A client that went away is no concern of the tests' output."""
+        """Do not print about clients that went away."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*arguments)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, has it answered, and lets go wrong what shall."""
-
     hub: LocalHub
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def log_message(self, *arguments: Any) -> None:
-        """The tests' output is theirs."""
+        """Print nothing."""
 
     def do_GET(self) -> None:
         url, size = urlsplit(self.path), int(self.headers.get("Content-Length") or 0)
@@ -124,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = fault.kind if fault else None
         body = self.rfile.read(min(size, fault.after) if kind == "drop_upload" else size)
         headers = {key.lower(): value for key, value in self.headers.items()}
-        request = Request(self.command, unquote(url.path), url.path, parse_qs(url.query), headers, body)
+        request = Request(self.command, url.path, url.query, headers, body)
         self.hub.requests.append(request)
         if kind == "status":
             retry = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
@@ -138,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(answered, self.hub.fault(str(request), _OF_FILES) if answered.is_file else None)
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _send(self, answered: Answer, fault: Fault | None = None) -> None:
         kind, body, headers = fault.kind if fault else None, answered.body, answered.headers

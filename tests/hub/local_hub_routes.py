@@ -1,6 +1,7 @@
-"""The routes of the local Hub: what huggingface.co answers to each request of its clients, without any HTTP.
+"""The routes of the local Hub: how huggingface.co answers its clients, without any HTTP.
 
-Not here: Xet, pull requests, organisations, lists of several pages, and the host apart that serves large files.
+Missing: Xet, pull requests, organizations, pages of lists, searches, deletion, parts of files, and the separate host of
+large files.
 """
 
 import base64
@@ -13,22 +14,25 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import yaml
-from hub.local_hub_store import Commit, Files, Refusal, Repository, Store
+from hub.local_hub_store import Commit, Files, Refusal, Repository, Store, is_large
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came; `path` is unquoted and without the query, header names are in lower case."""
+    """One request; `raw_path` is quoted and without the query, header names are in lower case."""
 
     method: str
-    path: str
     raw_path: str
-    query: dict[str, list[str]]
+    query: str
     headers: dict[str, str]
     body: bytes
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
+
+    @property
+    def path(self) -> str:
+        return unquote(self.raw_path)
 
     @property
     def token(self) -> str | None:
@@ -41,7 +45,7 @@ class Request:
 
 @dataclass
 class Answer:
-    """What goes back; `is_file` marks the content of a repository's file, which accidents may cut or change."""
+    """`is_file` marks the content of a repository's file, which faults may cut or change."""
 
     status: int
     body: bytes = b""
@@ -50,10 +54,10 @@ class Answer:
 
 
 def answer(store: Store, endpoint: str, request: Request) -> Answer:
-    """Act on a request and answer it; `endpoint` begins the links within the answers."""
+    """Act on a request and answer it; links in the answers begin with `endpoint`."""
     try:
         for methods, pattern, reply in _ROUTES:
-            # On the path as it came: a quoted slash, as in the name of a branch, is no slash.
+            # On the quoted path: a quoted slash, as in a branch's name, does not separate.
             if request.method in methods and (found := re.fullmatch(pattern, request.raw_path)):
                 value = reply(_Call(store, endpoint, request), *(unquote(part or "") for part in found.groups()))
                 return value if isinstance(value, Answer) else Answer(200, json.dumps(value).encode())
@@ -63,14 +67,12 @@ def answer(store: Store, endpoint: str, request: Request) -> Answer:
 
 
 def refused(refusal: Refusal) -> Answer:
-    """An error as the Hub words it."""
+    """An error in the Hub's form."""
     return Answer(refusal.status, json.dumps({"error": refusal.message}).encode(), refusal.headers)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A request, on what it works, and what all routes need of both."""
-
     store: Store
     endpoint: str
     request: Request
@@ -95,54 +97,29 @@ def _route(methods: str, pattern: str) -> Callable[[Callable[..., Any]], Callabl
     return register
 
 
-# How files are described.
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _git_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+def _etag(path: str, content: bytes) -> str:
+    """The checksum that names a file: SHA-256 for large ones, git's for the others."""
+    return _sha256(content) if is_large(path) else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _pointer(content: bytes) -> bytes:
-    """What git holds in place of a large file."""
-    lines = f"version https://git-lfs.github.com/spec/v1\noid sha256:{_sha256(content)}\nsize {len(content)}\n"
-    return lines.encode()
-
-
-def _etag(commit: Commit, path: str) -> str:
-    return (_sha256 if path in commit.large else _git_id)(commit.files[path])
-
-
-def _entry(commit: Commit, path: str, expand: bool = False) -> dict[str, Any]:
-    """A file or a folder, as in the lists of trees and paths."""
-    last = {"lastCommit": {"id": commit.sha, "title": commit.title, "date": commit.date}} if expand else {}
+def _entry(commit: Commit, path: str) -> dict[str, Any]:
+    """A file or a folder in a list."""
     if path not in commit.files:
-        return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, **last}
+        return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0}
     content = commit.files[path]
-    entry = {"type": "file", "path": path, "oid": _git_id(content), "size": len(content), **last}
-    if path in commit.large:
-        pointer = _pointer(content)
-        lfs = {"oid": _sha256(content), "size": len(content), "pointerSize": len(pointer)}
-        entry |= {"oid": _git_id(pointer), "lfs": lfs}
-    return entry
+    entry = {"type": "file", "path": path, "oid": hashlib.sha1(content).hexdigest(), "size": len(content)}
+    lfs = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
+    return entry | ({"lfs": lfs} if is_large(path) else {})
 
 
 def _paths(commit: Commit) -> list[str]:
-    """Every file and every folder."""
+    """All files and folders."""
     folders = {path[: slash.start()] for path in commit.files for slash in re.finditer("/", path)}
     return sorted(folders | commit.files.keys())
-
-
-def _metadata(card: str) -> dict[str, Any]:
-    """The head of a card; YAMLError where it is none."""
-    found = re.match(r"---\r?\n(.*?)^---\s*$", card, re.DOTALL | re.MULTILINE)
-    data = yaml.safe_load(found[1]) if found else None
-    if data is not None and not isinstance(data, dict):
-        raise yaml.YAMLError("metadata must be a mapping")
-    return data or {}
 
 
 # Users and repositories.
@@ -173,118 +150,37 @@ def _create(call: _Call) -> Any:
     return url
 
 
-@_route("DELETE", "/api/repos/delete")
-def _delete(call: _Call) -> Any:
-    wanted = call.request.json()
-    repository = call.open(wanted.get("type", ""), f"{wanted['organization']}/{wanted['name']}", write=True)
-    del call.store.repositories[repository.kind, repository.name]
-    return {}
-
-
-@_route("PUT", f"{_REPO}/settings")
-def _settings(call: _Call, kind: str, name: str) -> Any:
-    repository, wanted = call.open(kind, name, write=True), call.request.json()
-    if "visibility" in wanted:
-        repository.private = wanted["visibility"] == "private"
-    return {}
-
-
-def _describe(repository: Repository, commit: Commit) -> dict[str, Any]:
-    """A repository as its own page and the lists show it; the Hub makes tags of more than the card's `tags`."""
-    try:
-        card = _metadata(commit.files.get("README.md", b"").decode(errors="replace"))
-    except yaml.YAMLError:
-        card = {}
-    named = {key: card[key] for key in ("library_name", "pipeline_tag") if key in card}
-    tags = [*card.get("tags", []), *named.values()]
-    for prefix, key in (("license", "license"), ("dataset", "datasets"), ("base_model", "base_model")):
-        values = card.get(key, [])
-        tags += [f"{prefix}:{value}" for value in (values if isinstance(values, list) else [values])]
-    return {
-        "id": repository.name,
-        "author": repository.owner,
-        "sha": commit.sha,
-        "lastModified": commit.date,
-        "private": repository.private,
-        "gated": "manual" if repository.gated else False,
-        "tags": tags,
-        "siblings": [{"rfilename": path, "size": len(content)} for path, content in commit.files.items()],
-        "cardData": card,
-        **named,
-    }
-
-
-@_route("GET", "/api/(models|datasets)")
-def _list(call: _Call, kind: str) -> Any:
-    user, query = call.store.user(call.request.token), call.request.query
-    shown = [
-        _describe(one, one.at("main"))
-        for one in call.store.repositories.values()
-        if f"{one.kind}s" == kind
-        and (not one.private or (user is not None and user.name == one.owner))
-        and query.get("author", [one.owner]) == [one.owner]
-        and query.get("search", [""])[0].lower() in one.name.lower()
-    ]
-    return [one for one in shown if set(query.get("filter", ())) <= set(one["tags"])]
-
-
 @_route("GET", f"{_REPO}(?:/revision/([^/]+))?")
 def _info(call: _Call, kind: str, name: str, revision: str) -> Any:
     repository = call.open(kind, name)
-    return _describe(repository, repository.at(revision or "main"))
+    commit = repository.at(revision or "main")
+    siblings = [{"rfilename": path, "size": len(content)} for path, content in commit.files.items()]
+    about = {"author": repository.owner, "private": repository.private, "tags": [], "cardData": {}}
+    return {"id": name, "sha": commit.sha, "lastModified": "2026-01-01T00:00:00.000Z", "siblings": siblings, **about}
 
 
 @_route("GET", f"{_REPO}/tree/([^/]+)(?:/(.+))?")
 def _tree(call: _Call, kind: str, name: str, revision: str, folder: str) -> Any:
     commit = call.open(kind, name).at(revision)
-    recursive, expand = (call.request.query.get(key) == ["true"] for key in ("recursive", "expand"))
+    recursive = parse_qs(call.request.query).get("recursive") == ["true"]
     prefix = f"{folder}/" if folder else ""
-    inside = [path for path in _paths(commit) if path.startswith(prefix) or (path == folder and path in commit.files)]
+    inside = [path for path in _paths(commit) if path.startswith(prefix)]
     if folder and not inside:
         raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-    return [_entry(commit, path, expand) for path in inside if recursive or "/" not in path.removeprefix(prefix)]
+    return [_entry(commit, path) for path in inside if recursive or "/" not in path.removeprefix(prefix)]
 
 
 @_route("POST", f"{_REPO}/paths-info/([^/]+)")
 def _paths_info(call: _Call, kind: str, name: str, revision: str) -> Any:
-    commit, form = call.open(kind, name).at(revision), parse_qs(call.request.body.decode())
-    known, expand = _paths(commit), form.get("expand") == ["true"]
-    return [_entry(commit, path, expand) for path in form.get("paths", []) if path in known]
+    commit, known = call.open(kind, name).at(revision), parse_qs(call.request.body.decode()).get("paths", [])
+    return [_entry(commit, path) for path in known if path in _paths(commit)]
 
 
-@_route("GET", f"{_REPO}/commits/([^/]+)")
-def _commits(call: _Call, kind: str, name: str, revision: str) -> Any:
-    return [
-        {"id": one.sha, "title": one.title, "message": "", "date": one.date, "authors": [{"user": one.author}]}
-        for one in call.open(kind, name).history(revision)
-    ]
-
-
-@_route("GET", f"{_REPO}/refs")
-def _refs(call: _Call, kind: str, name: str) -> Any:
-    repository = call.open(kind, name)
-
-    def listed(group: str, names: dict[str, str]) -> list[dict[str, str]]:
-        return [{"name": key, "ref": f"refs/{group}/{key}", "targetCommit": sha} for key, sha in names.items()]
-
-    return {
-        "branches": listed("heads", repository.branches),
-        "tags": listed("tags", repository.tags),
-        "converts": [],
-        "pullRequests": [],
-    }
-
-
-@_route("POST DELETE", f"{_REPO}/(branch|tag)/([^/]+)")
+@_route("POST", f"{_REPO}/(branch|tag)/([^/]+)")
 def _ref(call: _Call, kind: str, name: str, group: str, given: str) -> Any:
-    repository = call.open(kind, name, write=True)
+    repository, wanted = call.open(kind, name, write=True), call.request.json()
     names = repository.branches if group == "branch" else repository.tags
-    if call.request.method == "DELETE":
-        if names.pop(given, None) is None:
-            raise Refusal(404, f"No {group} {given}", "RevisionNotFound")
-        return {}
-    wanted = call.request.json()
-    # A branch is posted under its own name, a tag under the revision that it is set on.
+    # A branch is posted under its own name, a tag under its revision.
     new, start = (given, wanted.get("startingPoint", "main")) if group == "branch" else (wanted["tag"], given)
     if new in names:
         raise Refusal(409, f"Reference already exists: {new}")
@@ -297,8 +193,9 @@ def _ref(call: _Call, kind: str, name: str, group: str, given: str) -> Any:
 
 @_route("POST", "/api/validate-yaml")
 def _validate(call: _Call) -> Any:
+    found = re.match(r"---\r?\n(.*?)^---\s*$", call.request.json()["content"], re.DOTALL | re.MULTILINE)
     try:
-        data = _metadata(call.request.json()["content"])
+        data = yaml.safe_load(found[1]) if found else None
     except yaml.YAMLError as error:
         return Answer(400, json.dumps({"errors": [{"message": str(error)}], "warnings": []}).encode())
     warnings = [] if data else [{"message": "empty or missing yaml metadata in repo card"}]
@@ -307,17 +204,18 @@ def _validate(call: _Call) -> Any:
 
 @_route("POST", f"{_REPO}/preupload/([^/]+)")
 def _preupload(call: _Call, kind: str, name: str, revision: str) -> Any:
-    commit = call.open(kind, name, write=True).at(revision)
-    files = [
-        {
-            "path": file["path"],
-            "uploadMode": "lfs" if call.store.is_large(file["path"], file["size"]) else "regular",
-            "shouldIgnore": False,
-            "oid": _etag(commit, file["path"]) if file["path"] in commit.files else None,
-        }
-        for file in call.request.json()["files"]
-    ]
-    return {"files": files}
+    files = call.open(kind, name, write=True).at(revision).files
+    return {
+        "files": [
+            {
+                "path": path,
+                "uploadMode": "lfs" if is_large(path) else "regular",
+                "shouldIgnore": False,
+                "oid": _etag(path, files[path]) if path in files else None,
+            }
+            for path in (file["path"] for file in call.request.json()["files"])
+        ]
+    }
 
 
 @_route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch")
@@ -326,8 +224,7 @@ def _lfs_batch(call: _Call, kind: str, name: str) -> Any:
     objects = call.request.json()["objects"]
     for wanted in objects:
         if wanted["oid"] not in call.store.objects:
-            link = f"{call.endpoint}/lfs/{wanted['oid']}"
-            wanted["actions"] = {"upload": {"href": link}, "verify": {"href": f"{link}/verify"}}
+            wanted["actions"] = {"upload": {"href": f"{call.endpoint}/lfs/{wanted['oid']}"}}
     return {"transfer": "basic", "objects": objects}
 
 
@@ -339,42 +236,28 @@ def _lfs_put(call: _Call, oid: str) -> Any:
     return {}
 
 
-@_route("POST", "/lfs/([0-9a-f]{64})/verify")
-def _lfs_verify(call: _Call, oid: str) -> Any:
-    if len(call.store.objects.get(oid, b"")) != call.request.json()["size"]:
-        raise Refusal(422, "The uploaded object has another size than was announced")
-    return {}
-
-
 @_route("POST", f"{_REPO}/commit/([^/]+)")
 def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
     repository = call.open(kind, name, write=True)
     if branch not in repository.branches:
         raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
     header, *lines = (json.loads(line) for line in call.request.body.splitlines())
-    head = repository.at(branch)
-    if header["value"].get("parentCommit") not in (None, head.sha):
-        raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+    old = repository.at(branch).files
     added: Files = {}
-    large, deleted = set(), set()
-    for value, operation in ((line["value"], line["key"]) for line in lines):
-        path = value["path"].rstrip("/")
-        if {"", ".", "..", ".git"} & set(path.split("/")):
-            raise Refusal(400, f"Invalid path: {path}")
+    deleted = set()
+    for operation, value in ((line["key"], line["value"]) for line in lines):
+        path = value["path"]
         if operation == "file":
             added[path] = base64.b64decode(value["content"], validate=True)
         elif operation == "lfsFile":
             if value["oid"] not in call.store.objects:
                 raise Refusal(400, "An LFS pointer pointed to a file that does not exist.")
             added[path] = call.store.objects[value["oid"]]
-            large.add(path)
+        elif path in old:
+            deleted.add(path)
         else:
-            folder = operation == "deletedFolder"
-            gone = {old for old in head.files if (old.startswith(f"{path}/") if folder else old == path)}
-            if not gone:
-                raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
-            deleted |= gone
-    commit = call.store.commit(repository, branch, header["value"]["summary"], added, large, deleted)
+            raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+    commit = call.store.commit(repository, branch, header["value"]["summary"], added, deleted)
     url = f"{call.url(repository.kind, name)}/commit/{commit.sha}"
     return {"success": True, "commitOid": commit.sha, "commitUrl": url}
 
@@ -391,15 +274,9 @@ def _resolve(call: _Call, kind: str, name: str, revision: str, path: str) -> Any
     commit = repository.at(revision)
     if path not in commit.files:
         raise Refusal(404, "Entry not found", "EntryNotFound", **{"X-Repo-Commit": commit.sha})
-    content, etag = commit.files[path], f'"{_etag(commit, path)}"'
+    content = commit.files[path]
+    etag = f'"{_etag(path, content)}"'
     headers = {"ETag": etag, "X-Repo-Commit": commit.sha, "Content-Type": "application/octet-stream"}
-    if path in commit.large:
+    if is_large(path):
         headers |= {"X-Linked-ETag": etag, "X-Linked-Size": str(len(content))}
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.request.headers.get("range", ""))
-    if wanted is None:
-        return Answer(200, content, headers, is_file=True)
-    start, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
-    if start >= len(content):
-        raise Refusal(416, "Range not satisfiable", **{"Content-Range": f"bytes */{len(content)}"})
-    headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
-    return Answer(206, content[start : end + 1], headers, is_file=True)
+    return Answer(200, content, headers, is_file=True)

@@ -10,7 +10,9 @@ from hf_kcd.training import DistillationTrainer, KCDTrainerCallback
 
 OVERRIDDEN = [
     name
-    for name, member in vars(DistillationTrainer).items()
+    for cls in DistillationTrainer.__mro__
+    if cls.__module__.startswith("hf_kcd.")
+    for name in vars(cls)
     if name in dir(Trainer) and not name.startswith("__") and inspect.isroutine(inspect.unwrap(getattr(Trainer, name)))
 ]
 PASSED_ON = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
