@@ -1,6 +1,6 @@
 """Knowledge Condensation Distillation in a plain PyTorch loop, without transformers: seconds on a CPU.
 
-    python examples/plain_loop.py [FOLDER_OF_THE_MASK]
+python examples/plain_loop.py [FOLDER_OF_THE_MASK]
 """
 
 import sys
