@@ -1,9 +1,15 @@
-# Two commands on a fresh clone: `make demo` and `make test`. Both build .venv from constraints.txt first.
+# Two commands on a fresh clone: `make demo` and `make test`. Every target builds .venv from constraints.txt first.
+#   make demo    trains on the embedded digits (a minute)
+#   make check   before every commit: lint, types and the fast tests
+#   make test    lint, types and the whole test suite; CI runs it
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
     $$python -c "import sys; sys.exit(sys.version_info[:2] < (3, 11))" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+# One thread per process: the networks of the tests are too small to split, and two threads would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+FAST := tests/test_house.py tests/losses tests/condensation tests/data tests/models tests/reporting
 
-.PHONY: demo test lint install clean
+.PHONY: demo check test lint install clean
 
 install: .venv/.installed
 
@@ -18,13 +24,16 @@ demo: install
 	rm -rf demo
 	$(BIN)/hf-kcd demo
 
-test: install lint
-	# One thread: the networks of the tests are too small to share out, and two would wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+check: lint
+	$(PYTEST) -m "not slow" $(FAST)
+
+test: lint
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
 	rm -rf .venv demo
