@@ -117,7 +117,6 @@ def _entry(commit: Commit, path: str) -> dict[str, Any]:
 
 
 def _paths(commit: Commit) -> list[str]:
-    """All files and folders."""
     folders = {path[: slash.start()] for path in commit.files for slash in re.finditer("/", path)}
     return sorted(folders | commit.files.keys())
 
@@ -239,8 +238,6 @@ def _lfs_put(call: _Call, oid: str) -> Any:
 @_route("POST", f"{_REPO}/commit/([^/]+)")
 def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
     repository = call.open(kind, name, write=True)
-    if branch not in repository.branches:
-        raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
     header, *lines = (json.loads(line) for line in call.request.body.splitlines())
     old = repository.at(branch).files
     added: Files = {}
