@@ -129,8 +129,7 @@ def _whoami(call: _Call) -> Any:
     user = call.store.user(call.request.token)
     if user is None:
         raise Refusal(401, "Invalid username or password.")
-    role = "write" if user.write else "read"
-    return {"type": "user", "name": user.name, "orgs": [], "auth": {"accessToken": {"role": role}}}
+    return {"type": "user", "name": user.name, "orgs": []}
 
 
 @_route("POST", "/api/repos/create")
