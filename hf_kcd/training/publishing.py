@@ -24,10 +24,10 @@ logger = logging.get_logger(__name__)
 
 
 class PublishingMixin:
-    """What `DistillationTrainer` does with the Hub; it goes before `transformers.Trainer` among the bases.
+    """What `DistillationTrainer` does with the Hub; list it before `transformers.Trainer` among the bases.
 
-    It uses the Trainer's own attributes, `teacher`, `kcd` (the callback or None), `train_dataset`, `data_name`, `command`, the
-    method `_save`, and what `run_results` reads.
+    The class needs the Trainer's attributes and `_save`, what `run_results` reads, and `teacher` (a network or None), `kcd` (the
+    callback or None), `train_dataset`, `data_name` and `command`.
     """
 
     def push_to_hub(
@@ -45,8 +45,7 @@ class PublishingMixin:
         """Publish the student with its card, results and pictures in one commit.
 
         Args:
-            repo_id: "me/my-student"; default: `hub_model_id`, or the name of `output_dir`. Unlike in `transformers`, this
-                comes before the message.
+            repo_id: "me/my-student"; default: `hub_model_id`, or the name of `output_dir`. transformers has the message here.
             commit_message: Title of the commit.
             blocking: Whether to wait for the upload.
             token: Refused; log in instead.
@@ -61,9 +60,7 @@ class PublishingMixin:
 
         Raises:
             RuntimeError: When nothing has been trained yet.
-            ValueError: For a token, a `repo_id` that is not one, or files that may not be published.
-            PermissionError: Without a login, or without the right to write.
-            ConnectionError: When the Hub cannot be reached or the connection breaks.
+            ValueError: For a token or a `repo_id` that is not a repository; other errors as in `push_student`.
         """
         if token is not None:
             raise ValueError(
@@ -76,17 +73,9 @@ class PublishingMixin:
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if not self.is_world_process_zero():
             return None
-        push = partial(
-            self._push,
-            self._stage(),
-            repo_id,
-            commit_message=commit_message,
-            revision=revision,
-            private=private,
-            mask_repo=mask_repo,
-            teacher_repo=teacher_repo,
-            **_card_options(**card),
-        )
+        links = {"mask_repo": mask_repo, "teacher_repo": teacher_repo}
+        options = {"commit_message": commit_message, "revision": revision, "private": private}
+        push = partial(self._push, self._stage(), repo_id, **options, **links, **_card_options(**card))
         if not blocking:
             return self._uploads.submit(push)
         # Earlier pushes go first. Then push in this thread, where Ctrl-C works.
@@ -218,9 +207,9 @@ class PublishingMixin:
             save_figure(plot_curves(read_run(folder.name)[0]), plots / "curves.png")
             # During training the images may change.
             if self.kcd is not None and self.kcd.mask is not None and not training:
-                for which in ("most", "least"):
-                    sheet = contact_sheet(self.train_dataset, self.kcd.mask, which=which)
-                    save_figure(sheet, plots / f"{which}_valuable.png")
+                for end in ("most", "least"):
+                    sheet = contact_sheet(self.train_dataset, self.kcd.mask, which=end)
+                    save_figure(sheet, plots / f"{end}_valuable.png")
             return push_student(
                 folder.name,
                 repo_id or self._repository,

@@ -25,9 +25,9 @@ class Fault:
     match: re.Pattern[str]
     kind: str
     left: float
-    status: int
-    retry_after: int | None
-    after: int
+    status: int = 500
+    retry_after: int | None = None
+    after: int = 0
 
 
 class LocalHub(Store):
@@ -52,16 +52,7 @@ class LocalHub(Store):
             self.requests: list[Request] = []
             self._faults: list[Fault] = []
 
-    def fail(
-        self,
-        match: str,
-        kind: str,
-        times: float = 1,
-        *,
-        status: int = 500,
-        retry_after: int | None = None,
-        after: int = 0,
-    ) -> None:
+    def fail(self, match: str, kind: str, times: float = 1, **details: int) -> None:
         """Let requests fail.
 
         Args:
@@ -74,9 +65,10 @@ class LocalHub(Store):
                 "short" sends the first `after` bytes as if they were the whole file (HEAD says so, too);
                 "corrupt" sends the right number of bytes, each of them changed.
             times: How many matching requests; `math.inf` for all. The last three kinds count answers that hold a file.
+            **details: `status`, `retry_after` and `after`.
         """
         assert kind in _OF_REQUESTS + _OF_FILES, kind
-        self._faults.append(Fault(re.compile(match), kind, times, status, retry_after, after))
+        self._faults.append(Fault(re.compile(match), kind, times, **details))
 
     def mend(self) -> None:
         """Remove all faults."""

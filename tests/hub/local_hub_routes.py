@@ -117,7 +117,6 @@ def _entry(commit: Commit, path: str) -> dict[str, Any]:
 
 
 def _paths(commit: Commit) -> list[str]:
-    """All files and folders."""
     folders = {path[: slash.start()] for path in commit.files for slash in re.finditer("/", path)}
     return sorted(folders | commit.files.keys())
 
@@ -130,8 +129,7 @@ def _whoami(call: _Call) -> Any:
     user = call.store.user(call.request.token)
     if user is None:
         raise Refusal(401, "Invalid username or password.")
-    role = "write" if user.write else "read"
-    return {"type": "user", "name": user.name, "orgs": [], "auth": {"accessToken": {"role": role}}}
+    return {"type": "user", "name": user.name, "orgs": []}
 
 
 @_route("POST", "/api/repos/create")
@@ -239,8 +237,6 @@ def _lfs_put(call: _Call, oid: str) -> Any:
 @_route("POST", f"{_REPO}/commit/([^/]+)")
 def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
     repository = call.open(kind, name, write=True)
-    if branch not in repository.branches:
-        raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
     header, *lines = (json.loads(line) for line in call.request.body.splitlines())
     old = repository.at(branch).files
     added: Files = {}

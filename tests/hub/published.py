@@ -8,27 +8,11 @@ from safetensors.torch import load
 
 from hf_kcd.cli.main import main
 
-STUDENT_FILES = {
-    "README.md",
-    "config.json",
-    "model.safetensors",
-    "plots/curves.png",
-    "plots/least_valuable.png",
-    "plots/most_valuable.png",
-    "recipe.yaml",
-    "results.json",
-}
-MASK_FILES = {
-    "README.md",
-    "data/points.parquet",
-    "mask.safetensors",
-    "mask_config.json",
-    "plots/least_valuable.png",
-    "plots/most_valuable.png",
-    "plots/ranks.png",
-    "plots/stages.png",
-    "plots/values.png",
-}
+_PICTURES = {"plots/least_valuable.png", "plots/most_valuable.png"}
+_STUDENT = {"README.md", "config.json", "model.safetensors", "plots/curves.png", "recipe.yaml", "results.json"}
+_MASK = {"README.md", "data/points.parquet", "mask.safetensors", "mask_config.json"}
+STUDENT_FILES = _STUDENT | _PICTURES
+MASK_FILES = _MASK | _PICTURES | {"plots/ranks.png", "plots/stages.png", "plots/values.png"}
 SOFT_LABEL_FILES = {"soft_labels.json", "soft_labels.safetensors"}
 TINY = ["--data", "digits", "--train_points", 120, "--seed", 3, "--save_strategy", "no"]
 
