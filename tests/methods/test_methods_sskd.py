@@ -1,27 +1,17 @@
-"""SSKD: the rotated batch, its parts and its head's loss against NumPy, and a training in two phases."""
+"""SSKD: the rotated batch, its parts and the loss of its first phase in NumPy."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-import timm
 import torch
-from rebatched_runs import CIFAR_PAIRS, KCD, Interrupt, Interrupted, differing, network, outcome, trained
-from safetensors.torch import load_file
-from transformers import TrainerCallback
 
-from hf_kcd.methods import create_method, method_options, register_method
-from hf_kcd.methods.sskd import SSKD
+from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
 CLASSES, POINTS = 5, 6
 STUDENT = ModelSpec("net", CLASSES, 7, (4,), (1,), (0.5,) * 3, (0.2,) * 3, (3, 8, 8))
 TEACHER = replace(STUDENT, embedding_dim=9)
-SHORT = {"initialisation_epochs": 1}
-METHOD_KEYS = {
-    f"{role}_head.{layer}.{kind}" for role in ("student", "teacher") for layer in (0, 2) for kind in ("weight", "bias")
-}
 
 
 def make(**options):
@@ -109,7 +99,7 @@ def test_the_parts_are_the_papers_with_the_authors_weights():
 
 def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from():
     method, teacher = make(), outputs(9, 2)
-    parts = method.initialisation_losses(None, teacher, method.prepare_batch(batch(), None))
+    parts = method.first_phase_losses(None, teacher, method.prepare_batch(batch(), None))
     similar = cosines(projected(method.teacher_head, teacher.embedding))
     expected = np.mean([-np.log(softmax(values, 1)[row // 4]) for row, values in similar.items()])
     assert parts.keys() == {"origin"} and parts["origin"].item() == pytest.approx(expected, rel=1e-9)
@@ -149,34 +139,17 @@ def test_every_image_comes_upright_and_turned_three_times_with_its_label_and_id(
 def test_points_are_valued_by_their_upright_copies():
     method, images = make(), batch()
     prepared = method.prepare_batch(images, None)
-    rows = method.valued_rows(prepared)
+    rows = method.point_rows(prepared)
     assert torch.equal(prepared["pixel_values"][rows], images["pixel_values"])
     assert torch.equal(prepared["point_ids"][rows], images["point_ids"])
 
 
-def test_a_step_costs_four_of_kd():
-    assert make().step_cost == len(make().prepare_batch(batch(), None)["labels"]) / POINTS
-
-
-# ---- Options and networks ----
-
-
-def test_the_defaults_are_the_authors():
-    assert method_options("sskd") == {
-        **{"ce_weight": 0.1, "kd_weight": 0.9, "rotation_weight": 2.7, "similarity_weight": 10.0},
-        **{"temperature": 4.0, "rotation_temperature": 4.0, "similarity_temperature": 0.5},
-        **{"rotation_keep_ratio": 1.0, "similarity_keep_ratio": 0.75},
-        **{"initialisation_epochs": 60, "initialisation_learning_rate": 0.05, "initialisation_decay_epochs": (30, 45)},
-    }
-    method = make()
-    assert (method.initialisation_epochs, method.initialisation_learning_rate) == (60, 0.05)
-    assert method.initialisation_decay_epochs == (30, 45)
-
-
-def test_a_part_of_weight_zero_is_left_out():
+def test_a_part_of_weight_zero_is_left_out_and_a_step_costs_four_of_kd():
     method = make(rotation_weight=0.0)
     parts = method(outputs(7, 1), outputs(9, 2), method.prepare_batch(batch(), None))
     assert list(parts) == ["ce", "kd", "similarity"]
+    assert method.step_cost == len(method.prepare_batch(batch(), None)["labels"]) / POINTS
+    assert method.first_phase == FirstPhase(60, trains_student=False, learning_rate=0.05, decay_epochs=(30, 45))
 
 
 @pytest.mark.parametrize(
@@ -185,101 +158,13 @@ def test_a_part_of_weight_zero_is_left_out():
         ({"rotation_weight": -1.0}, "rotation_weight is -1"),
         ({"similarity_temperature": 0.0}, "similarity_temperature is 0"),
         ({"similarity_keep_ratio": 1.5}, "similarity_keep_ratio is 1.5"),
-        ({"initialisation_epochs": 0}, "initialisation_epochs is 0.*at least 1"),
-        ({"initialisation_epochs": 1.5}, "initialisation_epochs is 1.5"),
-        ({"initialisation_learning_rate": 0.0}, "initialisation_learning_rate is 0"),
+        ({"first_phase_epochs": 0}, "first_phase_epochs is 0.*at least 1"),
+        ({"first_phase_epochs": 1.5}, "first_phase_epochs is 1.5"),
+        ({"first_phase_learning_rate": 0.0}, "first_phase_learning_rate is 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
-
-
-def test_images_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match="net are 8 x 6.*square"):
         create_method("sskd", replace(STUDENT, input_size=(3, 8, 6)), TEACHER, 50)
-
-
-@cache
-def spec(name: str) -> ModelSpec:
-    with torch.device("meta"):
-        return ModelSpec.of(timm.create_model(name), reads={"logits", "embedding"})
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student"), [(f"cifar_{t}", f"cifar_{s}") for t, s in CIFAR_PAIRS] + [("resnet34", "resnet18")]
-)
-def test_every_pair_of_the_papers_has_finite_parts(teacher, student):
-    specs = spec(student), spec(teacher)
-    method = create_method("sskd", *specs, 50).double()
-    both = [outputs(one.embedding_dim, seed, classes=one.num_classes) for seed, one in enumerate(specs)]
-    parts = method(*both, method.prepare_batch(batch(), None))
-    assert all(part.isfinite() and part > 0 for part in parts.values())
-    assert method.initialisation_losses(None, both[1], {})["origin"].isfinite()
-
-
-# ---- A training ----
-
-
-class HeadsAtFirst(TrainerCallback):
-    """Keeps the heads as the first phase left them."""
-
-    def on_epoch_begin(self, args, state, control, model, **kwargs):
-        if not state.global_step:
-            self.heads = {name: value.clone() for name, value in model.method.state_dict().items()}
-
-
-def test_two_phases_every_part_at_work_and_a_student_without_heads(tmp_path):
-    noted = HeadsAtFirst()
-    trainer = trained(tmp_path, "sskd", None, [noted], method_options=SHORT)
-    assert noted.heads.keys() == METHOD_KEYS
-    assert noted.heads["teacher_head.0.weight"].shape == (128, 128)
-    assert noted.heads["student_head.2.weight"].shape == (64, 64)
-    # After the first phase the teacher's head is frozen, weight decay included, and the student's head learns.
-    assert set(differing(noted.heads, trainer.method.state_dict())) == {
-        name for name in METHOD_KEYS if name.startswith("student_head")
-    }
-    # The student was run in the three steps of each epoch of the second phase alone, on all copies at once.
-    assert int(trainer.student.bn1.num_batches_tracked) == 3 * 3
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    for part in ("ce", "kd", "rotation", "similarity"):
-        assert all(line[f"loss_{part}"] > 0 for line in lines), part
-    trainer.save_model(str(tmp_path / "saved"))
-    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == network(1).state_dict().keys()
-    assert load_file(tmp_path / "saved" / "method.safetensors").keys() == METHOD_KEYS
-
-
-def test_the_first_phase_teaches_the_head(tmp_path):
-    losses = []
-
-    @register_method("test_noted_sskd")
-    class Noted(SSKD):
-        def initialisation_losses(self, student, teacher, batch):
-            assert student is None and len(batch["labels"]) % 4 == 0
-            parts = super().initialisation_losses(student, teacher, batch)
-            losses.append(parts["origin"].item())
-            return parts
-
-    trained(tmp_path, "test_noted_sskd", None, num_train_epochs=1, method_options={"initialisation_epochs": 30})
-    assert len(losses) == 30 * 3
-    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.02
-
-
-@pytest.mark.parametrize("kcd", [None, KCD], ids=["plain", "kcd"])
-def test_a_run_is_the_same_with_an_interruption(tmp_path, kcd):
-    whole = trained(tmp_path / "whole", "sskd", kcd, method_options=SHORT)
-    with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", "sskd", kcd, [Interrupt(4)], method_options=SHORT)
-    checkpoint = str(tmp_path / "cut" / "checkpoint-4")
-    resumed = trained(tmp_path / "cut", "sskd", kcd, resume=checkpoint, seed=50, method_options=SHORT)
-    assert not differing(outcome(whole), outcome(resumed))
-    if kcd is not None:
-        # Each point once a step, not once for each of its copies.
-        assert whole.kcd.record.frequency.sum() == sum(whole.account.points)
-
-
-def test_bfloat16_autocast_leaves_every_part_at_work(tmp_path):
-    trainer = trained(tmp_path, "sskd", None, num_train_epochs=1, bf16=True, method_options=SHORT)
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert all(line["loss_similarity"] > 0 for line in lines)
