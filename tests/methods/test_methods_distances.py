@@ -1,7 +1,6 @@
 """Distances between features, embeddings and logits: each part is the published formula and trains the right weights."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from method_runs import cross_entropy, divergence, softened, unit
 from torch.nn import functional as F
 
+from hf_kcd import losses
 from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
@@ -83,12 +83,7 @@ def by_torch(function, x: np.ndarray, layer, **options) -> np.ndarray:
     return function(torch.tensor(x), layer.weight.detach(), bias, **options).numpy()
 
 
-def stage_pairs(ours, theirs):
-    """The two stages at one size: the teacher's second map is twice as large."""
-    return [(ours[0], theirs[0]), (ours[1], halved(theirs[1]))]
-
-
-# ---- The formulas, in float64 and independent of hf_kcd ----
+# ---- Each method's term, from its adapters in NumPy and the losses, which have their own tests ----
 
 
 def fitnet(method, student, teacher):
@@ -98,28 +93,31 @@ def fitnet(method, student, teacher):
 
 
 def at(method, student, teacher):
-    total = 0.0
-    for ours, theirs in stage_pairs(arrays(student.features[1:]), arrays(teacher.features[1:])):
-        one, other = (unit((x**2).mean(1).reshape(len(x), -1)) for x in (ours, theirs))
-        total += ((one - other) ** 2).mean()
-    return total
+    return losses.at_loss(student.features[1:], teacher.features[1:])
 
 
 def nst(method, student, teacher):
-    total = 0.0
-    for ours, theirs in stage_pairs(arrays(student.features[1:]), arrays(teacher.features[1:])):
-        for one, other in zip(ours, theirs, strict=True):
-            s, t = unit(one.reshape(len(one), -1)), unit(other.reshape(len(other), -1))
-            total += (((s @ s.T) ** 2).mean() + ((t @ t.T) ** 2).mean() - 2 * ((s @ t.T) ** 2).mean()) / len(ours)
-    return total
+    return losses.nst_loss(student.features[1:], teacher.features[1:])
 
 
 def sp(method, student, teacher):
-    grams = []
-    for out in (student, teacher):
-        rows = arrays(out.features)[-1].reshape(7, -1)
-        grams.append(unit(rows @ rows.T))
-    return ((grams[1] - grams[0]) ** 2).sum() / 49
+    return losses.sp_loss(student.features[-1], teacher.features[-1])
+
+
+def rkd(method, student, teacher):
+    return losses.rkd_loss(student.embedding, teacher.embedding, 25, 50)
+
+
+def pkt(method, student, teacher):
+    return losses.pkt_loss(student.embedding, teacher.embedding)
+
+
+def fsp(method, student, teacher):
+    return losses.fsp_loss(student.features, teacher.features)
+
+
+def dkd(method, student, teacher):
+    return losses.dkd_loss(student.logits, teacher.logits, torch.tensor(LABELS), 1, 8, 4)
 
 
 def vid(method, student, teacher):
@@ -135,31 +133,6 @@ def vid(method, student, teacher):
     return total
 
 
-def rkd(method, student, teacher):
-    relations = []
-    for embedding in arrays((student.embedding, teacher.embedding)):
-        distances = np.array([[np.linalg.norm(a - b) for a in embedding] for b in embedding])
-        # A point has no direction to itself.
-        differences = (embedding[None] - embedding[:, None]) / (distances + np.eye(7))[:, :, None]
-        angles = np.einsum("ijd,ikd->ijk", differences, differences)
-        relations.append((distances / (distances.sum() / 42), angles))
-
-    def smooth(x):
-        return np.where(abs(x) < 1, x**2 / 2, abs(x) - 0.5).mean()
-
-    (d_s, a_s), (d_t, a_t) = relations
-    return 25 * smooth(d_s - d_t) + 50 * smooth(a_s - a_t)
-
-
-def pkt(method, student, teacher):
-    probabilities = []
-    for embedding in arrays((student.embedding, teacher.embedding)):
-        similarity = (unit(embedding) @ unit(embedding).T + 1) / 2
-        probabilities.append(similarity / similarity.sum(1, keepdims=True))
-    p_s, p_t = probabilities
-    return (p_t * np.log((p_t + 1e-7) / (p_s + 1e-7))).mean()
-
-
 def cc(method, student, teacher):
     def embed(layer, x):
         return x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
@@ -170,34 +143,18 @@ def cc(method, student, teacher):
 
 
 def ab(method, student, teacher):
-    ours, theirs = arrays(student.preactivations), arrays(teacher.preactivations)
+    ours = arrays(student.preactivations)
     first = normalized(by_torch(F.conv2d, ours[0], method.connectors[0][0]))
     second = by_torch(F.conv_transpose2d, ours[1], method.connectors[1][0], stride=2, padding=1)
-    total = 0.0
-    for share, one, other in ((0.5, first, theirs[0]), (1.0, normalized(second), theirs[1])):
-        off = (one > -1) & (other <= 0)
-        on = (one <= 1) & (other > 0)
-        total += share * ((one + 1) ** 2 * off + (one - 1) ** 2 * on).sum() / 7 / 1000 * 3
-    return total
+    return losses.ab_loss([torch.tensor(first), torch.tensor(normalized(second))], teacher.preactivations, 1.0)
 
 
 def ofd(method, student, teacher):
-    total = 0.0
-    pairs = stage_pairs(arrays(student.preactivations), arrays(teacher.preactivations))
-    for stage, (ours, theirs) in enumerate(pairs):
-        one = normalized(pointwise(ours, method.connectors[stage][0].weight))
-        margin = []
-        for w, b in zip(*NORMS[stage], strict=True):
-            s = abs(w)
-            below = 0.5 * math.erfc(b / s / math.sqrt(2))
-            density = math.exp(-((b / s) ** 2) / 2) / math.sqrt(2 * math.pi)
-            margin.append(b - s * density / below if below > 0.001 else -3 * s)
-        margin = np.array(margin)[:, None, None]
-        loss = (one - margin) ** 2 * ((one > margin) & (theirs <= margin))
-        loss += (one - theirs) ** 2 * ((one > theirs) & (theirs > margin) & (theirs <= 0))
-        loss += (one - theirs) ** 2 * (theirs > 0)
-        total += loss.sum() / 7 / 2 ** (1 - stage)
-    return total
+    maps = zip(arrays(student.preactivations), method.connectors, strict=True)
+    connected = [torch.tensor(normalized(pointwise(one, connector[0].weight))) for one, connector in maps]
+    margins = [losses.ofd_margins(*map(torch.tensor, norm)) for norm in NORMS]
+    # OFD's weight of 1/1000 is the method's.
+    return losses.ofd_loss(connected, teacher.preactivations, margins)
 
 
 def ft(method, student, teacher):
@@ -214,18 +171,6 @@ def ft(method, student, teacher):
     return abs(one - other).mean()
 
 
-def fsp(method, student, teacher):
-    total = 0.0
-    for layer in (0, 1):
-        flows = []
-        for maps in (arrays(student.features), arrays(teacher.features)):
-            low, high = maps[layer], maps[layer + 1]
-            low = halved(low) if low.shape[2] > high.shape[2] else low
-            flows.append(np.einsum("bohw,bihw->boi", high, low) / high.shape[2] ** 2)
-        total += ((flows[0] - flows[1]) ** 2).mean()
-    return total
-
-
 def reviewkd(method, student, teacher):
     def block(layers, x, padding):
         return normalized(by_torch(F.conv2d, x, layers[0], padding=padding))
@@ -233,19 +178,9 @@ def reviewkd(method, student, teacher):
     def resized(x, size):
         return x.repeat(size // x.shape[2], 2).repeat(size // x.shape[3], 3)
 
-    def hierarchy(one, other):
-        total, weights, weight = ((one - other) ** 2).mean(), 1.0, 1.0
-        for size in (4, 2, 1):
-            if size < one.shape[2]:
-                weight /= 2
-                weights += weight
-                pooled = (one - other).reshape(*one.shape[:2], size, one.shape[2] // size, size, -1).mean((3, 5))
-                total += weight * (pooled**2).mean()
-        return total / weights
-
     levels = [*arrays(student.features[1:]), arrays([student.embedding])[0][:, :, None, None]]
     targets = [*arrays(teacher.preactivations), arrays([teacher.embedding])[0][:, :, None, None]]
-    total, deeper = 0.0, None
+    reviewed, deeper = [], None
     for fusion, x, target in list(zip(method.fusions, levels, targets, strict=True))[::-1]:
         x = block(fusion.reduce, x, 0)
         if deeper is not None:
@@ -256,18 +191,8 @@ def reviewkd(method, student, teacher):
             z = 1 / (1 + np.exp(-z))
             x = x * z[:, :1] + deeper * z[:, 1:]
         deeper = resized(x, target.shape[2])
-        total += hierarchy(block(fusion.expand, deeper, 1), target)
-    return total
-
-
-def dkd(method, student, teacher):
-    total = 0.0
-    for s, t, y in zip(*arrays((student.logits / 4, teacher.logits / 4)), LABELS, strict=True):
-        p_s, p_t = np.exp(s) / np.exp(s).sum(), np.exp(t) / np.exp(t).sum()
-        total += p_t[y] * np.log(p_t[y] / p_s[y]) + (1 - p_t[y]) * np.log((1 - p_t[y]) / (1 - p_s[y]))
-        q_s, q_t = np.delete(p_s, y) / (1 - p_s[y]), np.delete(p_t, y) / (1 - p_t[y])
-        total += 8 * (q_t * np.log(q_t / q_s)).sum()
-    return 16 * total / 7
+        reviewed.insert(0, torch.tensor(block(fusion.expand, deeper, 1)))
+    return losses.hcl_loss(reviewed, [torch.tensor(target) for target in targets])
 
 
 LABELS = np.array([0, 4, 1, 1, 3, 2, 0])
@@ -300,7 +225,7 @@ def test_the_parts_are_the_published_ones_and_train_what_they_should(name):
     parts, student, teacher = run(method)
     assert list(parts) == ["ce", name]
     assert parts["ce"].item() == pytest.approx(cross_entropy(arrays([student.logits])[0], LABELS), rel=1e-9)
-    assert parts[name].item() == pytest.approx(weight * formula(method, student, teacher), rel=1e-6)
+    assert parts[name].item() == pytest.approx(weight * float(formula(method, student, teacher)), rel=1e-6)
     assert torch.equal(run(twin)[0][name], parts[name])
     # The gradient reaches the student and every adapter, and not the teacher.
     parts[name].backward()
@@ -369,7 +294,7 @@ def test_a_method_of_two_phases_has_its_term_in_the_first_alone(name):
     first = method.first_phase_losses(student, teacher, {})
     assert list(first) == [name]
     formula, weight = FORMULAS[name]
-    assert first[name].item() == pytest.approx(weight * formula(method, student, teacher), rel=1e-6)
+    assert first[name].item() == pytest.approx(weight * float(formula(method, student, teacher)), rel=1e-6)
 
 
 def test_fitnet_brings_the_hint_to_the_teachers_size_where_it_is_half_or_twice_as_large():

@@ -13,7 +13,7 @@ from hf_kcd.models import ModelOutputs, ModelSpec, load_model, read_outputs
 
 STUDENT = network(1)
 SPEC = ModelSpec.of(STUDENT, reads={"logits"})
-STUDENTS = ("resnet8", "resnet8x4", "resnet50", "wrn_16_2", "vgg8", "mobilenetv2_half", "shufflenetv1", "shufflenetv2")
+STUDENTS = ("resnet8", "resnet50", "wrn_16_2", "vgg8", "mobilenetv2_half", "shufflenetv1", "shufflenetv2")
 
 
 def batch(rows: int = 6, size: int = 8, classes: int = 4):

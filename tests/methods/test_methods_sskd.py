@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from method_runs import cross_entropy, unit
 
+from hf_kcd.losses import sskd_losses
 from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
@@ -37,89 +39,42 @@ def batch(points: int = POINTS) -> dict[str, torch.Tensor]:
     }
 
 
-# ---- The paper's formulas, row by row ----
-
-
-def softmax(values: np.ndarray, temperature: float) -> np.ndarray:
-    powers = np.exp((values - values.max()) / temperature)
-    return powers / powers.sum()
-
-
 def projected(head: torch.nn.Module, embedding: torch.Tensor) -> np.ndarray:
     first_weight, first_bias, last_weight, last_bias = (p.detach().numpy() for p in head.parameters())
     hidden = np.maximum(embedding.detach().numpy() @ first_weight.T + first_bias, 0)
     return hidden @ last_weight.T + last_bias
 
 
-def cosines(embedding: np.ndarray) -> dict[int, np.ndarray]:
-    """Of every rotated row with the upright ones."""
-    lengths = np.sqrt((embedding**2).sum(1))
-    return {
-        row: np.array([embedding[row] @ embedding[u] / lengths[row] / lengths[u] for u in range(0, len(embedding), 4)])
-        for row in range(len(embedding))
-        if row % 4
-    }
-
-
-def divergence(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
-    p_s, p_t = softmax(student, temperature), softmax(teacher, temperature)
-    return temperature**2 * (p_t * np.log(p_t / p_s)).sum()
-
-
-def kept(teacher: dict[int, np.ndarray], truth: dict[int, int], ratio: float) -> list[int]:
-    places = {row: int((values > values[truth[row]]).sum()) for row, values in teacher.items()}
-    wrong = sorted((row for row in places if places[row]), key=lambda row: places[row])
-    return [row for row in places if not places[row]] + wrong[: int(ratio * len(wrong))]
-
-
-def test_the_parts_are_the_papers_with_the_authors_weights():
+def test_the_parts_are_the_losses_of_the_projections_with_the_authors_weights():
     method, images = make(), batch()
     student, teacher = outputs(7, 1), outputs(9, 2)
     parts = method(student, teacher, method.prepare_batch(images, None))
-    logits_s, logits_t, labels = (
-        student.logits.detach().numpy(),
-        teacher.logits.detach().numpy(),
-        images["labels"].numpy(),
-    )
-    upright, rotated = range(0, 4 * POINTS, 4), [row for row in range(4 * POINTS) if row % 4]
-    similar_s = cosines(projected(method.student_head, student.embedding))
-    similar_t = cosines(projected(method.teacher_head, teacher.embedding))
-    similar = kept(similar_t, {row: row // 4 for row in rotated}, 0.75)
-    assert 0 < len(similar) < len(rotated)
-    expected = {
-        "ce": 0.1 * np.mean([-np.log(softmax(logits_s[row], 1)[labels[row // 4]]) for row in upright]),
-        "kd": 0.9 * np.mean([divergence(logits_s[row], logits_t[row], 4) for row in upright]),
-        "rotation": 2.7 * np.mean([divergence(logits_s[row], logits_t[row], 4) for row in rotated]),
-        "similarity": 10 * np.mean([divergence(similar_s[row], similar_t[row], 0.5) for row in similar]),
-    }
-    assert list(parts) == list(expected)
-    for name, value in expected.items():
-        assert value > 0 and parts[name].item() == pytest.approx(value, rel=1e-9), name
+    heads = projected(method.student_head, student.embedding), projected(method.teacher_head, teacher.embedding)
+    # The losses have their own tests.
+    unweighted = sskd_losses(student.logits, teacher.logits, *map(torch.tensor, heads), images["labels"])
+    weights = {"ce": 0.1, "kd": 0.9, "rotation": 2.7, "similarity": 10}
+    assert list(parts) == list(weights)
+    for name, weight in weights.items():
+        assert parts[name].item() == pytest.approx(weight * unweighted[name].item(), rel=1e-9) and parts[name] > 0
+    # The gradient reaches the student and its head, and nothing of the teacher.
+    sum(parts.values()).backward()
+    assert student.logits.grad.abs().sum(1).gt(0).all() and student.embedding.grad.abs().sum() > 0
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.student_head.parameters())
+    assert teacher.logits.grad is None and teacher.embedding.grad is None
+    assert all(parameter.grad is None for parameter in method.teacher_head.parameters())
 
 
 def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from():
     method, teacher = make(), outputs(9, 2)
     parts = method.first_phase_losses(None, teacher, method.prepare_batch(batch(), None))
-    similar = cosines(projected(method.teacher_head, teacher.embedding))
-    expected = np.mean([-np.log(softmax(values, 1)[row // 4]) for row, values in similar.items()])
-    assert parts.keys() == {"origin"} and parts["origin"].item() == pytest.approx(expected, rel=1e-9)
+    embedding = unit(projected(method.teacher_head, teacher.embedding))
+    rotated = np.arange(4 * POINTS) % 4 > 0
+    similarities, origins = embedding[rotated] @ embedding[~rotated].T, np.arange(4 * POINTS)[rotated] // 4
+    assert parts.keys() == {"origin"}
+    assert parts["origin"].item() == pytest.approx(cross_entropy(similarities, origins), rel=1e-9)
     parts["origin"].backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.teacher_head.parameters())
     assert all(parameter.grad is None for parameter in method.student_head.parameters())
-
-
-def test_the_gradient_reaches_the_student_and_its_head_and_nothing_of_the_teacher():
-    method, student, teacher = make(), outputs(7, 1), outputs(9, 2)
-    prepared = method.prepare_batch(batch(), None)
-    for part in method(student, teacher, prepared).values():
-        part.backward(retain_graph=True)
-        assert any(
-            tensor.grad.abs().sum() > 0 for tensor in (student.logits, student.embedding) if tensor.grad is not None
-        )
-    assert student.logits.grad.abs().sum(1).gt(0).all() and student.embedding.grad.abs().sum() > 0
-    assert all(parameter.grad.abs().sum() > 0 for parameter in method.student_head.parameters())
-    assert teacher.logits.grad is None and teacher.embedding.grad is None
-    assert all(parameter.grad is None for parameter in method.teacher_head.parameters())
 
 
 # ---- The batch ----
