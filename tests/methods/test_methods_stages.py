@@ -57,8 +57,11 @@ def outputs(of: ModelSpec, num_rows: int) -> ModelOutputs:
     )
 
 
-# A ResNet-110 has the maps of a ResNet-56.
-@pytest.mark.parametrize(("teacher", "student", "like"), [pair for pair in PAIRS if pair[0] != "cifar_resnet110"])
+# A ResNet-110 has the maps of a ResNet-56; the second pair of the ResNet-50 adds nothing.
+DISTINCT = [pair for pair in PAIRS if pair[0] != "cifar_resnet110" and pair[:2] != ("cifar_resnet50", "cifar_vgg8")]
+
+
+@pytest.mark.parametrize(("teacher", "student", "like"), DISTINCT)
 def test_every_method_takes_every_pair_of_the_papers(teacher, student, like):
     torch.manual_seed(0)
     # Smaller images than the papers', for speed: the proportions of the maps are the same.
