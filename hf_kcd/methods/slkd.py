@@ -118,17 +118,8 @@ class SLKD(DistillationMethod):
             logits = [network(images) for network in self.sl_teachers]
         if not frozen:
             parts |= self._sl_teacher_parts(logits, teacher, labels)
-        parts["sl_teachers"] = slkd_loss(
-            student.logits,
-            teacher.logits,
-            logits,
-            labels,
-            self.alpha,
-            self.temperature,
-            self.fusion,
-            teacher_weight=0.0,
-            self_learning_weight=self.self_learning_weight,
-        )
+        options = (self.alpha, self.temperature, self.fusion, 0.0, self.self_learning_weight)
+        parts["sl_teachers"] = slkd_loss(student.logits, teacher.logits, logits, labels, *options)
         return parts
 
     def first_phase_losses(self, student: None, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:

@@ -1,39 +1,92 @@
-"""Methods by name: listed, made with their own options, and refused with the nearest name."""
+"""Methods by name: listed, described, created for networks that have what they read, and refused with the nearest name."""
 
 import pytest
 import timm
 import torch
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
-from hf_kcd.methods import DistillationMethod, available_methods, create_method, method_options, register_method
+from hf_kcd.methods import (
+    DistillationMethod,
+    FirstPhase,
+    TermMethod,
+    available_methods,
+    create_method,
+    method_options,
+    paper_of,
+    register_method,
+)
+from hf_kcd.methods.facts import describe_method
 from hf_kcd.models import ModelSpec
+
+
+@register_method("test_reads_features")
+class ReadsFeatures(DistillationMethod):
+    student_reads = frozenset({"logits", "features", "preactivations"})
+    teacher_reads = frozenset({"features"})
+
+
+@register_method("test_terse")
+class Terse(TermMethod):
+    reads = ("logits", "embedding")
+    weight = 7.0
 
 
 def pair():
     torch.manual_seed(0)
-    return (timm.create_model(name, num_classes=6) for name in ("cifar_resnet8", "cifar_resnet20"))
+    return [timm.create_model(name, num_classes=6) for name in ("cifar_resnet8", "cifar_resnet20")]
 
 
-def test_methods_are_listed_sorted_and_made_from_networks_or_specs():
+def test_methods_are_listed_sorted_and_created_from_networks_or_specs():
     student, teacher = pair()
-    assert {"ce", "kd"} <= set(available_methods())
-    assert available_methods() == sorted(available_methods())
+    assert {"ce", "kd"} <= set(available_methods()) and available_methods() == sorted(available_methods())
     for one, other in ((student, teacher), (ModelSpec.of(student), ModelSpec.of(teacher))):
         method = create_method("kd", one, other, 50, temperature=2.0)
-        assert isinstance(method, DistillationMethod)
         assert (method.student_spec.name, method.teacher_spec.name) == ("cifar_resnet8", "cifar_resnet20")
-        assert (method.num_points, method.temperature) == (50, 2.0)
+        assert (method.num_points, method.temperature, method.first_phase) == (50, 2.0, None)
 
 
-def test_the_options_of_kd_are_the_published_ones():
-    assert method_options("kd") == {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}
-    assert method_options("ce") == {}
+def test_the_options_are_the_published_ones():
+    terms = {"ce_weight": 1.0, "kd_weight": 0.0, "temperature": 4.0}
+    contrast = {"embedding_dim": 128, "num_negatives": 16384, "score_temperature": 0.07, "momentum": 0.5, **terms}
+    for name, options in {
+        "ce": {},
+        "kd": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0},
+        "at": {"weight": 1000.0, **terms},
+        "fitnet": {"weight": 100.0, "hint_layer": 2, "first_phase_epochs": 0, **terms},
+        "ab": {"weight": 1.0, "margin": 1.0, "first_phase_epochs": 30, **terms},
+        "crd": {"weight": 0.8, **contrast},
+        "wcord": {"weight": 0.8, "local_weight": 0.05, **contrast},
+        "unix": {
+            **{"temperature": 4.0, "keep_ratio": 48 / 64, "base_ratio": 32 / 64, "steepness": 10.0},
+            "cost_ratio": None,
+        },
+        "sskd": {
+            **{"ce_weight": 0.1, "kd_weight": 0.9, "rotation_weight": 2.7, "similarity_weight": 10.0},
+            **{"temperature": 4.0, "rotation_temperature": 4.0, "similarity_temperature": 0.5},
+            **{"rotation_keep_ratio": 1.0, "similarity_keep_ratio": 0.75},
+            **{"first_phase_epochs": 60, "first_phase_learning_rate": 0.05, "first_phase_decay_epochs": (30, 45)},
+        },
+        "test_terse": {"weight": 7.0, **terms},
+    }.items():
+        assert method_options(name) == options
 
 
-def test_a_method_says_what_it_reads():
+def test_a_class_declares_its_reads_weight_and_paper_and_needs_nothing_else():
+    assert Terse.student_reads == Terse.teacher_reads == {"logits", "embedding"}
     student, teacher = pair()
-    assert create_method("ce", student, None, 5).teacher_reads == frozenset()
-    assert create_method("kd", student, teacher, 5).teacher_reads == {"logits"}
+    assert create_method("test_terse", student, teacher, 5).weight == 7.0
+    assert create_method("test_terse", student, teacher, 5, weight=2.0).weight == 2.0
+    assert paper_of("test_terse") == "" and paper_of("kd") == "Hinton et al., 2015"
+    assert describe_method("test_terse", "cifar_resnet8", "cifar_resnet20", 5).paper == ""
+
+
+def test_an_option_that_was_renamed_still_works_with_a_warning():
+    student, teacher = pair()
+    with pytest.warns(FutureWarning, match="initialisation_epochs of method 'fitnet' is now first_phase_epochs"):
+        method = create_method("fitnet", student, teacher, 5, initialisation_epochs=3)
+    assert method.first_phase == FirstPhase(epochs=3)
+    with pytest.raises(ValueError, match="option of method 'kd' 'initialisation_epochs'"):
+        create_method("kd", student, teacher, 5, initialisation_epochs=3)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +100,13 @@ def test_a_method_says_what_it_reads():
         ("kd", {"temperature": float("nan")}, "temperature is nan"),
         ("kd", {"kd_weight": -0.1}, "kd_weight is -0.1"),
         ("kd", {"ce_weight": float("inf")}, "ce_weight is inf"),
+        ("kd", {"teacher": None}, "needs a teacher.*'ce'"),
     ],
 )
-def test_what_cannot_be_made_says_why(name, options, message):
+def test_errors_say_what_to_do(name, options, message):
     student, teacher = pair()
     with pytest.raises(ValueError, match=message):
-        create_method(name, student, teacher, 5, **options)
-    with pytest.raises(ValueError, match="Unknown method"):
-        method_options("nothing")
-
-
-def test_kd_needs_a_teacher_and_says_what_does_not():
-    student, _ = pair()
-    with pytest.raises(ValueError, match=r"needs a teacher.*'ce'"):
-        create_method("kd", student, None, 5)
+        create_method(name, student, **{"teacher": teacher, "num_points": 5, **options})
 
 
 def test_a_name_is_registered_once_and_only_for_methods():
@@ -69,11 +115,27 @@ def test_a_name_is_registered_once_and_only_for_methods():
     with pytest.raises(TypeError, match="no class derived from"):
         register_method("test_no_method")(torch.nn.Linear)
     assert "test_no_method" not in available_methods()
+    with pytest.raises(TypeError, match="ReadsFeatures defines no forward"):
+        ReadsFeatures(None, None, 5)(None, None, {})
 
 
-def test_a_method_without_a_loss_says_where_it_belongs():
-    class Empty(DistillationMethod):
-        pass
+def test_a_method_gets_the_layers_that_were_chosen():
+    student, teacher = timm.create_model("cifar_resnet8"), timm.create_model("test_vit")
+    method = create_method(
+        "test_reads_features", student, teacher, 5, student_layers="stages", teacher_layers=[1, 3, 5]
+    )
+    assert method.student_spec.feature_sizes == ((32, 32), (16, 16), (8, 8))
+    assert method.student_spec.preactivation_channels == (16, 32, 64)
+    assert method.teacher_spec.feature_sizes == ((10, 10),) * 3
+    specs = ModelSpec.of(student), ModelSpec.of(teacher)
+    assert create_method("test_reads_features", *specs, 5).teacher_spec.layers == (0, 1, 2, 3, 4, 5)
+    with pytest.raises(ValueError, match="its spec has layers already: leave it out"):
+        create_method("test_reads_features", *specs, 5, teacher_layers="stages")
 
-    with pytest.raises(TypeError, match="Empty defines no forward"):
-        Empty(None, None, 5)(None, None, {})
+
+@pytest.mark.parametrize("of", [lambda network: network, ModelSpec.of])
+def test_a_method_is_not_created_for_a_network_without_what_it_reads(of):
+    vit, resnet = timm.create_model("test_vit"), timm.create_model("cifar_resnet8")
+    with pytest.raises(ValueError, match="'test_reads_features' reads .*preactivations.* of the student.*test_vit"):
+        create_method("test_reads_features", of(vit), of(resnet), 5)
+    assert create_method("test_reads_features", of(resnet), of(vit), 5).teacher_spec.name == "test_vit"

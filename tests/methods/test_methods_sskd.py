@@ -1,27 +1,19 @@
-"""SSKD: the rotated batch, its parts and its head's loss against NumPy, and a training in two phases."""
+"""SSKD: the rotated batch, its parts and the loss of its first phase in NumPy."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
-import timm
 import torch
-from rebatched_runs import CIFAR_PAIRS, KCD, Interrupt, Interrupted, differing, network, outcome, trained
-from safetensors.torch import load_file
-from transformers import TrainerCallback
+from method_runs import cross_entropy, unit
 
-from hf_kcd.methods import create_method, method_options, register_method
-from hf_kcd.methods.sskd import SSKD
+from hf_kcd.losses import sskd_losses
+from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
 CLASSES, POINTS = 5, 6
 STUDENT = ModelSpec("net", CLASSES, 7, (4,), (1,), (0.5,) * 3, (0.2,) * 3, (3, 8, 8))
 TEACHER = replace(STUDENT, embedding_dim=9)
-SHORT = {"initialisation_epochs": 1}
-METHOD_KEYS = {
-    f"{role}_head.{layer}.{kind}" for role in ("student", "teacher") for layer in (0, 2) for kind in ("weight", "bias")
-}
 
 
 def make(**options):
@@ -47,89 +39,42 @@ def batch(points: int = POINTS) -> dict[str, torch.Tensor]:
     }
 
 
-# ---- The paper's formulas, row by row ----
-
-
-def softmax(values: np.ndarray, temperature: float) -> np.ndarray:
-    powers = np.exp((values - values.max()) / temperature)
-    return powers / powers.sum()
-
-
 def projected(head: torch.nn.Module, embedding: torch.Tensor) -> np.ndarray:
     first_weight, first_bias, last_weight, last_bias = (p.detach().numpy() for p in head.parameters())
     hidden = np.maximum(embedding.detach().numpy() @ first_weight.T + first_bias, 0)
     return hidden @ last_weight.T + last_bias
 
 
-def cosines(embedding: np.ndarray) -> dict[int, np.ndarray]:
-    """Of every rotated row with the upright ones."""
-    lengths = np.sqrt((embedding**2).sum(1))
-    return {
-        row: np.array([embedding[row] @ embedding[u] / lengths[row] / lengths[u] for u in range(0, len(embedding), 4)])
-        for row in range(len(embedding))
-        if row % 4
-    }
-
-
-def divergence(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
-    p_s, p_t = softmax(student, temperature), softmax(teacher, temperature)
-    return temperature**2 * (p_t * np.log(p_t / p_s)).sum()
-
-
-def kept(teacher: dict[int, np.ndarray], truth: dict[int, int], ratio: float) -> list[int]:
-    places = {row: int((values > values[truth[row]]).sum()) for row, values in teacher.items()}
-    wrong = sorted((row for row in places if places[row]), key=lambda row: places[row])
-    return [row for row in places if not places[row]] + wrong[: int(ratio * len(wrong))]
-
-
-def test_the_parts_are_the_papers_with_the_authors_weights():
+def test_the_parts_are_the_losses_of_the_projections_with_the_authors_weights():
     method, images = make(), batch()
     student, teacher = outputs(7, 1), outputs(9, 2)
     parts = method(student, teacher, method.prepare_batch(images, None))
-    logits_s, logits_t, labels = (
-        student.logits.detach().numpy(),
-        teacher.logits.detach().numpy(),
-        images["labels"].numpy(),
-    )
-    upright, rotated = range(0, 4 * POINTS, 4), [row for row in range(4 * POINTS) if row % 4]
-    similar_s = cosines(projected(method.student_head, student.embedding))
-    similar_t = cosines(projected(method.teacher_head, teacher.embedding))
-    similar = kept(similar_t, {row: row // 4 for row in rotated}, 0.75)
-    assert 0 < len(similar) < len(rotated)
-    expected = {
-        "ce": 0.1 * np.mean([-np.log(softmax(logits_s[row], 1)[labels[row // 4]]) for row in upright]),
-        "kd": 0.9 * np.mean([divergence(logits_s[row], logits_t[row], 4) for row in upright]),
-        "rotation": 2.7 * np.mean([divergence(logits_s[row], logits_t[row], 4) for row in rotated]),
-        "similarity": 10 * np.mean([divergence(similar_s[row], similar_t[row], 0.5) for row in similar]),
-    }
-    assert list(parts) == list(expected)
-    for name, value in expected.items():
-        assert value > 0 and parts[name].item() == pytest.approx(value, rel=1e-9), name
-
-
-def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from():
-    method, teacher = make(), outputs(9, 2)
-    parts = method.initialisation_losses(None, teacher, method.prepare_batch(batch(), None))
-    similar = cosines(projected(method.teacher_head, teacher.embedding))
-    expected = np.mean([-np.log(softmax(values, 1)[row // 4]) for row, values in similar.items()])
-    assert parts.keys() == {"origin"} and parts["origin"].item() == pytest.approx(expected, rel=1e-9)
-    parts["origin"].backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in method.teacher_head.parameters())
-    assert all(parameter.grad is None for parameter in method.student_head.parameters())
-
-
-def test_the_gradient_reaches_the_student_and_its_head_and_nothing_of_the_teacher():
-    method, student, teacher = make(), outputs(7, 1), outputs(9, 2)
-    prepared = method.prepare_batch(batch(), None)
-    for part in method(student, teacher, prepared).values():
-        part.backward(retain_graph=True)
-        assert any(
-            tensor.grad.abs().sum() > 0 for tensor in (student.logits, student.embedding) if tensor.grad is not None
-        )
+    heads = projected(method.student_head, student.embedding), projected(method.teacher_head, teacher.embedding)
+    # The losses have their own tests.
+    unweighted = sskd_losses(student.logits, teacher.logits, *map(torch.tensor, heads), images["labels"])
+    weights = {"ce": 0.1, "kd": 0.9, "rotation": 2.7, "similarity": 10}
+    assert list(parts) == list(weights)
+    for name, weight in weights.items():
+        assert parts[name].item() == pytest.approx(weight * unweighted[name].item(), rel=1e-9) and parts[name] > 0
+    # The gradient reaches the student and its head, and nothing of the teacher.
+    sum(parts.values()).backward()
     assert student.logits.grad.abs().sum(1).gt(0).all() and student.embedding.grad.abs().sum() > 0
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.student_head.parameters())
     assert teacher.logits.grad is None and teacher.embedding.grad is None
     assert all(parameter.grad is None for parameter in method.teacher_head.parameters())
+
+
+def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from():
+    method, teacher = make(), outputs(9, 2)
+    parts = method.first_phase_losses(None, teacher, method.prepare_batch(batch(), None))
+    embedding = unit(projected(method.teacher_head, teacher.embedding))
+    rotated = np.arange(4 * POINTS) % 4 > 0
+    similarities, origins = embedding[rotated] @ embedding[~rotated].T, np.arange(4 * POINTS)[rotated] // 4
+    assert parts.keys() == {"origin"}
+    assert parts["origin"].item() == pytest.approx(cross_entropy(similarities, origins), rel=1e-9)
+    parts["origin"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in method.teacher_head.parameters())
+    assert all(parameter.grad is None for parameter in method.student_head.parameters())
 
 
 # ---- The batch ----
@@ -149,34 +94,17 @@ def test_every_image_comes_upright_and_turned_three_times_with_its_label_and_id(
 def test_points_are_valued_by_their_upright_copies():
     method, images = make(), batch()
     prepared = method.prepare_batch(images, None)
-    rows = method.valued_rows(prepared)
+    rows = method.point_rows(prepared)
     assert torch.equal(prepared["pixel_values"][rows], images["pixel_values"])
     assert torch.equal(prepared["point_ids"][rows], images["point_ids"])
 
 
-def test_a_step_costs_four_of_kd():
-    assert make().step_cost == len(make().prepare_batch(batch(), None)["labels"]) / POINTS
-
-
-# ---- Options and networks ----
-
-
-def test_the_defaults_are_the_authors():
-    assert method_options("sskd") == {
-        **{"ce_weight": 0.1, "kd_weight": 0.9, "rotation_weight": 2.7, "similarity_weight": 10.0},
-        **{"temperature": 4.0, "rotation_temperature": 4.0, "similarity_temperature": 0.5},
-        **{"rotation_keep_ratio": 1.0, "similarity_keep_ratio": 0.75},
-        **{"initialisation_epochs": 60, "initialisation_learning_rate": 0.05, "initialisation_decay_epochs": (30, 45)},
-    }
-    method = make()
-    assert (method.initialisation_epochs, method.initialisation_learning_rate) == (60, 0.05)
-    assert method.initialisation_decay_epochs == (30, 45)
-
-
-def test_a_part_of_weight_zero_is_left_out():
+def test_a_part_of_weight_zero_is_left_out_and_a_step_costs_four_of_kd():
     method = make(rotation_weight=0.0)
     parts = method(outputs(7, 1), outputs(9, 2), method.prepare_batch(batch(), None))
     assert list(parts) == ["ce", "kd", "similarity"]
+    assert method.step_cost == len(method.prepare_batch(batch(), None)["labels"]) / POINTS
+    assert method.first_phase == FirstPhase(60, trains_student=False, learning_rate=0.05, decay_epochs=(30, 45))
 
 
 @pytest.mark.parametrize(
@@ -185,101 +113,13 @@ def test_a_part_of_weight_zero_is_left_out():
         ({"rotation_weight": -1.0}, "rotation_weight is -1"),
         ({"similarity_temperature": 0.0}, "similarity_temperature is 0"),
         ({"similarity_keep_ratio": 1.5}, "similarity_keep_ratio is 1.5"),
-        ({"initialisation_epochs": 0}, "initialisation_epochs is 0.*at least 1"),
-        ({"initialisation_epochs": 1.5}, "initialisation_epochs is 1.5"),
-        ({"initialisation_learning_rate": 0.0}, "initialisation_learning_rate is 0"),
+        ({"first_phase_epochs": 0}, "first_phase_epochs is 0.*at least 1"),
+        ({"first_phase_epochs": 1.5}, "first_phase_epochs is 1.5"),
+        ({"first_phase_learning_rate": 0.0}, "first_phase_learning_rate is 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
-
-
-def test_images_that_are_not_square_are_refused():
     with pytest.raises(ValueError, match="net are 8 x 6.*square"):
         create_method("sskd", replace(STUDENT, input_size=(3, 8, 6)), TEACHER, 50)
-
-
-@cache
-def spec(name: str) -> ModelSpec:
-    with torch.device("meta"):
-        return ModelSpec.of(timm.create_model(name), reads={"logits", "embedding"})
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student"), [(f"cifar_{t}", f"cifar_{s}") for t, s in CIFAR_PAIRS] + [("resnet34", "resnet18")]
-)
-def test_every_pair_of_the_papers_has_finite_parts(teacher, student):
-    specs = spec(student), spec(teacher)
-    method = create_method("sskd", *specs, 50).double()
-    both = [outputs(one.embedding_dim, seed, classes=one.num_classes) for seed, one in enumerate(specs)]
-    parts = method(*both, method.prepare_batch(batch(), None))
-    assert all(part.isfinite() and part > 0 for part in parts.values())
-    assert method.initialisation_losses(None, both[1], {})["origin"].isfinite()
-
-
-# ---- A training ----
-
-
-class HeadsAtFirst(TrainerCallback):
-    """Keeps the heads as the first phase left them."""
-
-    def on_epoch_begin(self, args, state, control, model, **kwargs):
-        if not state.global_step:
-            self.heads = {name: value.clone() for name, value in model.method.state_dict().items()}
-
-
-def test_two_phases_every_part_at_work_and_a_student_without_heads(tmp_path):
-    noted = HeadsAtFirst()
-    trainer = trained(tmp_path, "sskd", None, [noted], method_options=SHORT)
-    assert noted.heads.keys() == METHOD_KEYS
-    assert noted.heads["teacher_head.0.weight"].shape == (128, 128)
-    assert noted.heads["student_head.2.weight"].shape == (64, 64)
-    # After the first phase the teacher's head is frozen, weight decay included, and the student's head learns.
-    assert set(differing(noted.heads, trainer.method.state_dict())) == {
-        name for name in METHOD_KEYS if name.startswith("student_head")
-    }
-    # The student was run in the three steps of each epoch of the second phase alone, on all copies at once.
-    assert int(trainer.student.bn1.num_batches_tracked) == 3 * 3
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    for part in ("ce", "kd", "rotation", "similarity"):
-        assert all(line[f"loss_{part}"] > 0 for line in lines), part
-    trainer.save_model(str(tmp_path / "saved"))
-    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == network(1).state_dict().keys()
-    assert load_file(tmp_path / "saved" / "method.safetensors").keys() == METHOD_KEYS
-
-
-def test_the_first_phase_teaches_the_head(tmp_path):
-    losses = []
-
-    @register_method("test_noted_sskd")
-    class Noted(SSKD):
-        def initialisation_losses(self, student, teacher, batch):
-            assert student is None and len(batch["labels"]) % 4 == 0
-            parts = super().initialisation_losses(student, teacher, batch)
-            losses.append(parts["origin"].item())
-            return parts
-
-    trained(tmp_path, "test_noted_sskd", None, num_train_epochs=1, method_options={"initialisation_epochs": 30})
-    assert len(losses) == 30 * 3
-    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.02
-
-
-@pytest.mark.parametrize("kcd", [None, KCD], ids=["plain", "kcd"])
-def test_a_run_is_the_same_with_an_interruption(tmp_path, kcd):
-    whole = trained(tmp_path / "whole", "sskd", kcd, method_options=SHORT)
-    with pytest.raises(Interrupted):
-        trained(tmp_path / "cut", "sskd", kcd, [Interrupt(4)], method_options=SHORT)
-    checkpoint = str(tmp_path / "cut" / "checkpoint-4")
-    resumed = trained(tmp_path / "cut", "sskd", kcd, resume=checkpoint, seed=50, method_options=SHORT)
-    assert not differing(outcome(whole), outcome(resumed))
-    if kcd is not None:
-        # Each point once a step, not once for each of its copies.
-        assert whole.kcd.condenser.record.frequency.sum() == sum(whole.cost.points)
-
-
-def test_bfloat16_autocast_leaves_every_part_at_work(tmp_path):
-    trainer = trained(tmp_path, "sskd", None, num_train_epochs=1, bf16=True, method_options=SHORT)
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert all(line["loss_similarity"] > 0 for line in lines)
