@@ -29,7 +29,7 @@ from hf_kcd.cli.run import first_points
 from hf_kcd.data import load_image_data
 from hf_kcd.methods import available_methods, method_options
 from hf_kcd.methods.registry import get_method
-from hf_kcd.reporting.compare import format_table
+from hf_kcd.reporting import format_table
 
 
 class StepTimes(TrainerCallback):

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary path beside `path`, which replaces it when the block ends without an error.
 
     Args:
         path: The file to write; its folder is made.
@@ -48,10 +47,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary folder beside `path`, which replaces it when the block ends without an error.
 
     Args:
-        path: The folder to write; one that exists is replaced whole.
+        path: The folder to write. An existing one is replaced whole.
 
     Yields:
         The folder to write into.
@@ -84,7 +83,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all.
 
     Raises:
-        ValueError: When it holds NaN or an infinity, which JSON does not know.
+        ValueError: When it holds NaN or an infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
@@ -96,7 +95,7 @@ def read_json(path: str | Path, name: str | None = None) -> Any:
 
     Args:
         path: The file.
-        name: What errors call it; its path without it.
+        name: What errors call it; its path by default.
 
     Raises:
         ValueError: When it is no JSON, with the path.
@@ -104,70 +103,11 @@ def read_json(path: str | Path, name: str | None = None) -> Any:
     """
     try:
         return json.loads(Path(path).read_text())
-    # ValueError: also bytes that are no text, and integers of thousands of digits; RecursionError: nested beyond reason.
+    # ValueError includes bytes that are not text, and integers of thousands of digits; RecursionError is deep nesting.
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{name or path} is not a JSON file ({error}). It was cut short or overwritten: fetch it again."
         ) from error
-
-
-def read_description(
-    path: str | Path,
-    kind: str,
-    latest: int,
-    not_one: str,
-    *,
-    name: str | None = None,
-    required: Collection[str] = (),
-    again: str = "Fetch it again.",
-) -> dict[str, Any]:
-    """Read the JSON file by which an artefact of this package says what it is, of a kind and in a format that are known.
-
-    Args:
-        path: The file.
-        kind: What its `type` has to be.
-        latest: The newest `format_version` that is read.
-        not_one: What an error says of a file of another kind, behind its name.
-        name: What errors call the file; its path without it.
-        required: Keys that it has to have.
-        again: What an error tells people to do about a damaged one.
-
-    Raises:
-        ValueError: When it is damaged, of another kind, or of a newer format.
-        FileNotFoundError: When it does not exist.
-    """
-    name = name or str(path)
-    description = read_json(path, name)
-    if not isinstance(description, dict) or description.get("type") != kind:
-        raise ValueError(f"{name} {not_one}")
-    version = description.get("format_version")
-    if isinstance(version, int) and version > latest:
-        writer = description.get("library_version")
-        written = f", written by hf_kcd {writer}" if writer else ""
-        raise ValueError(
-            f"{name} has format version {version}{written}; this hf_kcd reads up to version {latest}. Upgrade hf_kcd."
-        )
-    missing = sorted(set(required) - set(description))
-    if version != latest or missing:
-        raise ValueError(
-            f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. {again}"
-        )
-    return description
-
-
-def refuse_control_characters(value: Any, name: str) -> None:
-    """Refuse plain JSON values of a stranger's file with text in them that drives a terminal when it is printed.
-
-    Args:
-        value: What the file holds; new lines and tabs are none of them.
-        name: What the error calls the file.
-
-    Raises:
-        ValueError: When there is such text.
-    """
-    # As JSON writes them: all but printable ASCII is escaped, a new line as \n.
-    if re.search(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])", json.dumps(value)):
-        raise ValueError(f"{name} holds control characters, which are no text. Fetch it again, or leave it alone.")
 
 
 def sha256_of(path: str | Path) -> str:
