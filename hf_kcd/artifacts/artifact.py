@@ -2,6 +2,7 @@
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,27 +16,23 @@ from ..version import __version__
 from .files import read_json, save_tensors, sha256_of, write_json
 from .identity import DatasetIdentity
 
+Tensors, Facts = dict[str, torch.Tensor], dict[str, Any]
 # Type and largest shape of every tensor.
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 # As the header of a safetensors file names them.
-_DTYPES = {
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
+_DTYPES = {"U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
+_DTYPES |= {"F32": torch.float32, "F64": torch.float64}
+# Characters that drive a terminal, as JSON escapes them; newlines and tabs are fine.
+_CONTROL_CHARACTERS = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])")
 # In bytes; a data set of twenty thousand classes needs less than a million.
 _LARGEST_CONFIG = 16 * 2**20
 
 
-class Artifact:
+class Artifact(ABC):
     """Tensors about a data set that can be saved, loaded and published.
 
-    A subclass names its files and lists what they hold. Files may come from strangers, so every part is checked before
-    it is used, and a tensor's type and shape before its memory is taken.
+    Files may come from strangers: every part is checked before it is used, and a tensor's type and shape before its
+    memory is taken.
     """
 
     NAME: ClassVar[str]  # What messages call it.
@@ -43,42 +40,35 @@ class Artifact:
     FORMAT_VERSION: ClassVar[int] = 1
     CONFIG_FILE: ClassVar[str]
     TENSOR_FILE: ClassVar[str]
-    FACTS: ClassVar[tuple[str, ...]]  # Keys that `facts` has.
+    FACTS: ClassVar[tuple[str, ...]]  # Keys that the JSON file must have.
     ADVICE: ClassVar[str]  # What to do when there is none.
 
     dataset: DatasetIdentity
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    @abstractmethod
+    def tensors(self) -> Tensors:
         """Return the tensors by their names in the file."""
-        raise NotImplementedError
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the JSON file holds beside its header, as plain JSON values; `dataset` is one of them."""
-        raise NotImplementedError
+    @abstractmethod
+    def facts(self) -> Facts:
+        """Return what the JSON file holds after its header, as plain JSON values."""
 
-    def description(self) -> dict[str, Any]:
+    @abstractmethod
+    def description(self) -> Facts:
         """Return a summary for cards and reports, as plain JSON values."""
-        raise NotImplementedError
 
     @classmethod
-    def layout(cls, facts: dict[str, Any], dataset: DatasetIdentity, names: Collection[str]) -> Layout:
-        """Return the tensors that a file with these facts must have, given the names that it does have."""
-        raise NotImplementedError
+    @abstractmethod
+    def layout(cls, facts: Facts, dataset: DatasetIdentity, names: Collection[str]) -> Layout:
+        """Return the tensors that a file with these facts must have; `names` are those that it does have."""
 
     @classmethod
-    def from_parts(cls, tensors: dict[str, torch.Tensor], facts: dict[str, Any], dataset: DatasetIdentity) -> Self:
-        """Build the artifact from what its files hold.
-
-        Raises:
-            ValueError: When the parts do not fit together, naming the part.
-        """
-        raise NotImplementedError
+    @abstractmethod
+    def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> Self:
+        """Build the artifact from its files; a ValueError names a part that does not fit."""
 
     def check_dataset(self, dataset: datasets.Dataset | DatasetIdentity) -> None:
-        """Make sure that a data set is the one that this artifact is about, point by point.
-
-        Args:
-            dataset: The data set, or its identity where that is known already.
+        """Make sure that a data set, or its identity, is the one that this artifact is about, point by point.
 
         Raises:
             ValueError: When it is another one, with the difference.
@@ -100,16 +90,12 @@ class Artifact:
         Raises:
             OSError: When it cannot be written.
         """
-        tensor_file = Path(folder) / self.TENSOR_FILE
-        save_tensors(tensor_file, self.tensors())
+        folder = Path(folder)
+        save_tensors(folder / self.TENSOR_FILE, self.tensors())
         # The JSON file comes last and holds the tensors' checksum, which proves that the two belong together.
-        header = {
-            "type": self.TYPE,
-            "format_version": self.FORMAT_VERSION,
-            "library_version": __version__,
-            "sha256": sha256_of(tensor_file),
-        }
-        write_json(Path(folder) / self.CONFIG_FILE, header | self.facts())
+        header = {"type": self.TYPE, "format_version": self.FORMAT_VERSION, "library_version": __version__}
+        header["sha256"] = sha256_of(folder / self.TENSOR_FILE)
+        write_json(folder / self.CONFIG_FILE, header | self.facts())
 
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, revision: str | None = None) -> Self:
@@ -144,39 +130,34 @@ class Artifact:
 
     @classmethod
     def _read(cls, folder: Path, name: str) -> Self:
-        missing = [file for file in (cls.CONFIG_FILE, cls.TENSOR_FILE) if not (folder / file).is_file()]
+        config, tensors = folder / cls.CONFIG_FILE, folder / cls.TENSOR_FILE
+        missing = [path.name for path in (config, tensors) if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{name} holds no {cls.NAME}: {' and '.join(missing)} missing. {cls.ADVICE}")
-        facts = cls._read_facts(folder / cls.CONFIG_FILE, f"{name}/{cls.CONFIG_FILE}")
-        if sha256_of(folder / cls.TENSOR_FILE) != facts["sha256"]:
+        size = config.stat().st_size
+        if size > _LARGEST_CONFIG:
+            raise ValueError(f"{name}/{config.name} has {size:,} bytes, more than any description needs.")
+        facts = read_description(
+            config,
+            cls.TYPE,
+            cls.FORMAT_VERSION,
+            f"describes no {cls.NAME}. Give a folder that save_pretrained wrote.",
+            name=f"{name}/{config.name}",
+            required={"sha256", *cls.FACTS},
+        )
+        if sha256_of(tensors) != facts["sha256"]:
             raise ValueError(
-                f"{name}/{cls.TENSOR_FILE} is not the file that {cls.CONFIG_FILE} describes: "
-                "cut short, damaged, or from elsewhere. Fetch both again."
+                f"{name}/{tensors.name} is not the file that {config.name} describes: cut short, damaged, or from "
+                "elsewhere. Fetch both again."
             )
         try:
             dataset = DatasetIdentity.from_dict(facts["dataset"])
-            return cls.from_parts(cls._read_tensors(folder / cls.TENSOR_FILE, facts, dataset), facts, dataset)
+            return cls.from_parts(cls._read_tensors(tensors, facts, dataset), facts, dataset)
         except (OverflowError, RecursionError, ValueError) as error:
             raise ValueError(f"{name} holds no valid {cls.NAME}: {error} Fetch both files again.") from error
 
     @classmethod
-    def _read_facts(cls, path: Path, name: str) -> dict[str, Any]:
-        size = path.stat().st_size
-        if size > _LARGEST_CONFIG:
-            raise ValueError(f"{name} has {size:,} bytes, more than any description needs. Fetch it again.")
-        facts = read_description(
-            path,
-            cls.TYPE,
-            cls.FORMAT_VERSION,
-            f"describes no {cls.NAME}. Give a folder that save_pretrained wrote.",
-            name=name,
-            required={"sha256", *cls.FACTS},
-        )
-        refuse_control_characters(facts, name)
-        return facts
-
-    @classmethod
-    def _read_tensors(cls, path: Path, facts: dict[str, Any], dataset: DatasetIdentity) -> dict[str, torch.Tensor]:
+    def _read_tensors(cls, path: Path, facts: Facts, dataset: DatasetIdentity) -> Tensors:
         try:
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
@@ -208,25 +189,20 @@ def read_description(
     required: Collection[str] = (),
     again: str = "Fetch it again.",
 ) -> dict[str, Any]:
-    """Read a JSON file of a known type and format.
+    """Read a JSON file that must have a `type`, a `format_version` up to `latest` and the `required` keys.
 
-    Args:
-        path: The file.
-        type_: Its `type`.
-        latest: The newest `format_version` that can be read.
-        otherwise: What the error says about a file of another type, after its name.
-        name: What errors call the file; its path by default.
-        required: Keys that it must have.
-        again: What to do about a damaged file.
-
-    Raises:
-        ValueError: When it is damaged, of another type, or of a newer format.
-        FileNotFoundError: When it does not exist.
+    `otherwise` and `again` end the errors for another type and for a damaged file.
     """
     name = name or str(path)
     description = read_json(path, name)
     if not isinstance(description, dict) or description.get("type") != type_:
         raise ValueError(f"{name} {otherwise}")
+    try:
+        text = json.dumps(description)
+    except RecursionError as error:
+        raise ValueError(f"{name} is nested too deeply.") from error
+    if _CONTROL_CHARACTERS.search(text):
+        raise ValueError(f"{name} holds control characters, which are not text. Fetch it again, or leave it alone.")
     version = description.get("format_version")
     if isinstance(version, int) and version > latest:
         writer = description.get("library_version")
@@ -240,18 +216,3 @@ def read_description(
             f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. {again}"
         )
     return description
-
-
-def refuse_control_characters(value: Any, name: str) -> None:
-    """Refuse text that would drive a terminal when it is printed; newlines and tabs are fine.
-
-    Args:
-        value: Plain JSON values from a stranger's file.
-        name: What the error calls the file.
-
-    Raises:
-        ValueError: When there is such text.
-    """
-    # JSON escapes all but printable ASCII; a newline is written as \n.
-    if re.search(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])", json.dumps(value)):
-        raise ValueError(f"{name} holds control characters, which are not text. Fetch it again, or leave it alone.")

@@ -22,26 +22,19 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Args:
         path: The file to write; its folder is made.
 
-    Yields:
-        The path to write to.
-
     Raises:
         OSError: With the path and the cause, when it cannot be written (full disk, read-only folder).
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
@@ -52,30 +45,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Args:
         path: The folder to write. An existing one is replaced whole.
 
-    Yields:
-        The folder to write into.
-
     Raises:
         OSError: With the path and the cause, when it cannot be written.
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "old")
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            os.chmod(temporary, 0o777 & ~_umask())
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / "old")
+                os.replace(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -157,8 +143,12 @@ def _umask() -> int:
     return mask
 
 
-def _cannot_write(path: Path, error: OSError) -> OSError:
-    message = (
-        f"Cannot write {path}: {error.strerror or error}. Free some space or choose a folder that can be written."
-    )
-    return type(error)(error.errno, message) if error.errno else OSError(message)
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        message = f"Cannot write {path}: {why}. Free some space or choose a folder that can be written."
+        raise type(error)(error.errno, message) if error.errno else OSError(message) from error

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import torch
 
-from ..artifacts.artifact import Artifact, Layout
+from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
 from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.identity import DatasetIdentity
 from ..artifacts.run_folder import pictures_of, read_run
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import huggingface_hub
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_SELECTION = {"kept": torch.int64, "partner": torch.int64, "perturbation": torch.float32}
+_TENSORS = _SELECTION | {"value": torch.float64, "frequency": torch.int64, "labels": torch.int64}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class KnowledgeMask(Artifact):
     labels: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("kept", "partner", "perturbation", "value", "frequency", "labels"):
+        for name in _TENSORS:
             if name != "labels" or self.labels is not None:
                 object.__setattr__(self, name, _own(name, getattr(self, name)))
         history = [_own_selection(stage, entry) for stage, entry in enumerate(self.mixing_history)]
@@ -149,14 +151,13 @@ class KnowledgeMask(Artifact):
         self.check(other.dataset)
         return int((self.kept_mask ^ other.kept_mask).sum())
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Facts:
         """Describe the mask, as plain JSON values.
 
         Returns:
-            `num_points`, `num_kept`, `num_mixed` (kept points with a share of others), `shares` of the partners (lowest,
-            highest; None without partners), `cumulative_mixing` (whether there is a mixing history), `recorded` (whether
-            any value is), `frequency` (lowest, highest), `quantiles` of the values at 5, 25, 50, 75 and 95 % of the
-            `kept` and of the `discarded` points, `labeled`, and `stage`, `schedule`, `dataset`, `provenance`.
+            `num_points`, `num_kept`, `num_mixed`, `shares` of partners (lowest and highest, or None),
+            `cumulative_mixing`, `recorded` (whether any value is), `frequency` (lowest and highest), `quantiles` of the
+            values (5 to 95 %) of the `kept` and `discarded` points, `labeled`, and the file's facts.
         """
         kept, mixed = self.kept_mask, self.selection.is_mixed
         shares = self.perturbation[mixed]
@@ -193,18 +194,17 @@ class KnowledgeMask(Artifact):
         soft_labels: Artifact | None = None,
         license: str | None = None,
     ) -> None:
-        """Write what `push_to_hub` uploads; equal arguments give equal files.
+        """Write what `push_to_hub` uploads: the mask's files, a table of all points, pictures, soft labels and the card.
 
-        These are the mask's two files, the table `data/points.parquet` for `datasets.load_dataset` and the Hub's viewer,
-        pictures, the soft labels, and the card `README.md`. Paths of this machine are reduced to their last part.
+        Equal arguments give equal files. Paths of this machine are reduced to their last part.
 
         Args:
             folder: Where to write; it is made.
             repo_id: The repository that the card names.
             run_folder: Folder of the finished run that made the mask, for its data set, results and pictures.
             student_repo: Repository of the student that was trained with it, for a link.
-            teacher_repo: Repository of its teacher, for a link; by default the one that the run's recipe names.
-            soft_labels: The teacher's `SoftLabels` for the kept points, to publish beside the mask.
+            teacher_repo: Repository of its teacher, for a link; by default the one in the run's recipe.
+            soft_labels: The teacher's `SoftLabels` for the kept points.
             license: Identifier of the license, as the Hub has them ("apache-2.0").
 
         Raises:
@@ -226,16 +226,16 @@ class KnowledgeMask(Artifact):
             published.description(),
             repo_id=repo_id,
             results=results,
-            recipe=recipe or {},
+            recipe=recipe,
             pictures=pictures,
             student_repo=student_repo,
             teacher_repo=teacher_repo,
             soft_labels=None if soft_labels is None else soft_labels.description(),
             license=license,
         )
-        for artifact in (published, soft_labels):
-            if artifact is not None:
-                artifact.save_pretrained(folder)
+        published.save_pretrained(folder)
+        if soft_labels is not None:
+            soft_labels.save_pretrained(folder)
         for name in (TABLE_FILE, *pictures):
             (folder / name).parent.mkdir(exist_ok=True)
         self.to_table().to_parquet(folder / TABLE_FILE)
@@ -290,42 +290,30 @@ class KnowledgeMask(Artifact):
             where = {"private": private, "revision": revision, "commit_message": commit_message}
             return upload(folder, repo_id, repo_type="dataset", **where)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {name: getattr(self, name) for name in ("kept", "partner", "perturbation", "value", "frequency")}
-        if self.labels is not None:
-            tensors["labels"] = self.labels
+    def tensors(self) -> Tensors:
+        tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         for stage, mixed in enumerate(self.mixing_history):
             tensors |= zip(_mixing_names(stage), mixed, strict=True)
         return tensors
 
-    def facts(self) -> dict[str, Any]:
-        return {
-            "stage": self.stage,
-            "schedule": self.schedule,
-            "dataset": self.dataset.to_dict(),
-            "provenance": self.provenance,
-        }
+    def facts(self) -> Facts:
+        return {name: getattr(self, name) for name in self.FACTS} | {"dataset": self.dataset.to_dict()}
 
     @classmethod
-    def layout(cls, facts: dict[str, Any], dataset: DatasetIdentity, names: Collection[str]) -> Layout:
+    def layout(cls, facts: Facts, dataset: DatasetIdentity, names: Collection[str]) -> Layout:
         shape = (dataset.num_points,)
-        selection = ((torch.int64, shape), (torch.int64, shape), (torch.float32, shape))
-        layout = dict(zip(("kept", "partner", "perturbation"), selection, strict=True))
-        layout |= {"value": (torch.float64, shape), "frequency": (torch.int64, shape)}
-        if "labels" in names:
-            layout["labels"] = (torch.int64, shape)
+        layout = {name: (dtype, shape) for name, dtype in _TENSORS.items() if name != "labels" or name in names}
+        mixing = [(dtype, shape) for dtype in _SELECTION.values()]
         for stage in range(_num_mixings(names)):
-            layout |= zip(_mixing_names(stage), selection, strict=True)
+            layout |= zip(_mixing_names(stage), mixing, strict=True)
         return layout
 
     @classmethod
-    def from_parts(
-        cls, tensors: dict[str, torch.Tensor], facts: dict[str, Any], dataset: DatasetIdentity
-    ) -> "KnowledgeMask":
-        history = [
-            Selection(*(tensors.pop(name) for name in _mixing_names(stage))) for stage in range(_num_mixings(tensors))
-        ]
-        return cls(**tensors, **{**facts, "dataset": dataset}, mixing_history=history)
+    def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> "KnowledgeMask":
+        stages = range(_num_mixings(tensors))
+        history = [Selection(*map(tensors.pop, _mixing_names(stage))) for stage in stages]
+        facts = {name: facts[name] for name in cls.FACTS}
+        return cls(**tensors, **facts | {"dataset": dataset}, mixing_history=history)
 
     def _check_soft_labels(self, soft_labels: Artifact) -> None:
         self.check(soft_labels.dataset)

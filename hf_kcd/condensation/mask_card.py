@@ -28,7 +28,7 @@ def mask_card(
     *,
     repo_id: str,
     results: Results | None,
-    recipe: dict[str, Any],
+    recipe: dict[str, Any] | None,
     pictures: Sequence[str],
     student_repo: str | None,
     teacher_repo: str | None,
@@ -40,16 +40,11 @@ def mask_card(
     Args:
         mask: `KnowledgeMask.description()`.
         repo_id: The mask's repository.
-        results: Results of the run that made it, where they are known.
-        recipe: The run's options; empty where they are not known.
-        pictures: The run's pictures that the repository has, such as "plots/ranks.png".
-        student_repo: Repository of the student.
-        teacher_repo: Repository of the teacher; by default the one that the recipe names.
+        results, recipe: Of the run that made it, where they are known.
+        pictures: The run's pictures in the repository, such as "plots/ranks.png".
+        student_repo, teacher_repo: Repositories to link; by default the teacher's is the one in the recipe.
         soft_labels: `SoftLabels.description()` of soft labels in the repository.
         license: License of the mask.
-
-    Returns:
-        The text of a README.md, with its metadata at the head.
 
     Raises:
         ValueError: When the results are of another run than the mask.
@@ -57,7 +52,7 @@ def mask_card(
     if results is not None:
         _check_run(results, mask)
         results = without_folders(results)
-    provenance = mask["provenance"]
+    provenance, recipe = mask["provenance"], recipe or {}
     source = _Source.of(recipe.get("data") or (results or {}).get("data"), recipe)
     names = mask["dataset"]["class_names"]
     return render_card(
@@ -96,21 +91,13 @@ def _check_run(results: Results, mask: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Source:
-    """How a reader of the card gets the data.
-
-    Args:
-        name: Its name; None where nobody said.
-        repository: Its repository on the Hub, where it has one.
-        imports: Lines of Python at the head of the card's example.
-        load: Python that loads the split.
-        options: Options of the command line.
-    """
+    """How a reader of the card gets the data."""
 
     name: str | None
     repository: str | None
     imports: list[str]
-    load: str
-    options: str
+    load: str  # Python that loads the split.
+    options: str  # Options of the command line.
 
     @classmethod
     def of(cls, data: str | None, recipe: dict[str, Any]) -> "_Source":
@@ -130,7 +117,6 @@ class _Source:
 
     @property
     def link(self) -> str:
-        """Its name in Markdown, with its address where it has one."""
         if self.repository is None:
             return self.name or "a data set"
         return f"[{self.name}](https://huggingface.co/datasets/{self.repository})"

@@ -19,13 +19,6 @@ def points_table(
 ) -> datasets.Dataset:
     """Make a table with one row a point, in the data set's order.
 
-    Args:
-        selection: The kept points in rank order.
-        value: [N] float64.
-        frequency: [N] int64.
-        labels: [N] int64, where they are known.
-        class_names: Names of the classes.
-
     Returns:
         Columns `point` (id), `kept`, `rank` (place among the kept, 0 the most valuable; null for discarded points),
         `value` (Eq. 12), `frequency`, `partner` (null for none), `perturbation` (0 for none) and, with labels, `label`

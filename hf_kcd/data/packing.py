@@ -11,14 +11,7 @@ CODES = {8: torch.int8, 16: torch.int16}
 def packed_layout(
     num_points: int, num_views: int, num_classes: int, top_k: int, bits: int
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Return type and shape of every tensor of soft labels.
-
-    Args:
-        num_points: Selected points.
-        num_views: Views of each.
-        num_classes: Classes of the data set.
-        top_k: Classes of each row that are stored; 0 or all classes: all.
-        bits: Bits of a logit, 8 or 16.
+    """Return type and shape of every tensor of soft labels; with `top_k` 0 all classes are coded.
 
     Raises:
         ValueError: For numbers that cannot be.
@@ -69,10 +62,6 @@ def unpack_logits(
 ) -> Tensor:
     """Undo `pack_logits`, without a host sync.
 
-    Args:
-        codes, low, high, classes, rest: What `pack_logits` returned.
-        num_classes: Classes of the data set.
-
     Returns:
         float32 [B, num_classes].
     """
@@ -87,12 +76,6 @@ def unpack_logits(
 
 def check_packing(num_views: int, num_classes: int, top_k: int, bits: int) -> None:
     """Refuse numbers that soft labels cannot be made with.
-
-    Args:
-        num_views: Views of every point.
-        num_classes: Classes of the data set.
-        top_k: Classes of each row that are stored; 0 for all.
-        bits: Bits of a logit.
 
     Raises:
         ValueError: Naming the number and its value.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..artifacts.artifact import Artifact, Layout
+from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
 from ..artifacts.identity import DatasetIdentity
 from .packing import CODES, class_dtype, packed_layout, unpack_logits
 from .preprocessing import Preprocessing
@@ -198,7 +198,7 @@ class SoftLabels(Artifact):
                 "and shares must be the same. Pass the mask that they were published with, mixed as it was (mask_mixing)."
             )
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Facts:
         """Describe the soft labels, as plain JSON values.
 
         Returns:
@@ -216,24 +216,24 @@ class SoftLabels(Artifact):
             "bytes": self.num_bytes(*size),
         }
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Tensors:
         packed = {name: tensor for name, tensor in self._packed().items() if tensor is not None}
         return {"points": self.points, **packed}
 
     def _packed(self) -> dict[str, Tensor | None]:
         return {name: getattr(self, name) for name in _PACKED}
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         return {**self.description(), "selection": self.selection, "dataset": self.dataset.to_dict()}
 
     @classmethod
-    def layout(cls, facts: dict[str, Any], dataset: DatasetIdentity, names: Collection[str]) -> Layout:
+    def layout(cls, facts: Facts, dataset: DatasetIdentity, names: Collection[str]) -> Layout:
         for name in _SIZE:
             _require(type(facts[name]) is int, name, f"is {facts[name]!r}, no whole number")
         return packed_layout(*(facts[name] for name in _SIZE))
 
     @classmethod
-    def from_parts(cls, tensors: dict[str, Tensor], facts: dict[str, Any], dataset: DatasetIdentity) -> "SoftLabels":
+    def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> "SoftLabels":
         own = {name: facts[name] for name in _OWN}
         soft_labels = cls(**{"classes": None, "rest": None, **tensors}, **own, dataset=dataset)
         found = soft_labels.description()

@@ -7,23 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..artifacts.figures import (
-    BLUE,
-    GRAY,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    SKY,
-    new_figure,
-    plain,
-    set_labels,
-    set_title,
-)
+from ..artifacts import figures
 from ..artifacts.results import Results, run_label
 
-_CYCLE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY, INK)
+_CYCLE = (figures.BLUE, figures.RED, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY, figures.INK)
 _DASHES = ("-", "--", "-.", ":")
 _WIDE, _THIN = 1.8, 1.5
 
@@ -44,21 +31,23 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     labels = [run_label(run) for run in runs] if labels is None else [str(label) for label in labels]
     if len(labels) != len(runs):
         raise ValueError(f"There are {len(labels)} labels for {len(runs)} runs: give one for each.")
-    figure = new_figure(8, 7)
+    figure = figures.new_figure(8, 7)
     rows = figure.subplots(3, sharex=True, height_ratios=(3, 3, 1.6))
     data = ", ".join(dict.fromkeys(run["data"] for run in runs))
     if len(runs) == 1:
-        set_title(figure, f"{labels[0]} on {data}")
+        figures.set_title(figure, f"{labels[0]} on {data}")
         _draw_one(rows, runs[0])
     else:
-        set_title(figure, f"{len(runs)} runs on {data}")
+        figures.set_title(figure, f"{len(runs)} runs on {data}")
         _draw_several(rows, runs, labels)
     rows[2].set_ylim(0, 105)
     rows[2].set_xlim(0, max(run["history"]["epoch"][-1] for run in runs))
     rows[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in rows[:2]:
         if not axes.get_legend_handles_labels()[0]:
-            axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=GRAY)
+            axes.text(
+                0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=figures.GRAY
+            )
         elif len(runs) == 1 or axes is rows[0]:
             axes.legend(frameon=False, fontsize=9)
     return figure
@@ -69,21 +58,23 @@ def _draw_one(rows: Sequence[Axes], run: Results) -> None:
     top, middle, bottom = rows
     history = _columns(run)
     epochs = history["epoch"]
-    _line(top, epochs, history["top1"], label="top-1", color=BLUE, linewidth=_WIDE)
-    _line(top, epochs, history["top5"], label="top-5", color=SKY, linewidth=_THIN)
-    _line(middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", color=BLUE, linewidth=_WIDE)
-    _line(middle, epochs, history["loss"], label="training (all parts)", color=ORANGE, linewidth=_THIN)
-    _kept(bottom, run, color=BLUE, linewidth=_WIDE, baseline=None)
-    _kept(bottom, run, color=BLUE, fill=True, alpha=0.15)
+    _line(top, epochs, history["top1"], label="top-1", color=figures.BLUE, linewidth=_WIDE)
+    _line(top, epochs, history["top5"], label="top-5", color=figures.SKY, linewidth=_THIN)
+    _line(
+        middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", color=figures.BLUE, linewidth=_WIDE
+    )
+    _line(middle, epochs, history["loss"], label="training (all parts)", color=figures.ORANGE, linewidth=_THIN)
+    _kept(bottom, run, color=figures.BLUE, linewidth=_WIDE, baseline=None)
+    _kept(bottom, run, color=figures.BLUE, fill=True, alpha=0.15)
     for axes in rows:
         for boundary in epochs[1:][np.diff(history["stage"]) > 0] - 1:
-            axes.axvline(boundary, color=GRAY, linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
+            axes.axvline(boundary, color=figures.GRAY, linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
     accuracy, cost = run["accuracy"], 100 * run["cost"]["paid"]
     reached = "not evaluated" if accuracy is None else f"top-1 {accuracy['last']['top1']:.2f} % after the last epoch"
-    top.set_title(f"{reached}, {cost:.1f} % of the full cost", loc="left", fontsize=10, color=INK)
-    set_labels(top, "accuracy (%)")
-    set_labels(middle, "loss")
-    set_labels(bottom, "points kept (%)", "epoch (dotted: a new selection)")
+    top.set_title(f"{reached}, {cost:.1f} % of the full cost", loc="left", fontsize=10, color=figures.INK)
+    figures.set_labels(top, "accuracy (%)")
+    figures.set_labels(middle, "loss")
+    figures.set_labels(bottom, "points kept (%)", "epoch (dotted: a new selection)")
 
 
 def _draw_several(rows: Sequence[Axes], runs: Sequence[Results], labels: Sequence[str]) -> None:
@@ -95,14 +86,14 @@ def _draw_several(rows: Sequence[Axes], runs: Sequence[Results], labels: Sequenc
         dashes = _DASHES[place // len(_CYCLE) % len(_DASHES)]
         style = {"color": _CYCLE[place % len(_CYCLE)], "linestyle": dashes, "linewidth": _WIDE}
         # Matplotlib leaves labels that begin with an underscore out of the legend.
-        name = "_" if label in labels[:position] else plain(label)
+        name = "_" if label in labels[:position] else figures.plain(label)
         history = _columns(run)
         _line(top, history["epoch"], history["top1"], label=name, **style)
         _line(middle, history["epoch"], history["eval_loss"], label=name, **style)
         _kept(bottom, run, baseline=None, **style)
-    set_labels(top, "top-1 accuracy (%)")
-    set_labels(middle, "evaluation loss")
-    set_labels(bottom, "points kept (%)", "epoch")
+    figures.set_labels(top, "top-1 accuracy (%)")
+    figures.set_labels(middle, "evaluation loss")
+    figures.set_labels(bottom, "points kept (%)", "epoch")
 
 
 def _columns(run: Results) -> dict[str, np.ndarray]:

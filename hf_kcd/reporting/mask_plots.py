@@ -9,21 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from ..artifacts.figures import (
-    BLUE,
-    GRAY,
-    GREEN,
-    INK,
-    LIGHT,
-    ORANGE,
-    RED,
-    SKY,
-    legend_above,
-    new_figure,
-    plain,
-    set_labels,
-    set_title,
-)
+from ..artifacts import figures
 from ..condensation import KnowledgeMask, rank_points
 from ..condensation.value_plot import value_figure
 from .compare import chance_distance, compare_masks
@@ -43,26 +29,28 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
     num_points = masks[0].num_points
     mixed = np.array([int(mask.selection.is_mixed.sum()) for mask in masks])
     pure = np.array([len(mask.kept) for mask in masks]) - mixed
-    figure = new_figure(max(7, 1.0 * len(masks) + 3), 6.2)
+    figure = figures.new_figure(max(7, 1.0 * len(masks) + 3), 6.2)
     top, bottom = figure.subplots(2, sharex=True, height_ratios=(3, 2))
     positions, base = np.arange(len(masks)), np.zeros(len(masks))
     for counts, color, ink, name in (
-        (pure, BLUE, "white", "kept as they are"),
-        (mixed, ORANGE, INK, "kept, mixed with a discarded one"),
-        (num_points - pure - mixed, LIGHT, INK, "discarded"),
+        (pure, figures.BLUE, "white", "kept as they are"),
+        (mixed, figures.ORANGE, figures.INK, "kept, mixed with a discarded one"),
+        (num_points - pure - mixed, figures.LIGHT, figures.INK, "discarded"),
     ):
         bars = top.bar(positions, counts, 0.72, base, color=color, label=name)
         texts = [f"{count:,}" if count > 0.05 * num_points else "" for count in counts]
         top.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
         base += counts
     _draw_changes(bottom, masks)
-    set_title(figure, f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end")
-    set_labels(top, "points")
-    set_labels(bottom, "change of the set (points)", "stage")
+    figures.set_title(
+        figure, f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end"
+    )
+    figures.set_labels(top, "points")
+    figures.set_labels(bottom, "change of the set (points)", "stage")
     top.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     bottom.yaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     for axes in (top, bottom):
-        legend_above(axes, 3)
+        figures.legend_above(axes, 3)
         axes.grid(False)
     return figure
 
@@ -106,21 +94,21 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
     probability = np.stack([1 - point_ranks(mask)[drawn] / total for mask in masks])
     rising = np.argsort(probability[0] - probability[-1], kind="stable")[:num_rising]
     rising = rising[probability[-1, rising] > probability[0, rising]]
-    figure = new_figure(8, 5)
+    figure = figures.new_figure(8, 5)
     axes = figure.subplots()
     stages = [mask.stage for mask in masks]
-    axes.plot(stages, np.delete(probability, rising, axis=1), color=GRAY, linewidth=0.7, alpha=0.3)
-    axes.plot(stages, probability[:, rising], color=RED, linewidth=1.8, marker="o", markersize=3.5)
-    axes.plot([], [], color=RED, marker="o", markersize=3.5, label=f"the {len(rising)} that rise most")
-    axes.plot([], [], color=GRAY, linewidth=0.7, label="other points")
+    axes.plot(stages, np.delete(probability, rising, axis=1), color=figures.GRAY, linewidth=0.7, alpha=0.3)
+    axes.plot(stages, probability[:, rising], color=figures.RED, linewidth=1.8, marker="o", markersize=3.5)
+    axes.plot([], [], color=figures.RED, marker="o", markersize=3.5, label=f"the {len(rising)} that rise most")
+    axes.plot([], [], color=figures.GRAY, linewidth=0.7, label="other points")
     thresholds = [1 - len(mask.kept) / total for mask in masks]
-    axes.plot(stages, thresholds, color=INK, linewidth=1.8, linestyle="--", label="kept above this line")
-    set_title(figure, f"How {len(drawn)} of {total:,} points rise and fall in value over the stages")
-    set_labels(axes, "ranking-based probability 1 − R/N", "stage")
+    axes.plot(stages, thresholds, color=figures.INK, linewidth=1.8, linestyle="--", label="kept above this line")
+    figures.set_title(figure, f"How {len(drawn)} of {total:,} points rise and fall in value over the stages")
+    figures.set_labels(axes, "ranking-based probability 1 − R/N", "stage")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xticks(stages)
     axes.margins(x=0.02)
-    legend_above(axes, 3)
+    figures.legend_above(axes, 3)
     return figure
 
 
@@ -142,14 +130,14 @@ def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure
     # Where both keep everything, chance finds no difference either.
     share = distances / np.maximum(chance, 1)
     count = len(masks)
-    figure = new_figure(max(5.5, 1.15 * count + 2.5), max(4.2, 0.9 * count + 1.8))
+    figure = figures.new_figure(max(5.5, 1.15 * count + 2.5), max(4.2, 0.9 * count + 1.8))
     axes = figure.subplots()
-    shade = LinearSegmentedColormap.from_list("blues", ["#F4F8FB", SKY, "#00446B"])
+    shade = LinearSegmentedColormap.from_list("blues", ["#F4F8FB", figures.SKY, "#00446B"])
     image = axes.imshow(share, cmap=shade, vmin=0, vmax=max(1.0, share.max()))
     for (row, column), distance in np.ndenumerate(distances):
-        color = "white" if share[row, column] > 0.6 * image.norm.vmax else INK
+        color = "white" if share[row, column] > 0.6 * image.norm.vmax else figures.INK
         axes.text(column, row, f"{distance:,}", ha="center", va="center", color=color, fontsize=10)
-    texts = [plain(name) for name in names]
+    texts = [figures.plain(name) for name in names]
     axes.set_xticks(range(count), texts, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(count), texts)
     axes.tick_params(length=0, labelsize=10)
@@ -157,7 +145,7 @@ def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure
     bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.85)
     bar.set_label("share of the distance between random masks", fontsize=10)
     bar.outline.set_visible(False)
-    set_title(figure, f"Points kept by one mask and discarded by the other, of {masks[0].num_points:,}")
+    figures.set_title(figure, f"Points kept by one mask and discarded by the other, of {masks[0].num_points:,}")
     return figure
 
 
@@ -197,12 +185,12 @@ def _draw_changes(axes: Axes, masks: Sequence[KnowledgeMask]) -> None:
         before, stage_before = kept, mask.stage
     positions = np.arange(len(masks))
     for counts, sign, color, name in (
-        (returned, 1, GREEN, "came back (discarded before)"),
-        (dropped, -1, RED, "left (kept before)"),
+        (returned, 1, figures.GREEN, "came back (discarded before)"),
+        (dropped, -1, figures.RED, "left (kept before)"),
     ):
         bars = axes.bar(positions, sign * counts, 0.72, color=color, label=name)
         axes.bar_label(bars, ["" if np.isnan(count) else f"{count:,.0f}" for count in counts], padding=2, fontsize=9)
-    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.axhline(0, color=figures.INK, linewidth=0.8)
     axes.margins(y=0.22)
     # Where no point came back, its zeros still need room under the legend.
     low, high = axes.get_ylim()
