@@ -16,7 +16,6 @@ from safetensors.torch import load
 from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.cli.main import main
 from hf_kcd.data import SoftLabels, load_image_data
-from hf_kcd.publishing import write_mask_repository
 
 STUDENT_FILES = {
     "README.md",
@@ -209,7 +208,7 @@ def test_size_of_soft_labels_is_said_before_they_are_made(run_folder, tmp_path, 
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == (
         MASK_FILES | SOFT_LABEL_FILES
     )
-    assert SoftLabels.load(folder).num_views == 3
+    assert SoftLabels.from_pretrained(folder).num_views == 3
 
 
 def test_one_of_the_two_goes_alone(hub, run_folder, capsys):
@@ -303,7 +302,7 @@ def test_data_of_the_hub_is_linked_and_loaded_from_there(run_folder, tmp_path):
         recipe = {"data": data, "train_split": split, "data_dir": "/home/someone/data", "student": "cifar_resnet8"}
         (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         (tmp_path / "run" / "results.json").write_text(json.dumps({**results, "data": data}))
-        write_mask_repository(tmp_path / "out", mask, repo_id="me/x", run_folder=tmp_path / "run")
+        mask.write_repository(tmp_path / "out", repo_id="me/x", run_folder=tmp_path / "run")
         card = DatasetCard.load(tmp_path / "out" / "README.md")
         assert card.data.source_datasets == [repository]
         assert f"[{data}](https://huggingface.co/datasets/{repository})" in card.text
@@ -319,9 +318,9 @@ def test_a_run_is_not_shown_beside_the_mask_of_another(run_folder, tmp_path):
     mask = KnowledgeMask.from_pretrained(run_folder / "mask")
     other = replace(mask, provenance={**mask.provenance, "seed": 9})
     with pytest.raises(ValueError, match="its seed is 3, the mask's is 9"):
-        write_mask_repository(tmp_path / "out", other, repo_id="me/x", run_folder=run_folder)
+        other.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder)
     with pytest.raises(ValueError, match="it condensed nothing, or other data"):
-        write_mask_repository(tmp_path / "out", mask, repo_id="me/x", run_folder=run_folder.parent / "teacher")
+        mask.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder.parent / "teacher")
 
 
 def test_repositories_have_the_labels_and_values_of_the_run(hub, run_folder):
