@@ -12,26 +12,18 @@ CARD_NAME = "README.md"
 
 
 def render_card(template: Path, metadata: "huggingface_hub.CardData", **values: Any) -> str:
-    """Render a card.
+    """Render a README.md from a Jinja template; a missing value is an error.
 
     Args:
-        template: The Jinja template.
+        template: The template's file.
         metadata: The YAML block at the head.
-        **values: Variables of the template; a missing one is an error.
-
-    Returns:
-        The text of a README.md.
+        **values: Variables of the template.
     """
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    body = environment.get_template(template.name).render(**values)
+    body = jinja2.Template(
+        template.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    ).render(**values)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 

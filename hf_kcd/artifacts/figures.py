@@ -43,15 +43,8 @@ def set_labels(axes: Axes, vertical: str, horizontal: str = "") -> None:
 
 def legend_above(axes: Axes, columns: int, handles: Sequence[Artist] | None = None) -> None:
     """Put the legend on top of the axes, on the left."""
-    axes.legend(
-        handles=handles,
-        frameon=False,
-        fontsize=9,
-        ncols=columns,
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        borderaxespad=0.2,
-    )
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(handles=handles, frameon=False, fontsize=9, ncols=columns, **place)
 
 
 def plain(text: str) -> str:
@@ -60,11 +53,6 @@ def plain(text: str) -> str:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all.
-
-    Args:
-        figure: The figure.
-        path: The file.
-    """
+    """Write a figure as PNG, whole or not at all."""
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)

@@ -19,9 +19,6 @@ from safetensors.torch import save_file
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces it when the block ends without an error.
 
-    Args:
-        path: The file to write; its folder is made.
-
     Raises:
         OSError: With the path and the cause, when it cannot be written (full disk, read-only folder).
     """
@@ -40,10 +37,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which replaces it when the block ends without an error.
-
-    Args:
-        path: The folder to write. An existing one is replaced whole.
+    """Yield a temporary folder beside `path`, which replaces it whole when the block ends without an error.
 
     Raises:
         OSError: With the path and the cause, when it cannot be written.
@@ -77,14 +71,10 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, name: str | None = None) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        name: What errors call it; its path by default.
+    """Read a JSON file, which errors call `name`, by default its path.
 
     Raises:
-        ValueError: When it is no JSON, with the path.
+        ValueError: When it is not JSON.
         FileNotFoundError: When it does not exist.
     """
     try:
@@ -115,13 +105,10 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file.
-
-    Returns:
-        Its tensors by name, on the CPU, and its metadata.
+    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
 
     Raises:
-        ValueError: When it is no safetensors file or cut short, with the path.
+        ValueError: When it is not a whole safetensors file, with the path.
         FileNotFoundError: When it does not exist.
     """
     path = Path(path)

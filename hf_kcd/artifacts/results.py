@@ -24,10 +24,7 @@ def write_results(path: str | Path, results: Results) -> None:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read the results of a run.
-
-    Args:
-        path: The file that `write_results` wrote.
+    """Read the results of a run, as `write_results` wrote them.
 
     Raises:
         FileNotFoundError: When it does not exist.

@@ -16,13 +16,7 @@ STUDENT_PICTURES = ("curves", "most_valuable", "least_valuable")
 
 
 def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
-    """Read results and recipe of a finished run.
-
-    Args:
-        run_folder: The folder of a finished run.
-
-    Returns:
-        Its results, and its recipe; None where it has none.
+    """Read results and recipe of a finished run; the recipe is None where there is none.
 
     Raises:
         FileNotFoundError: When there are no results.
@@ -45,11 +39,6 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
 
 
 def pictures_of(run_folder: str | Path, names: Iterable[str] = STUDENT_PICTURES) -> list[str]:
-    """List those pictures of a run that were drawn, as "plots/curves.png".
-
-    Args:
-        run_folder: The folder of a run.
-        names: Names of pictures; by default those of the student's card.
-    """
+    """List those of the named pictures that a run has, such as "plots/curves.png"; by default for the student's card."""
     files = (f"plots/{name}.png" for name in names)
     return [file for file in files if (Path(run_folder) / file).is_file()]

@@ -5,17 +5,13 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import pyarrow
-import torch
+from torch import Tensor
 
 from .selection import Selection
 
 
 def points_table(
-    selection: Selection,
-    value: torch.Tensor,
-    frequency: torch.Tensor,
-    labels: torch.Tensor | None,
-    class_names: Sequence[str],
+    selection: Selection, value: Tensor, frequency: Tensor, labels: Tensor | None, class_names: Sequence[str]
 ) -> datasets.Dataset:
     """Make a table with one row a point, in the data set's order.
 

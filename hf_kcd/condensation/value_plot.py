@@ -20,8 +20,7 @@ def value_figure(
     Args:
         groups: Values of the kept and of the discarded points at each stage, float64 arrays.
         stages: The stages' numbers.
-        num_points: Number of points of the data set.
-        value: Name of the value.
+        num_points, value: Number of points of the data set, and name of the value.
 
     Raises:
         ValueError: When there is no value at all.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
 from ..artifacts.identity import DatasetIdentity
-from .packing import CODES, class_dtype, packed_layout, unpack_logits
+from .packing import CODES, packed_layout, unpack_logits
 from .preprocessing import Preprocessing
 
 _PACKED = ("codes", "low", "high", "classes", "rest")
@@ -79,21 +79,27 @@ class SoftLabels(Artifact):
     dataset: DatasetIdentity
 
     def __post_init__(self) -> None:
-        points, codes, num_points = self.points, self.codes, self.dataset.num_points
-        _require(points.dtype == torch.int64 and points.ndim == 1 and len(points), "points", "is no list of ids")
+        points, codes, num_points, num_classes = self.points, self.codes, self.dataset.num_points, self.num_classes
+        _require(codes.dtype in CODES.values() and codes.ndim == 3, "codes", "is no int8 or int16 tensor [K, V, M]")
+        layout = packed_layout(len(points), self.num_views, num_classes, self.top_k, self.bits)
+        for name in ("classes", "rest"):
+            coded = "is given although all classes are coded" if name not in layout else "is missing"
+            _require((getattr(self, name) is None) == (name not in layout), name, coded)
+        for name, tensor in self.tensors().items():
+            dtype, shape = layout[name]
+            fits = tensor.dtype == dtype and tuple(tensor.shape) == shape
+            _require(fits, name, f"is {list(tensor.shape)} {tensor.dtype} instead of {list(shape)} {dtype}")
+            _require(not dtype.is_floating_point or tensor.isfinite().all(), name, "is not finite")
+        _require(len(points), "points", "is empty")
         _require((points[1:] > points[:-1]).all(), "points", "is not ascending, or holds an id twice")
         in_range = (points[0] >= 0) & (points[-1] < num_points)
         _require(in_range, "points", f"holds an id that is none of {num_points} points")
-        _require(codes.dtype in CODES.values() and codes.ndim == 3, "codes", "is no int8 or int16 tensor [K, V, M]")
-        rows = (len(points), codes.shape[1])
-        _require(rows[1] > 0 and codes.shape[0] == rows[0], "codes", "does not have one row a point, or no view")
-        for name in ("low", "high", "rest"):
-            values = getattr(self, name)
-            if values is not None:
-                _require(values.dtype == torch.float32 and tuple(values.shape) == rows, name, "is no float32 [K, V]")
-                _require(values.isfinite().all(), name, "is not finite")
         _require(((self.high - self.low).isfinite() & (self.high >= self.low)).all(), "high", "is below low")
-        self._check_classes()
+        if self.classes is not None:
+            ordered = self.classes.sort(dim=2).values
+            in_range = (ordered[..., 0] >= 0) & (ordered[..., -1].int() < num_classes)
+            _require(in_range.all(), "classes", f"holds one that is none of {num_classes}")
+            _require((ordered[..., 1:] != ordered[..., :-1]).all(), "classes", "names one twice in a row")
         number = type(self.temperature) in (int, float) and 0 < self.temperature < math.inf
         _require(number, "temperature", "is no positive number")
         _require(type(self.seed) is int, "seed", "is no whole number")
@@ -101,21 +107,6 @@ class SoftLabels(Artifact):
         _require(prepared, "images", "is no preprocessing")
         _require(isinstance(self.selection, str) and len(self.selection) == 64, "selection", "is no SHA-256")
         _require(isinstance(self.teacher, str), "teacher", "is no name")
-
-    def _check_classes(self) -> None:
-        codes, classes, num_classes = self.codes, self.classes, self.num_classes
-        if classes is None:
-            _require(codes.shape[2] == num_classes, "codes", f"is not of {num_classes} classes")
-            _require(self.rest is None, "rest", "is given although all classes are coded")
-            return
-        _require(0 < codes.shape[2] < num_classes, "codes", f"is not of fewer than {num_classes} classes")
-        dtype = class_dtype(num_classes)
-        _require(classes.dtype == dtype and classes.shape == codes.shape, "classes", f"is no {dtype} like codes")
-        _require(self.rest is not None, "rest", "is missing")
-        ordered = classes.sort(dim=2).values
-        in_range = (ordered[..., 0] >= 0) & (ordered[..., -1].int() < num_classes)
-        _require(in_range.all(), "classes", f"holds one that is none of {num_classes}")
-        _require((ordered[..., 1:] != ordered[..., :-1]).all(), "classes", "names one twice in a row")
 
     @property
     def num_views(self) -> int:
@@ -142,10 +133,8 @@ class SoftLabels(Artifact):
         """Compute how many bytes the tensors of soft labels take, before they are made; the files add a few kilobytes.
 
         Args:
-            num_points: Selected points.
-            num_views: Views of each.
-            num_classes: Classes of the data set.
-            top_k: Classes of each row that are stored; 0 or all classes: all.
+            num_points, num_views, num_classes: Selected points, views of each, classes of the data set.
+            top_k: Classes of each row that are stored; 0 for all.
             bits: Bits of a logit, 8 or 16.
 
         Raises:
@@ -177,9 +166,7 @@ class SoftLabels(Artifact):
         """Make sure that a training shows exactly the images that the teacher answered.
 
         Args:
-            dataset: Its data set.
-            preprocessing: How its images are prepared.
-            selection: Digest of its selection.
+            dataset, preprocessing, selection: Its data set, how its images are prepared, digest of its selection.
 
         Raises:
             ValueError: When something differs, saying what.

@@ -17,7 +17,7 @@ def compare_masks(masks: Mapping[str, KnowledgeMask]) -> np.ndarray:
         masks: Masks of one data set, by name.
 
     Returns:
-        [M, M] int64, symmetric, 0 on the diagonal; in the order of `masks`.
+        [M, M] int64, symmetric.
 
     Raises:
         ValueError: When there are fewer than two masks, or two are about different data sets.
@@ -42,10 +42,6 @@ def chance_distance(mask: KnowledgeMask, other: KnowledgeMask) -> float:
 
 def mask_table(masks: Mapping[str, KnowledgeMask], *, markdown: bool = False) -> str:
     """Write the Hamming distances of masks as a table, each with that of random masks in brackets.
-
-    Args:
-        masks: Masks of one data set, by name.
-        markdown: Write a Markdown table instead of aligned text.
 
     Raises:
         ValueError: As `compare_masks`.

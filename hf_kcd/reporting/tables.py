@@ -42,14 +42,7 @@ def results_table(groups: Mapping[str, Sequence[Results]], *, markdown: bool = F
 def format_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False, text_columns: int = 1
 ) -> str:
-    """Lay out a table whose first columns are text and whose other columns are numbers.
-
-    Args:
-        header: Names of the columns.
-        rows: Cells, as many per row as the header has.
-        markdown: Write a Markdown table instead of aligned text.
-        text_columns: How many columns are text.
-    """
+    """Lay out a table, aligned or as Markdown, whose first `text_columns` are text and whose others are numbers."""
     if markdown:
         # A pipe in a name would open another column.
         header, rows = ([[cell.replace("|", "\\|") for cell in row] for row in part] for part in ([header], rows))
