@@ -1,7 +1,6 @@
 """The card of a mask's repository, from the mask's description and the files of the run that made it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def mask_card(
         _check_run(results, mask)
         results = without_folders(results)
     provenance, recipe = mask["provenance"], recipe or {}
-    source = _Source.of(recipe.get("data") or (results or {}).get("data"), recipe)
+    source = _source(recipe.get("data") or (results or {}).get("data"), recipe)
     names = mask["dataset"]["class_names"]
     return render_card(
         Path(__file__).with_suffix(".md"),
@@ -89,40 +88,32 @@ def _check_run(results: Results, mask: dict[str, Any]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """How a reader of the card gets the data."""
-
-    name: str | None
-    repository: str | None
-    imports: list[str]
-    load: str  # Python that loads the split.
-    options: str  # Options of the command line.
-
-    @classmethod
-    def of(cls, data: str | None, recipe: dict[str, Any]) -> "_Source":
-        repository = None if data is None else dataset_repository(data)
-        name = None if data is None else one_line(without_folders(data))
-        split, points = recipe.get("train_split") or "train", recipe.get("train_points")
-        if data == "digits":
-            imports, load = ["from hf_kcd.data import load_image_data"], 'load_image_data("digits").train'
-        else:
-            imports = ["from datasets import load_dataset"]
-            load = f'load_dataset("{repository or name or "FOLDER"}", split="{split}")'
-        options = f"--data {name or 'FOLDER'}" + (f" --train_split {split}" if split != "train" else "")
-        if points is not None:
-            imports += ["from hf_kcd.cli.run import first_points"]
-            load, options = f"first_points({load}, {points})", f"{options} --train_points {points}"
-        return cls(name, repository, sorted(["from hf_kcd import KnowledgeMask", *imports]), load, options)
-
-    @property
-    def link(self) -> str:
-        if self.repository is None:
-            return self.name or "a data set"
-        return f"[{self.name}](https://huggingface.co/datasets/{self.repository})"
+def _source(data: str | None, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Say how a reader of the card gets the data: in Markdown, in Python, and on the command line."""
+    repository = None if data is None else dataset_repository(data)
+    name = None if data is None else one_line(without_folders(data))
+    split, points = recipe.get("train_split") or "train", recipe.get("train_points")
+    imports, load = (
+        ["from datasets import load_dataset"],
+        f'load_dataset("{repository or name or "FOLDER"}", split="{split}")',
+    )
+    if data == "digits":
+        imports, load = ["from hf_kcd.data import load_image_data"], 'load_image_data("digits").train'
+    options = f"--data {name or 'FOLDER'}" + (f" --train_split {split}" if split != "train" else "")
+    if points is not None:
+        imports += ["from hf_kcd.cli.run import first_points"]
+        load, options = f"first_points({load}, {points})", f"{options} --train_points {points}"
+    return {
+        "name": name,
+        "repository": repository,
+        "link": f"[{name}](https://huggingface.co/datasets/{repository})" if repository else name or "a data set",
+        "imports": sorted(["from hf_kcd import KnowledgeMask", *imports]),
+        "load": load,
+        "options": options,
+    }
 
 
-def _metadata(mask: dict[str, Any], repo_id: str, source: _Source, license: str | None):
+def _metadata(mask: dict[str, Any], repo_id: str, source: dict[str, Any], license: str | None):
     from huggingface_hub import DatasetCardData
 
     size = min(max(len(str(mask["num_points"])) - 3, 0), len(_SIZES) - 1)
@@ -134,15 +125,17 @@ def _metadata(mask: dict[str, Any], repo_id: str, source: _Source, license: str 
         task_categories=["image-classification"],
         tags=_TAGS,
         size_categories=[_SIZES[size]],
-        source_datasets=None if source.repository is None else [source.repository],
+        source_datasets=None if source["repository"] is None else [source["repository"]],
         annotations_creators=["machine-generated"],
         configs=[table],
     )
 
 
-def _title(provenance: dict[str, Any], source: _Source) -> str:
+def _title(provenance: dict[str, Any], source: dict[str, Any]) -> str:
     pair = " → ".join(str(provenance[role]) for role in ("teacher", "student") if provenance.get(role))
-    return one_line("Knowledge mask" + (f" of {pair}" if pair else "") + (f" on {source.name}" if source.name else ""))
+    return one_line(
+        "Knowledge mask" + (f" of {pair}" if pair else "") + (f" on {source['name']}" if source["name"] else "")
+    )
 
 
 def _making(mask: dict[str, Any], results: Results | None) -> dict[str, str]:

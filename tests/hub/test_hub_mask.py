@@ -155,22 +155,20 @@ def test_the_card_says_what_it_is_and_how_to_use_it(hub, mask):
     assert "None" not in text and "STUDENT" not in text
 
 
-def test_the_card_names_the_size_as_the_hub_does_and_draws_nothing_without_values(mask, tmp_path):
+def test_the_card_names_the_size_as_the_hub_does_and_shows_only_what_there_is(mask, tmp_path):
+    unknown = dict.fromkeys(("results", "recipe", "student_repo", "teacher_repo", "soft_labels", "license"))
     for num_points, category in ((999, "n<1K"), (1000, "1K<n<10K"), (50_000, "10K<n<100K"), (1_281_167, "1M<n<10M")):
-        text = mask_card(
-            mask.description() | {"num_points": num_points},
-            repo_id=REPO,
-            results=None,
-            recipe=None,
-            pictures=[],
-            student_repo=None,
-            teacher_repo=None,
-            soft_labels=None,
-            license=None,
-        )
+        facts = mask.description() | {"num_points": num_points}
+        text = mask_card(facts, repo_id=REPO, pictures=[], **unknown)
         assert DatasetCard(text).data.size_categories == [category]
-    replace(mask, frequency=torch.zeros_like(mask.frequency)).write_repository(tmp_path, repo_id=REPO)
-    assert not (tmp_path / "plots").exists() and "plots/" not in (tmp_path / "README.md").read_text()
+    # Nothing was recorded, and three points were mixed twice for good, one of them with a share of 0.
+    history = make_mask(mask.dataset, history=True).mixing_history
+    odd = replace(mask, frequency=torch.zeros_like(mask.frequency), mixing_history=history)
+    odd.write_repository(tmp_path, repo_id=REPO)
+    card = (tmp_path / "README.md").read_text()
+    assert not (tmp_path / "plots").exists() and "plots/" not in card
+    assert "| Mixed | 2, stage after stage into the 8-bit images for good" in card
+    assert_equal(KnowledgeMask.from_pretrained(tmp_path), odd)
 
 
 def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path(hub, mask):
@@ -190,15 +188,6 @@ def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path(hub, mask):
         config["provenance"]["command"] == "hf-kcd distill --data_dir cifar --output_dir x --teacher_checkpoint=t.pth"
     )
     assert b"\n# headline" not in hub.files(REPO, "dataset")["README.md"]
-
-
-def test_the_card_counts_what_was_mixed_for_good(tmp_path, mask):
-    # Twice the same three points, one of them with a share of 0.
-    history = make_mask(mask.dataset, history=True).mixing_history
-    replace(mask, mixing_history=history).write_repository(tmp_path / "out", repo_id=REPO)
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "| Mixed | 2, stage after stage into the 8-bit images for good" in card
-    assert_equal(KnowledgeMask.from_pretrained(tmp_path / "out"), replace(mask, mixing_history=history))
 
 
 def test_a_token_in_a_mask_is_refused_before_anything_is_sent(hub, mask):
@@ -248,49 +237,38 @@ def test_a_branch_holds_a_mask_of_its_own(hub, published, mask):
     assert KnowledgeMask.from_pretrained(REPO, revision=first).stage == 6
 
 
-@pytest.mark.parametrize(
-    ("repo_id", "revision", "error", "said"),
-    [
-        (REPO, "v9", FileNotFoundError, "revision"),
-        ("me/nothing", None, FileNotFoundError, "does not exist, or is private"),
-        ("me/pictures", None, FileNotFoundError, "no mask_config.json and no mask.safetensors. Give a folder"),
-        ("no/such/folder", None, FileNotFoundError, "neither a folder nor a repository id"),
-        ("me/other-kind", None, ValueError, "describes no knowledge mask"),
-        ("me/future", None, ValueError, "format version 7.*Upgrade hf_kcd"),
-    ],
-)
-def test_what_is_no_mask_is_one_clear_line(hub, published, repo_id, revision, error, said):
-    content = hub.files(REPO, "dataset")
-    config = json.loads(content["mask_config.json"])
+def test_what_is_no_mask_is_one_clear_line(hub, published, repository):
+    config = json.loads(repository["mask_config.json"])
+
+    def refused(repo_id: str, error: type[Exception], said: str, revision: str | None = None, **changes) -> None:
+        if changes:
+            changed = {"mask_config.json": json.dumps(config | changes).encode()}
+            hub.put(repo_id, {**repository, **changed}, "dataset")
+        with pytest.raises(error, match=said) as raised:
+            KnowledgeMask.from_pretrained(repo_id, revision=revision)
+        assert repo_id in one_line(raised) and str(raised.value).isprintable()
+
     hub.put("me/pictures", {"a.png": b"1"}, "dataset")
-    for name, changes in (("me/other-kind", {"type": "x"}), ("me/future", {"format_version": 7})):
-        changed = {"mask_config.json": json.dumps({**config, **changes}).encode()}
-        hub.put(name, {"mask.safetensors": content["mask.safetensors"], **changed}, "dataset")
-    with pytest.raises(error, match=said) as raised:
-        KnowledgeMask.from_pretrained(repo_id, revision=revision)
-    assert repo_id in one_line(raised)
-
-
-@pytest.mark.parametrize("words", ["\x1b[31mred", "bell\x07", "\x9b2J", "del\x7f"])
-def test_words_that_drive_a_terminal_are_refused(hub, published, words):
-    content = hub.files(REPO, "dataset")
-    config = json.loads(content["mask_config.json"])
+    refused(REPO, FileNotFoundError, "revision", "v9")
+    refused("me/nothing", FileNotFoundError, "does not exist, or is private")
+    refused("me/pictures", FileNotFoundError, "no mask_config.json and no mask.safetensors. Give a folder")
+    refused("no/such/folder", FileNotFoundError, "neither a folder nor a repository id")
+    refused("me/other-kind", ValueError, "describes no knowledge mask", type="x")
+    refused("me/future", ValueError, "format version 7.*Upgrade hf_kcd", format_version=7)
+    # Text that drives a terminal.
+    for words in ("\x1b[31mred", "bell\x07", "\x9b2J", "del\x7f"):
+        for provenance in ({"student": words}, {words: 1}):
+            refused("me/odd", ValueError, "mask_config.json holds control characters", provenance=provenance)
     plain = {"student": "net → é", "command": 'hf-kcd distill --run_name "a\nb\t\\u001b"'}
-    for provenance in (plain, {"student": words}, {words: 1}):
-        changed = json.dumps({**config, "provenance": provenance}).encode()
-        hub.put("me/odd", {**content, "mask_config.json": changed}, "dataset")
-        if provenance == plain:
-            assert KnowledgeMask.from_pretrained("me/odd").provenance == plain
-            continue
-        with pytest.raises(ValueError, match="me/odd/mask_config.json holds control characters") as error:
-            KnowledgeMask.from_pretrained("me/odd")
-        assert one_line(error).isprintable()
+    changed = {"mask_config.json": json.dumps(config | {"provenance": plain}).encode()}
+    hub.put("me/plain", {**repository, **changed}, "dataset")
+    assert KnowledgeMask.from_pretrained("me/plain").provenance == plain
 
 
-def test_of_a_repository_only_the_mask_is_fetched(hub, published, tmp_path):
-    files = {**hub.files(REPO, "dataset"), "weights.pkl": b"\x80\x04.", "../../mask.safetensors": b"x", "a.py": b"1/0"}
-    hub.put("me/odd", files, "dataset")
-    assert_equal(KnowledgeMask.from_pretrained("me/odd"), published)
+def test_only_the_mask_is_fetched_from_a_repository(hub, mask, repository, tmp_path):
+    more = {"weights.pkl": b"\x80\x04.", "../../mask.safetensors": b"x", "a.py": b"1/0"}
+    hub.put("me/odd", repository | more, "dataset")
+    assert_equal(KnowledgeMask.from_pretrained("me/odd"), mask)
     fetched = {path.name for path in (tmp_path / "hub_cache").rglob("snapshots/*/**/*") if path.is_file()}
     assert fetched == {"mask.safetensors", "mask_config.json"}
 
@@ -312,17 +290,7 @@ def test_who_may_not_write_is_told_so_and_nothing_changes(hub, published, monkey
 
 
 @pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
-@pytest.mark.parametrize("kind", ["corrupt", "short"])
-def test_a_file_that_arrives_damaged_is_fetched_once_more(hub, published, file, kind):
-    # A short file is announced as short, by the first HEAD and the first GET.
-    for method in ("HEAD", "GET") if kind == "short" else ("GET",):
-        hub.fail(f"{method} .*resolve.*{file}", kind, after=40)
-    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-
-
-@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
-def test_a_file_that_is_damaged_for_good_is_never_used(hub, published, file):
+def test_a_damaged_file_is_fetched_once_more_and_never_used(hub, published, file):
     hub.fail(f"GET .*resolve.*{file}", "corrupt", math.inf)
     with pytest.raises(ConnectionError, match=f"{file} .*came damaged twice") as error:
         KnowledgeMask.from_pretrained(REPO)
@@ -331,7 +299,16 @@ def test_a_file_that_is_damaged_for_good_is_never_used(hub, published, file):
     assert_equal(KnowledgeMask.from_pretrained(REPO), published)
 
 
-@pytest.mark.parametrize("after", [0, 100, 1000])
+@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
+@pytest.mark.parametrize(("kind", "methods"), [("corrupt", ("GET",)), ("short", ("HEAD", "GET"))])
+def test_a_file_that_arrives_damaged_once_is_fetched_again(hub, published, file, kind, methods):
+    # A short file is announced as short, by the first HEAD and the first GET.
+    for method in methods:
+        hub.fail(f"{method} .*resolve.*{file}", kind, after=40)
+    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
+
+
+@pytest.mark.parametrize("after", [0, 1000])
 def test_a_download_that_breaks_off_leaves_no_half_file(hub, published, waits, tmp_path, after):
     hub.fail("GET .*resolve.*mask.safetensors", "drop_download", math.inf, after=after)
     with pytest.raises(ConnectionError, match="connection") as error:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hf_kcd.artifacts.run_folder import pictures_of
-from hf_kcd.data import CIFAR_PREPROCESSING, DIGITS_PREPROCESSING, IMAGENET_PREPROCESSING, KnowledgeDataset
+from hf_kcd.data import DIGITS_PREPROCESSING, IMAGENET_PREPROCESSING, KnowledgeDataset
 from hf_kcd.reporting import (
     contact_sheet,
     plot_curves,
@@ -183,12 +183,8 @@ def test_hamming_matrix_carries_its_numbers(stages, tmp_path):
 
 @pytest.mark.parametrize(
     ("preprocessing", "sizes"),
-    [
-        (DIGITS_PREPROCESSING, [(8, 8)] * 10),
-        (CIFAR_PREPROCESSING, [(32, 32)] * 10),
-        (IMAGENET_PREPROCESSING, [(224, 300), (280, 224)] * 5),
-    ],
-    ids=["digits", "cifar", "photographs"],
+    [(DIGITS_PREPROCESSING, [(8, 8)] * 10), (IMAGENET_PREPROCESSING, [(224, 300), (280, 224)] * 5)],
+    ids=["digits", "photographs"],
 )
 def test_contact_sheets_show_the_most_and_the_least_valuable_points(preprocessing, sizes, make_mask, tmp_path):
     dataset = KnowledgeDataset(points_dataset(sizes), preprocessing, training=False)
@@ -226,12 +222,8 @@ def test_a_run_folder_gets_all_its_pictures(stages, make_results, tmp_path):
     assert sorted(tmp_path.rglob("*.png")) == sorted(paths)
     assert pictures_of(tmp_path) == ["plots/curves.png"]
     assert pictures_of(tmp_path, ("ranks", "most_valuable")) == ["plots/ranks.png"]
-
-
-def test_a_figure_that_cannot_be_written_says_where(make_results, tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write"):
-        save_figure(plot_curves(make_results()), tmp_path / "file" / "curves.png")
+        save_figure(plot_curves(make_results()), paths[0] / "curves.png")
 
 
 def test_masks_need_no_matplotlib_and_drawing_leaves_pyplot_alone():

@@ -19,23 +19,14 @@ NUM_POINTS, NUM_EVALUATED = 128, 64
 KEPT = [128, math.floor(128 * 0.7**0.5), math.floor(128 * 0.7**0.5), math.floor(128 * 0.7)]
 
 
+SETTINGS = {"num_train_epochs": 4, "per_device_train_batch_size": 32, "logging_steps": 1, "eval_strategy": "epoch"}
+SETTINGS |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 5}
+
+
 def make_trainer(folder, mask=None, condense=True, method="kd", **arguments):
     data = load_image_data("digits")
     torch.manual_seed(0)
-    args = DistillationConfig(
-        str(folder),
-        method=method,
-        num_train_epochs=4,
-        per_device_train_batch_size=32,
-        logging_steps=1,
-        eval_strategy="epoch",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=5,
-        **arguments,
-    )
+    args = DistillationConfig(str(folder), method=method, **SETTINGS, **arguments)
     return DistillationTrainer(
         timm.create_model("cifar_resnet8", num_classes=10),
         None if method == "ce" else timm.create_model("cifar_resnet8", num_classes=10),
