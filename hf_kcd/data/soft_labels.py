@@ -100,7 +100,8 @@ class SoftLabels(Artifact):
             in_range = (ordered[..., 0] >= 0) & (ordered[..., -1].int() < num_classes)
             _require(in_range.all(), "classes", f"holds one that is none of {num_classes}")
             _require((ordered[..., 1:] != ordered[..., :-1]).all(), "classes", "names one twice in a row")
-        number = type(self.temperature) in (int, float) and 0 < self.temperature < math.inf
+        # JSON can hold integers that no float can.
+        number = type(self.temperature) in (int, float) and 0 < self.temperature < 1e308
         _require(number, "temperature", "is no positive number")
         _require(type(self.seed) is int, "seed", "is no whole number")
         prepared = isinstance(self.images, dict) and set(_VIEW_FIELDS) <= set(self.images)

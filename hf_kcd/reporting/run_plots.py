@@ -42,7 +42,7 @@ def write_run_plots(
         figures["ranks"] = plot_ranks(masks)
     if masks and dataset is not None:
         last = in_order(masks)[-1]
-        figures |= {f"{which}_valuable": contact_sheet(dataset, last, which=which) for which in ("most", "least")}
+        figures |= {f"{end}_valuable": contact_sheet(dataset, last, which=end) for end in ("most", "least")}
     paths = [Path(run_folder) / "plots" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         save_figure(figure, path)

@@ -253,6 +253,7 @@ def test_files_that_are_missing_or_cut_short_are_refused(tmp_path, knowledge):
         ({"format_version": 2}, "Upgrade hf_kcd"),
         ({"teacher": "\x1b[2Jnet"}, "holds control characters"),
         ({"num_points": 5}, "instead of [up to 5"),
+        ({"temperature": 10**400}, "temperature is no positive number"),
         ({"num_points": 2**70}, "num_points is 1180591620717411303424, but 6 in the tensors"),
     ):
         config.write_text(json.dumps(json.loads(description) | change))
