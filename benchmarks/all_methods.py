@@ -28,7 +28,7 @@ from hf_kcd.artifacts.files import read_json, write_json
 from hf_kcd.data import first_points, load_image_data
 from hf_kcd.methods import available_methods, method_options
 from hf_kcd.methods.registry import get_method
-from hf_kcd.reporting.compare import format_table
+from hf_kcd.reporting import format_table
 
 
 class StepTimes(TrainerCallback):

@@ -1,1 +1,1 @@
-"""What lies on disk: atomic files, the identity of a data set, the results and the folder of a run, cards and figures."""
+"""Files on disk: atomic writing, the base of masks and soft labels, results and folder of a run, cards, figures."""

@@ -1,4 +1,4 @@
-"""Cards: the README of a repository, out of a template beside the code and the values that it shows."""
+"""Cards: the README of a repository, rendered from a template."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,31 +12,23 @@ CARD_NAME = "README.md"
 
 
 def render_card(template: Path, metadata: "huggingface_hub.CardData", **values: Any) -> str:
-    """Write a card.
+    """Render a README.md from a Jinja template; a missing value is an error.
 
     Args:
-        template: The Jinja template.
-        metadata: What stands in the YAML block at its head.
-        **values: What the template shows; one that it asks for and does not get is an error.
-
-    Returns:
-        The card, as a README.md holds it.
+        template: The template's file.
+        metadata: The YAML block at the head.
+        **values: Variables of the template.
     """
     import jinja2
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    body = environment.get_template(template.name).render(**values)
+    body = jinja2.Template(
+        template.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    ).render(**values)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
 def one_line(text: Any) -> str:
-    """Make of what may be anybody's words one line that opens no column and no code of its own."""
+    """Flatten untrusted text to one line; escape pipes and backticks."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")
 
 
@@ -44,3 +36,11 @@ def write_card(path: str | Path, card: str) -> None:
     """Write a card as a file, whole or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(card)
+
+
+def format_size(num_bytes: int) -> str:
+    """Write a number of bytes for people: "4.8 kB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes} bytes"

@@ -1,4 +1,4 @@
-"""What made a result: the versions of the libraries, and the processor."""
+"""The versions of the libraries and the processor, which are stated beside a result."""
 
 import platform
 from importlib.metadata import version
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def library_versions() -> dict[str, str]:
-    """List the versions of the libraries that decide a result."""
+    """Return the versions of the libraries that affect a result."""
     return {name: version(name) for name in ("hf-kcd", "torch", "transformers", "accelerate", "datasets", "timm")}
 
 
 def cpu_name() -> str:
-    """Name the processor, as well as the system knows it."""
+    """Return the processor's name, as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,65 +17,45 @@ from safetensors.torch import save_file
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an error.
-
-    Args:
-        path: The file to write; its folder is made.
-
-    Yields:
-        The path to write to.
+    """Yield a temporary path beside `path`, which replaces it when the block ends without an error.
 
     Raises:
         OSError: With the path and the cause, when it cannot be written (full disk, read-only folder).
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block ends without an error.
-
-    Args:
-        path: The folder to write; one that exists is replaced whole.
-
-    Yields:
-        The folder to write into.
+    """Yield a temporary folder beside `path`, which replaces it whole when the block ends without an error.
 
     Raises:
         OSError: With the path and the cause, when it cannot be written.
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _write_errors(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "old")
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            os.chmod(temporary, 0o777 & ~_umask())
+            yield temporary
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / "old")
+                os.replace(temporary, path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(temporary, path)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -84,7 +63,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all.
 
     Raises:
-        ValueError: When it holds NaN or an infinity, which JSON does not know.
+        ValueError: When it holds NaN or an infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
@@ -92,82 +71,19 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, name: str | None = None) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-        name: What errors call it; its path without it.
+    """Read a JSON file, which errors call `name`, by default its path.
 
     Raises:
-        ValueError: When it is no JSON, with the path.
+        ValueError: When it is not JSON.
         FileNotFoundError: When it does not exist.
     """
     try:
         return json.loads(Path(path).read_text())
-    # ValueError: also bytes that are no text, and integers of thousands of digits; RecursionError: nested beyond reason.
+    # ValueError includes bytes that are not text, and integers of thousands of digits; RecursionError is deep nesting.
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{name or path} is not a JSON file ({error}). It was cut short or overwritten: fetch it again."
         ) from error
-
-
-def read_description(
-    path: str | Path,
-    kind: str,
-    latest: int,
-    not_one: str,
-    *,
-    name: str | None = None,
-    required: Collection[str] = (),
-    again: str = "Fetch it again.",
-) -> dict[str, Any]:
-    """Read the JSON file by which an artefact of this package says what it is, of a kind and in a format that are known.
-
-    Args:
-        path: The file.
-        kind: What its `type` has to be.
-        latest: The newest `format_version` that is read.
-        not_one: What an error says of a file of another kind, behind its name.
-        name: What errors call the file; its path without it.
-        required: Keys that it has to have.
-        again: What an error tells people to do about a damaged one.
-
-    Raises:
-        ValueError: When it is damaged, of another kind, or of a newer format.
-        FileNotFoundError: When it does not exist.
-    """
-    name = name or str(path)
-    description = read_json(path, name)
-    if not isinstance(description, dict) or description.get("type") != kind:
-        raise ValueError(f"{name} {not_one}")
-    version = description.get("format_version")
-    if isinstance(version, int) and version > latest:
-        writer = description.get("library_version")
-        written = f", written by hf_kcd {writer}" if writer else ""
-        raise ValueError(
-            f"{name} has format version {version}{written}; this hf_kcd reads up to version {latest}. Upgrade hf_kcd."
-        )
-    missing = sorted(set(required) - set(description))
-    if version != latest or missing:
-        raise ValueError(
-            f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. {again}"
-        )
-    return description
-
-
-def refuse_control_characters(value: Any, name: str) -> None:
-    """Refuse plain JSON values of a stranger's file with text in them that drives a terminal when it is printed.
-
-    Args:
-        value: What the file holds; new lines and tabs are none of them.
-        name: What the error calls the file.
-
-    Raises:
-        ValueError: When there is such text.
-    """
-    # As JSON writes them: all but printable ASCII is escaped, a new line as \n.
-    if re.search(r"(?<!\\)(?:\\\\)*\\(?:u00(?:[0189]|7f)|[bf])", json.dumps(value)):
-        raise ValueError(f"{name} holds control characters, which are no text. Fetch it again, or leave it alone.")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -189,13 +105,10 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file.
-
-    Returns:
-        Its tensors by name, on the CPU, and its metadata.
+    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
 
     Raises:
-        ValueError: When it is no safetensors file or cut short, with the path.
+        ValueError: When it is not a whole safetensors file, with the path.
         FileNotFoundError: When it does not exist.
     """
     path = Path(path)
@@ -217,8 +130,12 @@ def _umask() -> int:
     return mask
 
 
-def _cannot_write(path: Path, error: OSError) -> OSError:
-    message = (
-        f"Cannot write {path}: {error.strerror or error}. Free some space or choose a folder that can be written."
-    )
-    return type(error)(error.errno, message) if error.errno else OSError(message)
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        message = f"Cannot write {path}: {why}. Free some space or choose a folder that can be written."
+        raise type(error)(error.errno, message) if error.errno else OSError(message) from error

@@ -4,48 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import read_description, write_json
+from .artifact import read_description
+from .files import write_json
 
 TYPE = "hf_kcd.Results"
 FORMAT_VERSION = 1
 _KEYS = {"student", "teacher", "data", "method", "condensation", "accuracy", "cost", "seconds", "seed", "history"}
 _KEYS |= {"num_points", "num_epochs"}
-# What makes two runs one experiment with several seeds.
-_SETTINGS = (
-    "student",
-    "teacher",
-    "data",
-    "method",
-    "method_options",
-    "condensation",
-    "mask",
-    "soft_labels",
-    "num_epochs",
-    "optimisation",
-)
+# Two runs with these in common are one experiment with two seeds.
+_SETTINGS = ("student", "teacher", "data", "method", "method_options", "condensation", "mask", "soft_labels")
+_SETTINGS += ("num_epochs", "optimisation")
 
 Results = dict[str, Any]
 
 
 def write_results(path: str | Path, results: Results) -> None:
-    """Write results as a JSON file, whole or not at all.
-
-    Args:
-        path: The file.
-        results: What `run_results` returned.
-    """
+    """Write results, as `run_results` returned them, as a JSON file, whole or not at all."""
     write_json(path, results)
 
 
 def read_results(path: str | Path) -> Results:
-    """Read the results of a run.
-
-    Args:
-        path: The file that `write_results` wrote.
+    """Read the results of a run, as `write_results` wrote them.
 
     Raises:
         FileNotFoundError: When it does not exist.
-        ValueError: When it is no such file, damaged, or of a newer format.
+        ValueError: When it is another kind of file, damaged, or of a newer format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
@@ -59,24 +42,27 @@ def read_results(path: str | Path) -> Results:
     )
     wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
     if wrong:
-        raise ValueError(
-            f"{path} is damaged: {', '.join(wrong)} is not what results of a run have there. Run it again."
-        )
+        raise ValueError(f"{path} is damaged: the results of a run never have such {', '.join(wrong)}. Run it again.")
     return results
 
 
 def _is_number(value: Any) -> bool:
-    # NaN compares as False, and what is beyond can be drawn on no axis.
+    # NaN compares as False; larger numbers cannot be drawn on an axis.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 def _is_name(value: Any) -> bool:
-    # It is printed: no control characters, and no more of it than a line.
+    # It is printed, so it has no control characters and fits on a line.
     return isinstance(value, str) and value.isprintable() and len(value) < 1000
 
 
 def _has_numbers(value: Any, *names: str) -> bool:
     return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
+
+
+def _is_accuracy(value: Any) -> bool:
+    entries = (value.get("last"), value.get("best")) if isinstance(value, dict) else (None,)
+    return all(_has_numbers(entry, "top1", "epoch") for entry in entries)
 
 
 def _is_history(value: Any) -> bool:
@@ -93,7 +79,7 @@ def _is_history(value: Any) -> bool:
     )
 
 
-# A published file is a stranger's: what is read of it later has to be there, and of its kind.
+# A published file is a stranger's: every field that is read later must be present and of the right type.
 _SHAPES = {
     "student": _is_name,
     "teacher": lambda value: value is None or _is_name(value),
@@ -102,13 +88,7 @@ _SHAPES = {
     "condensation": lambda value: value is None or (isinstance(value, dict) and _is_name(value.get("value"))),
     "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
     "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
-    "accuracy": lambda value: (
-        value is None
-        or (
-            isinstance(value, dict)
-            and all(_has_numbers(value.get(which), "top1", "epoch") for which in ("last", "best"))
-        )
-    ),
+    "accuracy": lambda value: value is None or _is_accuracy(value),
     "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
     "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
     "seed": lambda value: isinstance(value, int),
@@ -121,7 +101,7 @@ def run_label(results: Results) -> str:
     condensation = results["condensation"]
     name = results["method"].upper()
     if condensation is not None:
-        # A ranking drawn at random condenses no knowledge: the papers call it random selection.
+        # A random ranking condenses no knowledge: the papers call it random selection.
         drawn = condensation["value"] == "random"
         name = f"{name}, random selection" if drawn else f"KC-{name}"
         if condensation.get("cumulative_mixing"):
@@ -139,13 +119,10 @@ def run_label(results: Results) -> str:
 
 
 def group_results(results: list[Results]) -> dict[str, list[Results]]:
-    """Bring runs together that differ in nothing but their seed (and the machine they ran on).
-
-    Args:
-        results: Results of any runs.
+    """Group runs that differ only in their seed and machine.
 
     Returns:
-        Lists of results by name; names of different experiments that would read alike get a number.
+        Lists of results by name; experiments with equal names get a number.
     """
     experiments: dict[str, list[Results]] = {}
     for result in results:

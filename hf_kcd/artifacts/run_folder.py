@@ -1,5 +1,6 @@
-"""The folder of a run: the names of its files, and reading what a finished run wrote."""
+"""The folder of a run: the names of its files, and reading them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,11 @@ RESULTS_NAME = "results.json"
 RECIPE_NAME = "recipe.yaml"
 MASK_FOLDER = "mask"
 STAGES_FOLDER = "stages"
-_PICTURES = ("plots/curves.png", "plots/most_valuable.png", "plots/least_valuable.png")
+STUDENT_PICTURES = ("curves", "most_valuable", "least_valuable")
 
 
 def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
-    """Read what a card is made from.
-
-    Args:
-        run_folder: The folder of a finished run.
-
-    Returns:
-        Its results, and its recipe; None where it has none.
+    """Read results and recipe of a finished run; the recipe is None where there is none.
 
     Raises:
         FileNotFoundError: When there are no results.
@@ -33,7 +28,7 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
         try:
             recipe = yaml.safe_load((run_folder / RECIPE_NAME).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{run_folder / RECIPE_NAME} is no YAML file: {error}") from error
+            raise ValueError(f"{run_folder / RECIPE_NAME} is not a YAML file: {error}") from error
         names = ("data", "student", "teacher", "mask")
         fits = isinstance(recipe, dict) and all(isinstance(key, str) for key in recipe)
         if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
@@ -43,6 +38,7 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
     return results, recipe
 
 
-def pictures_of(run_folder: str | Path) -> list[str]:
-    """Name the pictures of a run that a card shows: its curves and contact sheets, where they were drawn."""
-    return [name for name in _PICTURES if (Path(run_folder) / name).is_file()]
+def pictures_of(run_folder: str | Path, names: Iterable[str] = STUDENT_PICTURES) -> list[str]:
+    """List those of the named pictures that a run has, such as "plots/curves.png"; by default for the student's card."""
+    files = (f"plots/{name}.png" for name in names)
+    return [file for file in files if (Path(run_folder) / file).is_file()]

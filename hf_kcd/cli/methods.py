@@ -11,14 +11,13 @@ from ..artifacts.environment import cpu_name
 from ..artifacts.files import write_json
 from ..methods import available_methods
 from ..methods.facts import MethodFacts, describe_method
-from ..reporting import format_table
+from ..reporting import NOTHING, format_table
 from ..training.step_time import measure_methods
 
 _EPILOG = """examples:
   hf-kcd methods
   hf-kcd methods kd crd --measure
   hf-kcd methods --student cifar_shufflenetv1 --teacher cifar_wrn_40_2"""
-_NOTHING = "–"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -79,12 +78,12 @@ def methods_table(
     rows = [
         [
             one.name,
-            one.paper or _NOTHING,
+            one.paper or NOTHING,
             ", ".join(one.student_reads),
-            ", ".join(one.teacher_reads) or _NOTHING,
-            f"{one.first_phase_epochs}" if one.first_phase_epochs else _NOTHING,
-            f"{one.num_parameters:,}" if one.num_parameters else _NOTHING,
-            f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else _NOTHING,
+            ", ".join(one.teacher_reads) or NOTHING,
+            f"{one.first_phase_epochs}" if one.first_phase_epochs else NOTHING,
+            f"{one.num_parameters:,}" if one.num_parameters else NOTHING,
+            f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else NOTHING,
         ]
         for one in facts
     ]

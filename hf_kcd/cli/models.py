@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..artifacts.files import write_json
 from ..models.catalog import NetworkFacts, describe_network, find_networks
 from ..models.published import PUBLISHED_SOURCES
-from ..reporting import format_table
+from ..reporting import NOTHING, format_table
 
 _SORTED_BY = {
     "name": lambda facts: _natural(facts.name),
@@ -21,7 +21,6 @@ _SORTED_BY = {
 }
 # Fewer are described before a bar would be read.
 _MOST_WITHOUT_BAR = 20
-_NOTHING = "–"
 _EPILOG = """examples:
   hf-kcd models                                        the CIFAR networks of the papers
   hf-kcd models 'vit_tiny*' resnet18 --sort macs       any names and wildcards of timm
@@ -102,7 +101,7 @@ def networks_table(networks: Sequence[NetworkFacts], *, markdown: bool = False) 
             f"{facts.macs / 1e6:,.1f}",
             "yes" if facts.preactivations else "no",
             *(
-                f"{facts.published_top1[source]:.2f}" if source in facts.published_top1 else _NOTHING
+                f"{facts.published_top1[source]:.2f}" if source in facts.published_top1 else NOTHING
                 for source in sources
             ),
         ]

@@ -12,15 +12,14 @@ import datasets
 import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
+from ..artifacts.cards import format_size
 from ..artifacts.files import atomic_folder
 from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
-from ..condensation.mask import CONFIG_FILE
 from ..data import SoftLabels
 from ..hub import check_folder, upload
 from ..hub.download import hub_errors
-from ..publishing import write_mask_repository, write_student_repository
-from ..publishing.mask import format_size
+from ..publishing import write_student_repository
 from .run import RunFailed
 from .soft_labels import soft_labels_of_run
 
@@ -123,7 +122,7 @@ def _find_mask(run_folder: Path, options: argparse.Namespace) -> KnowledgeMask |
     """Load the mask that is to be pushed; None where only the student is."""
     if not run_folder.is_dir():
         raise FileNotFoundError(f"{run_folder} is no folder. Give that of a finished run.")
-    alone = (run_folder / CONFIG_FILE).is_file()
+    alone = (run_folder / KnowledgeMask.CONFIG_FILE).is_file()
     if alone and not options.mask_only:
         raise ValueError(f"{run_folder} holds a mask and no student: add --mask_only, or give the run's folder.")
     folder = run_folder if alone else run_folder / MASK_FOLDER
@@ -181,11 +180,10 @@ def _write(
         write_student_repository(folder / "student", run_folder, repo_id=options.repo, mask_repo=mask_repo, **about)
     if mask is not None:
         uploads.append(_Upload("Mask", options.mask_repo, "dataset", folder / "mask"))
-        write_mask_repository(
+        mask.write_repository(
             folder / "mask",
-            mask,
             repo_id=options.mask_repo,
-            run_folder=None if (run_folder / CONFIG_FILE).is_file() else run_folder,
+            run_folder=None if (run_folder / KnowledgeMask.CONFIG_FILE).is_file() else run_folder,
             student_repo=None if options.mask_only else options.repo,
             soft_labels=soft_labels,
             **about,

@@ -55,20 +55,20 @@ class Selection(NamedTuple):
             ValueError: Naming the part, with the first wrong entry.
         """
         points, partner, perturbation = self
-        _check_tensor(name, points, torch.int64)
-        _check_tensor("partner", partner, torch.int64, len(points))
-        _check_tensor("perturbation", perturbation, torch.float32, len(points))
-        _refuse(name, points, (points < 0) | (points >= num_points), f"ids run from 0 to {num_points - 1}")
+        check_tensor(name, points, torch.int64)
+        check_tensor("partner", partner, torch.int64, len(points))
+        check_tensor("perturbation", perturbation, torch.float32, len(points))
+        refuse(name, points, (points < 0) | (points >= num_points), f"ids run from 0 to {num_points - 1}")
         ids, counts = points.unique(return_counts=True)
         if len(ids) < len(points):
             raise ValueError(f"{name} holds {int(ids[counts > 1][0])} more than once. Give every id once.")
         wrong = (partner < -1) | (partner >= num_points)
-        _refuse("partner", partner, wrong, f"ids run from 0 to {num_points - 1}, and -1 means none")
-        _refuse("partner", partner, partner == points, "a point cannot be its own partner")
+        refuse("partner", partner, wrong, f"ids run from 0 to {num_points - 1}, and -1 means none")
+        refuse("partner", partner, partner == points, "a point cannot be its own partner")
         wrong = ~((perturbation >= 0) & (perturbation <= 1))
-        _refuse("perturbation", perturbation, wrong, "shares run from 0 (the point) to 1 (its partner)")
+        refuse("perturbation", perturbation, wrong, "shares run from 0 (the point) to 1 (its partner)")
         wrong = (partner < 0) & (perturbation > 0)
-        _refuse("perturbation", perturbation, wrong, "a point without a partner has the share 0")
+        refuse("perturbation", perturbation, wrong, "a point without a partner has the share 0")
 
     @property
     def is_mixed(self) -> torch.Tensor:
@@ -93,13 +93,15 @@ def _as_ids(name: str, values: Ids) -> torch.Tensor:
     return ids.to(torch.int64)
 
 
-def _check_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype, length: int | None = None) -> None:
+def check_tensor(name: str, tensor: torch.Tensor, dtype: torch.dtype, length: int | None = None) -> None:
+    """Require a vector of this type and length."""
     if tensor.dtype != dtype or tensor.ndim != 1 or (length is not None and len(tensor) != length):
         expected = f"[{'*' if length is None else length}] {dtype}"
         raise ValueError(f"{name} is {list(tensor.shape)} {tensor.dtype} instead of {expected}.")
 
 
-def _refuse(name: str, values: torch.Tensor, wrong: torch.Tensor, rule: str) -> None:
+def refuse(name: str, values: torch.Tensor, wrong: torch.Tensor, rule: str) -> None:
+    """Refuse values that are marked as wrong, naming the first one and the rule that it breaks."""
     positions = wrong.nonzero()
     if len(positions):
         first = int(positions[0])

@@ -1,20 +1,16 @@
-"""What people look at: plots, results of runs, comparisons of masks and of results."""
+"""What people look at: plots, results of runs, comparisons of masks and of results, cards."""
 
+from ..artifacts.figures import save_figure
 from ..artifacts.results import Results, group_results, read_results, run_label, write_results
-from .compare import chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
-from .plots import (
-    contact_sheet,
-    plot_curves,
-    plot_hamming,
-    plot_ranks,
-    plot_stages,
-    plot_values,
-    save_figure,
-    write_run_plots,
-)
+from .compare import chance_distance, compare_masks, describe_mask, mask_table
+from .curves import plot_curves
+from .mask_plots import plot_hamming, plot_ranks, plot_stages, plot_values
+from .run_plots import contact_sheet, write_run_plots
 from .student_card import student_card
+from .tables import NOTHING, format_table, results_table
 
 __all__ = [
+    "NOTHING",
     "Results",
     "chance_distance",
     "compare_masks",

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
-from ..data.soft_labels import check_packing, pack_logits
+from ..data.packing import check_packing, pack_logits
 from ..methods import DistillationMethod
 from ..models import ModelSpec, image_config, network_name
 from .teacher_images import TeacherImages

@@ -1,98 +1,84 @@
 """The knowledge mask: what a user does with it, and what it refuses to be made of."""
 
+import hashlib
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from mask_examples import NUM_POINTS, assert_equal, image_data, make_mask
+from safetensors.torch import load_file
 
-from hf_kcd.condensation import CondensationSchedule, KnowledgeMask
+from hf_kcd.condensation import CondensationSchedule, KnowledgeMask, Selection
 
-# What a user does with it.
+
+@pytest.fixture
+def labeled(mask, dataset) -> KnowledgeMask:
+    return replace(mask, labels=torch.tensor(dataset["label"][:]))
 
 
 @pytest.mark.parametrize("history", [False, True])
-def test_a_mask_comes_back_as_it_was(identity, tmp_path, history):
-    mask = make_mask(identity, history=history)
-    mask.save_pretrained(tmp_path / "some" / "folder")
-    assert sorted(os.listdir(tmp_path / "some" / "folder")) == ["mask.safetensors", "mask_config.json"]
-    assert_equal(KnowledgeMask.from_pretrained(tmp_path / "some" / "folder"), mask)
-    assert_equal(KnowledgeMask.from_pretrained(str(tmp_path / "some" / "folder")), mask)
-
-
-def test_ten_stages_of_mixing_come_back_in_order(identity, tmp_path):
-    mask = make_mask(identity)
-    entries = [(torch.tensor([stage]), torch.tensor([29]), torch.tensor([0.5])) for stage in range(12)]
-    replace(mask, mixing_history=entries).save_pretrained(tmp_path)
-    loaded = KnowledgeMask.from_pretrained(tmp_path)
-    assert [entry[0].item() for entry in loaded.mixing_history] == list(range(12))
-
-
-def test_the_schedule_that_made_it_can_be_built_again(identity, tmp_path):
-    from dataclasses import asdict
-
-    schedule = CondensationSchedule(NUM_POINTS, 12, 2, 0.7, batch_size=8)
-    replace(make_mask(identity), schedule=asdict(schedule)).save_pretrained(tmp_path)
-    assert CondensationSchedule(**KnowledgeMask.from_pretrained(tmp_path).schedule) == schedule
-
-
-def test_equal_masks_give_equal_bytes(identity, tmp_path):
-    for name in ("first", "second"):
-        make_mask(identity, history=True).save_pretrained(tmp_path / name)
-    for file in os.listdir(tmp_path / "first"):
-        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
-
-
-def test_saving_again_replaces_the_mask_and_nothing_else(identity, saved):
-    (saved / "README.md").write_text("mine")
+def test_a_mask_comes_back_as_it_was_and_equal_masks_give_equal_bytes(identity, tmp_path, history):
+    folder, again = tmp_path / "some" / "folder", tmp_path / "again"
+    for path in (folder, again):
+        make_mask(identity, history=history).save_pretrained(path)
+    assert sorted(os.listdir(folder)) == ["mask.safetensors", "mask_config.json"]
+    for path in (folder, str(folder)):
+        assert_equal(KnowledgeMask.from_pretrained(path), make_mask(identity, history=history))
+    for file in os.listdir(folder):
+        assert (folder / file).read_bytes() == (again / file).read_bytes()
+    # Saving again replaces the mask and nothing else.
+    (folder / "README.md").write_text("mine")
     other = make_mask(identity, seed=1)
-    other.save_pretrained(saved)
-    assert_equal(KnowledgeMask.from_pretrained(saved), other)
-    assert sorted(os.listdir(saved)) == ["README.md", "mask.safetensors", "mask_config.json"]
+    other.save_pretrained(folder)
+    assert_equal(KnowledgeMask.from_pretrained(folder), other)
+    assert sorted(os.listdir(folder)) == ["README.md", "mask.safetensors", "mask_config.json"]
+
+
+def test_stages_of_mixing_labels_and_schedule_come_back(labeled, tmp_path):
+    schedule = CondensationSchedule(NUM_POINTS, 12, 2, 0.7, batch_size=8)
+    # Plain triples are accepted; with more than ten the order is not that of the names.
+    entries = [(torch.tensor([stage]), torch.tensor([29]), torch.tensor([0.5])) for stage in range(12)]
+    replace(labeled, mixing_history=entries, schedule=asdict(schedule)).save_pretrained(tmp_path / "labeled")
+    loaded = KnowledgeMask.from_pretrained(tmp_path / "labeled")
+    assert [entry.points.item() for entry in loaded.mixing_history] == list(range(12))
+    assert all(isinstance(entry, Selection) for entry in loaded.mixing_history)
+    assert torch.equal(loaded.labels, labeled.labels)
+    assert CondensationSchedule(**loaded.schedule) == schedule
+    # Masks from before there were labels have no such tensor, and load.
+    replace(labeled, labels=None).save_pretrained(tmp_path / "plain")
+    assert "labels" not in load_file(tmp_path / "plain" / "mask.safetensors")
+    assert KnowledgeMask.from_pretrained(tmp_path / "plain").labels is None
 
 
 def test_select_takes_the_kept_points_in_their_order(mask, dataset):
-    selected = mask.select(dataset)
-    kept = sorted(mask.kept.tolist())
+    selected, kept = mask.select(dataset), sorted(mask.kept.tolist())
     assert len(selected) == 21
     assert selected["label"][:] == [dataset[point]["label"] for point in kept]
     assert (np.asarray(selected[3]["image"]) == np.asarray(dataset[kept[3]]["image"])).all()
+    assert mask.kept_mask.tolist() == [point in kept for point in range(NUM_POINTS)]
+    assert repr(mask) == "KnowledgeMask(21 of 30 points kept, 9 with a partner, stage 6)"
 
 
-def test_other_data_is_refused(mask, dataset, identity):
+def test_hamming_distance_counts_differing_labels_and_other_data_is_refused(mask, dataset, identity):
+    other = make_mask(identity, 1)
+    differing = set(mask.kept.tolist()) ^ set(other.kept.tolist())
+    assert mask.hamming_distance(other) == other.hamming_distance(mask) == len(differing) > 0
+    assert mask.hamming_distance(mask) == 0
     mask.check(dataset)
     mask.check(identity)
-    with pytest.raises(ValueError, match="20 points instead of 30"):
-        mask.select(dataset.select(range(20)))
-    with pytest.raises(ValueError, match="another order"):
-        mask.select(dataset.shuffle(seed=1))
-    with pytest.raises(ValueError, match="images differ"):
-        mask.select(image_data(seed=0).map(lambda row: {"image": row["image"].rotate(90)}))
-    with pytest.raises(ValueError, match="classes differ"):
-        mask.check(replace(identity, class_names=("cat", "dog", "eel")))
-
-
-def test_hamming_distance_counts_differing_labels(identity):
-    first, second = make_mask(identity, 0), make_mask(identity, 1)
-    one, other = set(first.kept.tolist()), set(second.kept.tolist())
-    assert len(one ^ other) > 0
-    assert first.hamming_distance(second) == second.hamming_distance(first) == len(one ^ other)
-    assert first.hamming_distance(first) == 0
-    with pytest.raises(ValueError, match="not about this data set"):
-        first.hamming_distance(replace(second, dataset=replace(identity, labels="other")))
-
-
-def test_kept_mask_is_the_value_label(mask):
-    kept = set(mask.kept.tolist())
-    assert mask.kept_mask.tolist() == [point in kept for point in range(NUM_POINTS)]
-    assert mask.num_points == NUM_POINTS
-
-
-def test_repr_is_one_short_line(mask):
-    assert repr(mask) == "KnowledgeMask(21 of 30 points kept, 9 with a partner, stage 6)"
+    for other, message in (
+        (dataset.select(range(20)), "20 points instead of 30"),
+        (dataset.shuffle(seed=1), "another order"),
+        (image_data(seed=0).map(lambda row: {"image": row["image"].rotate(90)}), "images differ"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mask.select(other)
+    with pytest.raises(ValueError, match="not about this data set: its classes differ"):
+        mask.hamming_distance(replace(mask, dataset=replace(identity, class_names=("cat", "dog", "eel"))))
 
 
 def test_a_mask_does_not_follow_the_training_it_came_from(identity):
@@ -104,7 +90,38 @@ def test_a_mask_does_not_follow_the_training_it_came_from(identity):
         mask.stage = 7
 
 
-# What it refuses.
+def test_every_row_of_the_table_is_about_its_point(labeled, mask, dataset, tmp_path):
+    table = labeled.to_table()
+    types = {name: feature.dtype for name, feature in table.features.items()}
+    expected = dict.fromkeys(("point", "rank", "frequency", "partner", "label"), "int64")
+    assert types == expected | {"kept": "bool", "value": "float64", "perturbation": "float32"}
+    assert table.features["label"] == datasets.ClassLabel(names=["cat", "dog", "owl"])
+    kept = labeled.kept.tolist()
+    for point, row in enumerate(table):
+        place = kept.index(point) if point in kept else None
+        partner = -1 if place is None else labeled.partner[place].item()
+        assert row == {
+            "point": point,
+            "kept": place is not None,
+            "rank": place,
+            "value": labeled.value[point].item(),
+            "frequency": point,
+            "partner": None if partner < 0 else partner,
+            "perturbation": 0 if place is None else labeled.perturbation[place].item(),
+            "label": dataset[point]["label"],
+        }
+    assert len(table) == NUM_POINTS and sum(partner is not None for partner in table["partner"]) == 9
+    assert "label" not in mask.to_table().column_names
+    for name in ("first.parquet", "second.parquet"):
+        mask.to_table().to_parquet(tmp_path / name)
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
+    assert os.path.getsize(tmp_path / "first.parquet") < 20_000
+
+
+def test_labels_are_known_by_the_checksum_of_the_identity(identity, dataset):
+    # Written out: int64, little-endian, in the data set's order.
+    content = b"".join(label.to_bytes(8, "little", signed=True) for label in dataset["label"][:])
+    assert hashlib.sha256(content).hexdigest() == identity.labels
 
 
 def with_entry(name: str, position: int, entry: float):
@@ -114,6 +131,22 @@ def with_entry(name: str, position: int, entry: float):
         return {name: tensor}
 
     return change
+
+
+def with_history(*parts):
+    return lambda mask: {"mixing_history": [[part(mask.kept) for part in parts]]}
+
+
+def first(kept: torch.Tensor) -> torch.Tensor:
+    return kept[:1]
+
+
+def second(kept: torch.Tensor) -> torch.Tensor:
+    return kept[1:2]
+
+
+def shares(value: float):
+    return lambda kept: torch.full((1,), value)
 
 
 @pytest.mark.parametrize(
@@ -128,36 +161,40 @@ def with_entry(name: str, position: int, entry: float):
         (lambda mask: {"value": mask.value[1:]}, "value is"),
         (lambda mask: {"value": mask.value.float()}, "value is"),
         (lambda mask: {"frequency": mask.frequency.double()}, "frequency is"),
-        (with_entry("kept", 2, 30), "kept is no id of 30 points at position 2"),
-        (with_entry("kept", 2, -1), "kept is no id"),
-        (lambda mask: {"kept": torch.cat([mask.kept[:-1], mask.kept[:1]])}, "kept holds point .* more than once"),
-        (with_entry("partner", -1, 30), "partner is neither"),
-        (with_entry("partner", -1, -2), "partner is neither"),
-        (lambda mask: {"partner": mask.kept.clone()}, "partner is the point itself"),
-        (with_entry("perturbation", -1, 1.1), "perturbation is no share"),
-        (with_entry("perturbation", -1, -0.1), "perturbation is no share"),
-        (with_entry("perturbation", -1, float("nan")), "perturbation is no share"),
-        (with_entry("perturbation", 0, 0.1), "above 0 without a partner"),
-        (with_entry("value", 4, float("nan")), "value is not finite at position 4"),
-        (with_entry("value", 4, float("inf")), "value is not finite"),
-        (with_entry("frequency", 4, -1), "frequency is negative"),
+        (with_entry("kept", 2, 30), "kept holds 30 at position 2 .*: ids run from 0 to 29"),
+        (with_entry("kept", 2, -1), "kept holds -1 at"),
+        (lambda mask: {"kept": torch.cat([mask.kept[:-1], mask.kept[:1]])}, "kept holds .* more than once"),
+        (with_entry("partner", -1, 30), "partner holds 30 at"),
+        (with_entry("partner", -1, -2), "partner holds -2 at"),
+        (lambda mask: {"partner": mask.kept.clone()}, "cannot be its own partner"),
+        (with_entry("perturbation", -1, 1.1), "perturbation holds 1.1.*shares run"),
+        (with_entry("perturbation", -1, -0.1), "perturbation holds -0.1.*shares run"),
+        (with_entry("perturbation", -1, float("nan")), "perturbation holds nan.*shares run"),
+        (with_entry("perturbation", 0, 0.1), "without a partner has the share 0"),
+        (with_entry("value", 4, float("nan")), "value holds nan at position 4"),
+        (with_entry("value", 4, float("inf")), "value holds inf"),
+        (with_entry("frequency", 4, -1), "frequency holds -1"),
         (lambda mask: {"stage": -1}, "stage is -1"),
         (lambda mask: {"stage": 1.5}, "stage is 1.5"),
         (lambda mask: {"stage": True}, "stage is True"),
         (lambda mask: {"labels": torch.zeros(NUM_POINTS)}, "labels is .*float32 instead of .*int64"),
         (lambda mask: {"labels": torch.zeros(29, dtype=torch.int64)}, "labels is .29."),
-        (lambda mask: {"labels": torch.full((NUM_POINTS,), 3)}, "labels is no id of 3 classes at position 0"),
-        (lambda mask: {"labels": torch.full((NUM_POINTS,), -1)}, "labels is no id of 3 classes"),
-        (lambda mask: {"labels": torch.zeros(NUM_POINTS, dtype=torch.int64)}, "labels are not those of the data set"),
+        (lambda mask: {"labels": torch.full((NUM_POINTS,), 3)}, "labels holds 3 at position 0"),
+        (lambda mask: {"labels": torch.full((NUM_POINTS,), -1)}, "labels holds -1"),
+        (lambda mask: {"labels": torch.zeros(NUM_POINTS, dtype=torch.int64)}, "labels are not those of the mask's"),
         (lambda mask: {"schedule": {"sizes": (1, 2)}}, "schedule is no plain JSON"),
         (lambda mask: {"schedule": None}, "schedule is no plain JSON"),
         (lambda mask: {"provenance": {1: "a"}}, "provenance is no plain JSON"),
         (lambda mask: {"provenance": {"loss": float("nan")}}, "provenance is no plain JSON"),
         (lambda mask: {"provenance": {"path": Path("x")}}, "provenance is no plain JSON"),
-        (lambda mask: {"mixing_history": [(mask.kept[:1], mask.kept[1:2])]}, "mixing_history.0. has 2 parts"),
-        (lambda mask: {"mixing_history": [(mask.kept[:1], mask.kept[:1], torch.zeros(1))]}, "the point itself"),
-        (lambda mask: {"mixing_history": [(mask.kept[:1], mask.kept[:1] * 0 - 1, torch.zeros(1))]}, "is missing"),
-        (lambda mask: {"mixing_history": [(mask.kept[:1], mask.kept[1:2], torch.ones(1) * 2)]}, "is no share"),
+        (with_history(first, second), "mixing_history.0. has 2 parts"),
+        (with_history(first, first, shares(0.0)), "mixing_history.0.: partner .*its own partner"),
+        (
+            with_history(first, lambda kept: torch.tensor([-1]), shares(0.0)),
+            "mixing_history.0.: .*every point of the history was mixed",
+        ),
+        (with_history(first, second, shares(2.0)), "mixing_history.0.: perturbation holds 2.0"),
+        (with_history(torch.Tensor.float, second, shares(0.0)), "mixing_history.0.: points is .*float32"),
     ],
 )
 def test_parts_that_do_not_fit_are_named(mask, change, message):

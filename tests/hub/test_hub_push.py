@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 
 from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.data import SoftLabels, load_image_data
-from hf_kcd.publishing import write_mask_repository
 
 
 def refused(capsys, *words: object, code: int = 2) -> str:
@@ -159,7 +158,7 @@ def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_
     # A local folder loads like the repository.
     table = datasets.load_dataset(str(mask))
     assert list(table) == ["train"] and len(table["train"]) == 120
-    assert KnowledgeMask.from_pretrained(mask).num_points == 120 and SoftLabels.load(mask).num_views == 3
+    assert KnowledgeMask.from_pretrained(mask).num_points == 120 and SoftLabels.from_pretrained(mask).num_views == 3
     before = sorted((tmp_path / "out").rglob("*"))
     assert "not empty" in refused(capsys, run_folder, "me/first", "--dry_run", tmp_path / "out")
     assert sorted((tmp_path / "out").rglob("*")) == before
@@ -250,7 +249,7 @@ def test_data_of_the_hub_is_linked_and_loaded_from_there(run_folder, tmp_path):
         recipe = {"data": data, "train_split": split, "data_dir": "/home/someone/data", "student": "test_resnet"}
         (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         (tmp_path / "run" / "results.json").write_text(json.dumps({**results, "data": data}))
-        write_mask_repository(tmp_path / "out", mask, repo_id="me/x", run_folder=tmp_path / "run")
+        mask.write_repository(tmp_path / "out", repo_id="me/x", run_folder=tmp_path / "run")
         card = DatasetCard.load(tmp_path / "out" / "README.md")
         assert card.data.source_datasets == [repository]
         assert f"[{data}](https://huggingface.co/datasets/{repository})" in card.text
@@ -263,6 +262,6 @@ def test_a_run_is_not_shown_beside_the_mask_of_another(run_folder, tmp_path):
     mask = KnowledgeMask.from_pretrained(run_folder / "mask")
     other = replace(mask, provenance={**mask.provenance, "seed": 9})
     with pytest.raises(ValueError, match="its seed is 3, the mask's is 9"):
-        write_mask_repository(tmp_path / "out", other, repo_id="me/x", run_folder=run_folder)
+        other.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder)
     with pytest.raises(ValueError, match="it condensed nothing, or other data"):
-        write_mask_repository(tmp_path / "out", mask, repo_id="me/x", run_folder=run_folder.parent / "teacher")
+        mask.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder.parent / "teacher")

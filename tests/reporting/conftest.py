@@ -44,11 +44,7 @@ def make_results():
     """Build the results of a run of four epochs over 100 points in three stages."""
 
     def make(seed=0, top1=(40.0, 60.0, 71.0, 70.0), seconds=8.0, **changes):
-        kept = [100, 80, 80, 70]
-        accuracy = {
-            "last": {"top1": top1[-1], "top5": 95.0, "epoch": 4.0},
-            "best": {"top1": max(top1), "top5": 94.0, "epoch": 3.0},
-        }
+        last, best = ({"top1": top1[-1], "top5": 95.0, "epoch": 4.0}, {"top1": max(top1), "top5": 94.0, "epoch": 3.0})
         return {
             "type": "hf_kcd.Results",
             "format_version": 1,
@@ -61,13 +57,13 @@ def make_results():
             "mask": None,
             "num_points": 100,
             "num_epochs": 4,
-            "accuracy": accuracy,
+            "accuracy": {"last": last, "best": best},
             "cost": {"planned": 0.825, "paid": 0.83, "points": 332},
             "seconds": {"training": seconds, "per_stage": []},
             "seed": seed,
             "history": {
                 "epoch": [1, 2, 3, 4],
-                "num_kept": kept,
+                "num_kept": [100, 80, 80, 70],
                 "stage": [0, 1, 1, 2],
                 "top1": list(top1),
                 "top5": [80.0, 90.0, 94.0, 95.0],

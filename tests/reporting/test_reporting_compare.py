@@ -1,18 +1,13 @@
 """Tables whose numbers were computed by hand, and masks compared point by point."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from hf_kcd.reporting import (
-    chance_distance,
-    compare_masks,
-    describe_mask,
-    format_table,
-    mask_table,
-    results_table,
-)
+from hf_kcd.reporting import chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
 
 
 def cells(table, row):
@@ -24,35 +19,22 @@ def test_hamming_distances_count_points_kept_by_one_mask_alone(make_mask):
     masks = {"a": make_mask([0, 1, 2], values), "b": make_mask([2, 1], values), "c": make_mask([5, 4, 3], values)}
     # {0,1,2} and {1,2} differ in 0; {0,1,2} and {3,4,5} in all six; {1,2} and {3,4,5} in five.
     assert compare_masks(masks).tolist() == [[0, 1, 6], [1, 0, 5], [6, 5, 0]]
+    with pytest.raises(ValueError, match="two or more"):
+        compare_masks({"a": masks["a"]})
+    masks = {"mine": make_mask([0], [1.0, 2.0]), "yours": make_mask([0], [1.0, 2.0, 3.0])}
+    with pytest.raises(ValueError, match=r"mine and yours cannot be compared.*(3 points instead of 2|2 .* of 3)"):
+        compare_masks(masks)
 
 
 def test_chance_distance_is_the_mean_over_all_pairs_of_masks(make_mask):
     values = [1.0] * 5
     pairs = itertools.product(itertools.combinations(range(5), 2), itertools.combinations(range(5), 3))
     expected = np.mean([len(set(one) ^ set(other)) for one, other in pairs])
-    assert chance_distance(make_mask([0, 1], values), make_mask([0, 1, 2], values)) == pytest.approx(expected)
-
-
-def test_masks_of_different_data_are_not_compared(make_mask):
-    masks = {"mine": make_mask([0], [1.0, 2.0]), "yours": make_mask([0], [1.0, 2.0, 3.0])}
-    with pytest.raises(
-        ValueError, match=r"mine and yours cannot be compared.*3 points instead of 2|2 points instead of 3"
-    ):
-        compare_masks(masks)
-
-
-def test_one_mask_is_nothing_to_compare(make_mask):
-    with pytest.raises(ValueError, match="two or more"):
-        compare_masks({"a": make_mask([0], [1.0])})
-
-
-def test_mask_table_puts_chance_beside_each_distance(make_mask):
-    values = [1.0] * 4
-    masks = {"a": make_mask([0, 1], values), "b": make_mask([1, 2], values)}
+    masks = {"a": make_mask([0, 1], values), "b": make_mask([0, 1, 2], values)}
+    assert chance_distance(*masks.values()) == pytest.approx(expected)
     table = mask_table(masks, markdown=True)
-    # Two of four kept by each: chance finds (2 * 2 + 2 * 2) / 4 = 2.
-    assert cells(table, 2) == ["a", "2 of 4", "–", "2 (2)"]
-    assert cells(table, 3) == ["b", "2 of 4", "2 (2)", "–"]
+    assert cells(table, 2) == ["a", "2 of 5", "–", f"1 ({expected:.0f})"]
+    assert cells(table, 3) == ["b", "3 of 5", f"1 ({expected:.0f})", "–"]
 
 
 def test_results_are_means_and_sample_deviations_over_seeds(make_results):
@@ -64,6 +46,7 @@ def test_results_are_means_and_sample_deviations_over_seeds(make_results):
         ],
         "KD": [make_results(cost={"planned": 1.0, "paid": 0.5, "points": 200})],
         "blind": [make_results(accuracy=None)],
+        "twice": [make_results(seed=4), make_results(seed=4)],
     }
     table = results_table(groups, markdown=True)
     # Mean of 70, 71, 73 is 71.333; squared deviations 1.778 + 0.111 + 2.778 over n - 1 = 2 give 1.5275.
@@ -71,21 +54,14 @@ def test_results_are_means_and_sample_deviations_over_seeds(make_results):
     # One run has no spread.
     assert cells(table, 3) == ["KD", "70.00", "71.00", "100.0", "50.0", "8.0", "1"]
     assert cells(table, 4)[1:3] == ["–", "–"]
+    # One seed that ran twice is not two seeds.
+    assert cells(table, 5)[-1] == "1 (2 runs)"
+    for empty in ({}, {"KD": []}):
+        with pytest.raises(ValueError, match="at least one run"):
+            results_table(empty)
 
 
-def test_one_seed_run_twice_is_not_two_seeds(make_results):
-    table = results_table({"KD": [make_results(seed=4), make_results(seed=4)]}, markdown=True)
-    assert cells(table, 2)[-1] == "1 (2 runs)"
-
-
-def test_an_empty_table_is_refused():
-    with pytest.raises(ValueError, match="at least one run"):
-        results_table({})
-    with pytest.raises(ValueError, match="at least one run"):
-        results_table({"KD": []})
-
-
-def test_plain_tables_are_aligned():
+def test_tables_are_aligned_and_pipes_escaped():
     table = format_table(["run", "top-1 %"], [["KD", "9.5"], ["KC-KD, τ", "70.25"]])
     assert table.splitlines() == [
         "run       top-1 %",
@@ -93,11 +69,7 @@ def test_plain_tables_are_aligned():
         "KD            9.5",
         "KC-KD, τ    70.25",
     ]
-
-
-def test_a_bar_in_a_name_does_not_break_a_markdown_table():
-    table = format_table(["run", "x"], [["a|b", "1"]], markdown=True)
-    assert table.splitlines()[2] == r"| a\|b | 1 |"
+    assert format_table(["run", "x"], [["a|b", "1"]], markdown=True).splitlines()[2] == r"| a\|b | 1 |"
 
 
 def test_a_mask_is_described_in_numbers(make_mask):
@@ -124,14 +96,12 @@ def test_a_mask_is_described_in_numbers(make_mask):
     assert "most: cat 3/4, dog 1/4" in text
 
 
-def test_a_mask_that_keeps_and_mixes_all_or_nothing_is_described(make_mask):
-    text = describe_mask(make_mask([1, 0], [1.0, 2.0]))
-    assert "kept       2 (100.0%), discarded 0" in text
-    assert "mixed      none" in text
-    assert "per class" not in text
-
-
-def test_labels_of_another_data_set_are_refused(make_mask):
-    mask = make_mask([0, 1], [1.0, 2.0, 3.0], labels=[0, 1, 1])
+def test_masks_that_keep_all_or_mix_for_good_are_described_and_other_labels_refused(make_mask):
+    mask = make_mask([1, 0], [1.0, 2.0])
+    text = describe_mask(mask)
+    assert "kept       2 (100.0%), discarded 0" in text and "mixed      none" in text and "per class" not in text
+    # Of the two points that were mixed, one had a share of 0.
+    history = [(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.0, 0.2]))]
+    assert "mixed      1 of the kept, stage after stage" in describe_mask(replace(mask, mixing_history=history))
     with pytest.raises(ValueError, match="not those of the mask's data set"):
-        describe_mask(mask, [1, 1, 0])
+        describe_mask(make_mask([0, 1], [1.0, 2.0, 3.0], labels=[0, 1, 1]), [1, 1, 0])

@@ -1,4 +1,4 @@
-"""What a run states of itself: accuracy, cost, seconds and history of a real training on a few digits."""
+"""What a run says about itself: accuracy, cost, seconds and history of a real training on a few digits."""
 
 import json
 import math
@@ -19,23 +19,14 @@ NUM_POINTS, NUM_EVALUATED = 128, 64
 KEPT = [128, math.floor(128 * 0.7**0.5), math.floor(128 * 0.7**0.5), math.floor(128 * 0.7)]
 
 
+SETTINGS = {"num_train_epochs": 4, "per_device_train_batch_size": 32, "logging_steps": 1, "eval_strategy": "epoch"}
+SETTINGS |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 5}
+
+
 def make_trainer(folder, mask=None, condense=True, method="kd", **arguments):
     data = load_image_data("digits")
     torch.manual_seed(0)
-    args = DistillationConfig(
-        str(folder),
-        method=method,
-        num_train_epochs=4,
-        per_device_train_batch_size=32,
-        logging_steps=1,
-        eval_strategy="epoch",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=5,
-        **arguments,
-    )
+    args = DistillationConfig(str(folder), method=method, **SETTINGS, **arguments)
     return DistillationTrainer(
         timm.create_model("cifar_resnet8", num_classes=10),
         None if method == "ce" else timm.create_model("cifar_resnet8", num_classes=10),
@@ -55,13 +46,6 @@ def run(tmp_path_factory):
     return trainer, run_results(trainer, data="digits", command="hf-kcd distill"), folder
 
 
-def test_cost_counts_every_point_that_was_drawn(run):
-    _, results, _ = run
-    assert results["history"]["num_kept"] == KEPT
-    assert results["cost"]["points"] == sum(KEPT)
-    assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(sum(KEPT) / (4 * NUM_POINTS))
-
-
 def test_accuracy_is_that_of_the_student(run):
     trainer, results, _ = run
     evaluation = trainer.eval_dataset.__getitems__(range(NUM_EVALUATED))
@@ -77,14 +61,14 @@ def test_accuracy_is_that_of_the_student(run):
     assert results["history"]["top1"][-1] == last["top1"]
 
 
-def test_seconds_of_the_stages_are_those_of_the_training(run):
+def test_cost_and_seconds_count_every_point_that_was_drawn(run):
     _, results, _ = run
+    assert results["history"]["num_kept"] == KEPT
+    assert results["cost"]["points"] == sum(KEPT)
+    assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(sum(KEPT) / (4 * NUM_POINTS))
     stages = results["seconds"]["per_stage"]
-    assert [(stage["stage"], stage["epochs"], stage["num_kept"]) for stage in stages] == [
-        (0, 1, KEPT[0]),
-        (1, 2, KEPT[1]),
-        (2, 1, KEPT[3]),
-    ]
+    found = [(stage["stage"], stage["epochs"], stage["num_kept"]) for stage in stages]
+    assert found == [(0, 1, KEPT[0]), (1, 2, KEPT[1]), (2, 1, KEPT[3])]
     assert all(stage["seconds"] > 0 for stage in stages)
     assert sum(stage["seconds"] for stage in stages) == pytest.approx(results["seconds"]["training"])
 
@@ -102,8 +86,8 @@ def test_history_averages_the_log_within_each_epoch(run):
     assert history["stage"] == [0, 1, 1, 2]
 
 
-def test_what_made_the_run_is_stated(run):
-    trainer, results, _ = run
+def test_what_made_the_run_is_stated_without_paths_and_survives_its_file(run, tmp_path):
+    trainer, results, folder = run
     assert (results["student"], results["teacher"], results["method"]) == ("cifar_resnet8", "cifar_resnet8", "kd")
     # Options that were left at their defaults are stated too: a default may change.
     assert results["method_options"] == {"ce_weight": 1, "kd_weight": 0.9, "temperature": 2.0}
@@ -115,19 +99,11 @@ def test_what_made_the_run_is_stated(run):
     assert results["versions"]["torch"] == torch.__version__.partition("+")[0]
     shapes = [tuple(p.shape) for p in trainer.student.parameters()]
     assert results["num_parameters"] == sum(int(np.prod(shape)) for shape in shapes)
-
-
-def test_no_path_and_no_host_name_is_written(run):
-    _, results, folder = run
     text = json.dumps(results)
     assert folder.name not in text
     assert str(folder.parent) not in text
     host = platform.node()
     assert not host or f'"{host}"' not in text
-
-
-def test_results_survive_their_file(run, tmp_path):
-    _, results, _ = run
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json") == results
 
@@ -136,13 +112,7 @@ def test_a_real_run_is_drawn_whole(run, tmp_path):
     trainer, results, _ = run
     paths = write_run_plots(tmp_path, results, [trainer.knowledge_mask], trainer.train_dataset)
     # One mask alone has no change of ranks.
-    assert [path.name for path in paths] == [
-        "curves.png",
-        "stages.png",
-        "values.png",
-        "most_valuable.png",
-        "least_valuable.png",
-    ]
+    assert [path.stem for path in paths] == ["curves", "stages", "values", "most_valuable", "least_valuable"]
     assert all(path.parent == tmp_path / "plots" and path.stat().st_size > 5000 for path in paths)
 
 
@@ -163,6 +133,8 @@ def test_a_mask_run_pays_for_its_points_alone(run, tmp_path):
 
 def test_a_run_that_stopped_early_states_what_it_did(tmp_path):
     trainer = make_trainer(tmp_path, condense=False, method="ce", max_steps=6)
+    with pytest.raises(RuntimeError, match=r"train\(\) first"):
+        run_results(trainer, data="digits")
     trainer.train()
     results = run_results(trainer, data="digits")
     assert results["teacher"] is None
@@ -170,11 +142,6 @@ def test_a_run_that_stopped_early_states_what_it_did(tmp_path):
     assert results["cost"]["points"] == 6 * 32
     assert results["cost"]["paid"] == pytest.approx(6 * 32 / (4 * NUM_POINTS))
     assert results["history"]["epoch"] == [1, 2]
-
-
-def test_nothing_trained_has_no_results(tmp_path):
-    with pytest.raises(RuntimeError, match=r"train\(\) first"):
-        run_results(make_trainer(tmp_path, condense=False, method="ce"), data="digits")
 
 
 @pytest.mark.parametrize(
@@ -187,35 +154,33 @@ def test_nothing_trained_has_no_results(tmp_path):
         ('{"type": "hf_kcd.Res', "not a JSON file"),
     ],
 )
-def test_a_foreign_file_is_refused(tmp_path, content, message):
+def test_a_foreign_or_missing_file_is_named_and_nan_never_written(tmp_path, make_results, content, message):
     path = tmp_path / "results.json"
+    with pytest.raises(ValueError):
+        write_results(path, make_results(seconds=float("nan")))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match=r"results\.json does not exist"):
+        read_results(path)
     path.write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
         read_results(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"results\.json does not exist"):
-        read_results(tmp_path / "results.json")
-
-
-def test_nan_does_not_reach_a_file(tmp_path, make_results):
-    with pytest.raises(ValueError):
-        write_results(tmp_path / "results.json", make_results(seconds=float("nan")))
-    assert not list(tmp_path.iterdir())
-
-
 def test_labels_are_the_papers_names(make_results):
-    assert run_label(make_results()) == "KC-KD, resnet20 → resnet8"
-    assert run_label(make_results(condensation=None)) == "KD, resnet20 → resnet8"
-    assert run_label(make_results(condensation={"value": "random"})) == "KD, random selection, resnet20 → resnet8"
-    released = make_results(condensation={"value": "entropy", "cumulative_mixing": True})
-    assert run_label(released) == "KC-KD (released code), resnet20 → resnet8"
+    for changes, name in (
+        ({}, "KC-KD"),
+        ({"condensation": None}, "KD"),
+        ({"condensation": {"value": "random"}}, "KD, random selection"),
+        ({"condensation": {"value": "entropy", "cumulative_mixing": True}}, "KC-KD (released code)"),
+        ({"condensation": None, "mask": {"num_kept": 9, "num_mixed": 5}}, "KD on a mask"),
+        ({"condensation": None, "mask": {"num_kept": 9, "num_mixed": 0}}, "KD on a mask, unmixed"),
+    ):
+        assert run_label(make_results(**changes)) == f"{name}, resnet20 → resnet8"
     assert run_label(make_results(condensation=None, method="ce", teacher=None)) == "CE, resnet8"
-    for mixed, name in ((5, "KD on a mask"), (0, "KD on a mask, unmixed")):
-        reused = make_results(condensation=None, mask={"num_kept": 9, "num_mixed": mixed})
-        assert run_label(reused) == f"{name}, resnet20 → resnet8"
+    soft_labels = {"num_views": 4, "top_k": 5, "bits": 8}
+    taught = make_results(condensation=None, soft_labels=soft_labels)
+    assert run_label(taught) == "KD, soft labels (4 views, top 5, 8 bits), resnet20 → resnet8"
 
 
 def test_runs_are_grouped_over_seeds_and_never_over_settings(make_results):

@@ -295,7 +295,7 @@ def finished(tmp_path_factory) -> Path:
     main(["train-teacher", *TINY, "--network", "cifar_resnet8", "--output_dir", str(folder / "teacher")])
     words = ["--teacher", str(folder / "teacher"), "--condense", "--epochs_per_stage", "1", "--final_ratio", "0.5"]
     main(["distill", *TINY, *words, "--method_options", "temperature: 2.0", "--output_dir", str(folder / "run")])
-    soft_labels_of_run(folder / "run", num_views=2, top_k=5).save(folder / "published")
+    soft_labels_of_run(folder / "run", num_views=2, top_k=5).save_pretrained(folder / "published")
     KnowledgeMask.from_pretrained(folder / "run" / "mask").save_pretrained(folder / "published")
     return folder
 
