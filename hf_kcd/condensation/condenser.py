@@ -182,6 +182,7 @@ class KnowledgeCondenser:
         try:
             self.record.load_state_dict(_part("record", state))
             self.epoch = int(state["epoch"])
+            self.schedule.stage(self.epoch)
             if "selected_before" not in state:
                 return
             self._selected_before = int(state["selected_before"])
@@ -193,8 +194,19 @@ class KnowledgeCondenser:
                 self._mixing_history.append(Selection(**mixing))
             for selection in (self.selection, *self._mixing_history):
                 selection.check(self.schedule.num_points)
+            self._check_selected()
         except (KeyError, TypeError) as error:
             raise ValueError(f"The condenser's state is incomplete ({error}): take an older one.") from error
+
+    def _check_selected(self) -> None:
+        """Refuse a selection of another schedule, and stages without their mixing."""
+        stage, num_kept = (ask(self._selected_before) for ask in (self.schedule.stage, self.schedule.num_kept))
+        num_mixings = stage if self.config.cumulative_mixing else 0
+        if len(self.selection.points) != num_kept or len(self._mixing_history) != num_mixings:
+            raise ValueError(
+                f"The condenser's state holds {len(self.selection.points)} points and {len(self._mixing_history)} mixings "
+                f"in stage {stage} instead of {num_kept} and {num_mixings}: it is of another configuration, or incomplete."
+            )
 
     def _scores(self) -> Tensor:
         """Return the score of every point (Eq. 13), on the CPU."""

@@ -17,14 +17,14 @@ from .schedules import default_decay_epochs, learning_rate_factor
 
 @dataclass
 class DistillationConfig(TrainingArguments):
-    """`transformers.TrainingArguments` with the defaults of CIFAR-100 distillation and the fields that distilling adds.
+    """`transformers.TrainingArguments` with the defaults of CIFAR-100 distillation, and fields for distillation.
 
-    Every other field of `TrainingArguments` keeps its meaning, but for three: the learning rate follows `lr_schedule` in
-    epochs (`lr_scheduler_type` and `warmup_steps` are refused), `num_train_epochs` is whole, and `max_steps` is a cap that
-    leaves the schedule as it is.
+    Other fields keep their meaning, with three exceptions: the learning rate follows `lr_schedule` in epochs
+    (`lr_scheduler_type` and `warmup_steps` are refused), `num_train_epochs` is a whole number, and `max_steps` stops the
+    training without changing its schedule.
 
     Raises:
-        ValueError: When a field cannot be honoured, with its value and what to do.
+        ValueError: When a field cannot be used, with its value and what to do.
     """
 
     method: str = field(
@@ -38,12 +38,12 @@ class DistillationConfig(TrainingArguments):
     student_layers: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The student's maps that a method compares: positions such as 2 5 8, or 'stages' for the deepest of "
-            "each size; all of them without it."
+            "help": "The student's feature maps that a method compares: positions such as 2 5 8, or 'stages' for the deepest "
+            "map of each size; by default all maps."
         },
     )
     teacher_layers: list[str] | None = field(
-        default=None, metadata={"help": "The teacher's maps that a method compares, given as student_layers."}
+        default=None, metadata={"help": "The teacher's feature maps that a method compares; see student_layers."}
     )
 
     num_train_epochs: float = field(default=240, metadata={"help": "Epochs of training, a whole number."})
@@ -58,16 +58,16 @@ class DistillationConfig(TrainingArguments):
     )
     lr_decay_epochs: list[float] | None = field(
         default=None,
-        metadata={"help": "Epochs after which 'multistep' decays; after 5/8, 6/8 and 7/8 of the epochs without it."},
+        metadata={"help": "Epochs after which 'multistep' decays; by default after 5/8, 6/8 and 7/8 of the epochs."},
     )
     lr_decay_rate: float = field(default=0.1, metadata={"help": "Factor of each decay of 'multistep'."})
     warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from 0."})
 
-    optim: str = field(default="sgd", metadata={"help": "Optimiser, any of TrainingArguments."})
+    optim: str = field(default="sgd", metadata={"help": "Optimizer, any of TrainingArguments."})
     momentum: float = field(default=0.9, metadata={"help": "Momentum of SGD."})
-    nesterov: bool = field(default=False, metadata={"help": "Nesterov's form of the momentum."})
+    nesterov: bool = field(default=False, metadata={"help": "Use Nesterov momentum."})
     weight_decay: float = field(
-        default=5e-4, metadata={"help": "Weight decay, on all weights as in the field's recipes."}
+        default=5e-4, metadata={"help": "Weight decay, on all weights as in the published recipes."}
     )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 does not clip."})
     log_grad_norm: bool = field(default=False, metadata={"help": "Compute and log the gradient's norm (costs time)."})
@@ -76,13 +76,15 @@ class DistillationConfig(TrainingArguments):
         default=True, metadata={"help": "Keep images and convolutions in the channels-last memory format (faster)."}
     )
 
-    logging_steps: float = field(default=100, metadata={"help": "Steps between two lines of the log."})
+    logging_steps: float = field(default=100, metadata={"help": "Steps between two log lines."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints that are kept."})
-    metric_for_best_model: str | None = field(default="top1", metadata={"help": "What makes a model the best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
+    metric_for_best_model: str | None = field(
+        default="top1", metadata={"help": "Metric that decides which model is best."}
+    )
 
-    # What follows is not a matter of taste: batches carry more than the student's forward takes, a sum with NaN filtered
-    # out on the host syncs every step, and DDP need not look for unused weights where there are none.
+    # The trainer needs these values: batches carry more than the student's forward takes, filtering NaN on the host would
+    # sync every step, and DDP must search for unused weights only under methods that have them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Fixed: batches carry point ids."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Fixed: ['labels']."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Fixed: NaN and inf are reported instead."})
@@ -97,8 +99,8 @@ class DistillationConfig(TrainingArguments):
             )
         if HubStrategy(self.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             raise ValueError(
-                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}, but checkpoints hold pickles and the optimiser's state, "
-                "which are not published: take 'every_save' or 'end'."
+                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}, but checkpoints hold pickles and the optimizer's state, "
+                "which are not published: use 'every_save' or 'end'."
             )
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())
@@ -108,7 +110,7 @@ class DistillationConfig(TrainingArguments):
         self.num_train_epochs = whole_epochs(self.num_train_epochs)
         if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) != "linear" or self.warmup_steps:
             raise ValueError(
-                "lr_scheduler_type and warmup_steps count steps, which condensation makes fewer. Use lr_schedule "
+                "lr_scheduler_type and warmup_steps count steps, and condensation reduces their number. Use lr_schedule "
                 "('multistep', 'cosine', 'constant') and warmup_epochs."
             )
         if self.lr_decay_epochs is None:
@@ -116,7 +118,7 @@ class DistillationConfig(TrainingArguments):
         self.learning_rate_factor()
         if self.auto_find_batch_size:
             raise ValueError(
-                "auto_find_batch_size changes the number of steps while training: set the batch size yourself."
+                "auto_find_batch_size changes the number of steps during training: set the batch size yourself."
             )
         if self.label_smoothing_factor:
             raise ValueError(
@@ -124,7 +126,7 @@ class DistillationConfig(TrainingArguments):
             )
         if self.ignore_data_skip:
             raise ValueError(
-                "ignore_data_skip would begin a resumed epoch anew, with more steps than it has: leave it out."
+                "ignore_data_skip would restart a resumed epoch, which then has too many steps: leave it out."
             )
         for name, value in (
             ("remove_unused_columns", False),
@@ -133,17 +135,17 @@ class DistillationConfig(TrainingArguments):
         ):
             if getattr(self, name) != value:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: DistillationTrainer works with {value!r} alone; leave it out."
+                    f"{name} is {getattr(self, name)!r}: DistillationTrainer needs {value!r}; leave it out."
                 )
         if self.per_device_train_batch_size < 1:
             raise ValueError(f"per_device_train_batch_size is {self.per_device_train_batch_size}: give at least 1.")
         if not torch.accelerator.is_available():
-            # Pinned memory serves the copy to an accelerator; asking for it without one only warns.
+            # Without an accelerator, pinned memory only causes a warning.
             self.dataloader_pin_memory = False
         super().__post_init__()
 
     def learning_rate_factor(self):
-        """Make the factor on `learning_rate` as a function of epochs, see `schedules.learning_rate_factor`."""
+        """Return the factor on `learning_rate` as a function of epochs; see `schedules.learning_rate_factor`."""
         return learning_rate_factor(
             self.lr_schedule, self.num_train_epochs, self.lr_decay_epochs, self.lr_decay_rate, self.warmup_epochs
         )
@@ -158,7 +160,7 @@ def whole_epochs(value: float) -> int:
     if not math.isfinite(value) or value != int(value) or value < 1:
         raise ValueError(
             f"num_train_epochs is {value}: an epoch is a whole pass over the selected points, so give a whole number of at "
-            "least 1 (max_steps stops earlier)."
+            "least 1 (max_steps can stop earlier)."
         )
     return int(value)
 
@@ -176,7 +178,7 @@ def _mapping(name: str, value: dict | str | None) -> dict[str, Any]:
 
 
 def _layers(name: str, value: Sequence[str | int] | str | int | None) -> list[int] | str | None:
-    """Take a choice of layers as the command line, a file or Python gives it."""
+    """Parse a choice of layers from the command line, a file or Python."""
     if value is None:
         return None
     words = [value] if isinstance(value, str | int) else list(value)

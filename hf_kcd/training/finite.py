@@ -1,4 +1,4 @@
-"""A loss or logit that is NaN or infinite: found without a host sync per step, reported with its step and points."""
+"""Finds a NaN or infinite loss or logit without a host sync per step, and reports its step and points."""
 
 import torch
 from torch import Tensor
@@ -8,32 +8,32 @@ _MAX_NAMED = 16
 
 
 class FiniteCheck:
-    """Remembers which rows of each step were finite, and raises for the first step where some were not.
+    """Records which rows of each step were finite, and raises for the first step with a row that was not.
 
-    On the CPU a step is looked at once. On an accelerator looking would wait for it, so steps are kept there until
-    `check` is called, at the latest after 256 of them.
+    On the CPU every step is checked at once. On an accelerator a check waits for the device, so steps are kept until
+    `check` is called, at the latest after 256 steps.
     """
 
     def __init__(self) -> None:
         self._pending: list[tuple[int, Tensor, Tensor]] = []
 
     def note(self, finite: Tensor, point_ids: Tensor, step: int) -> None:
-        """Take a step down.
+        """Record a step.
 
         Args:
-            finite: [B] bool, whether loss and logits of the row are finite.
+            finite: [B] bool, whether the loss and the logits of each row are finite.
             point_ids: [B] int64.
-            step: Updates done before it.
+            step: Updates done before this step.
         """
         self._pending.append((step, finite, point_ids))
         if finite.device.type == "cpu" or len(self._pending) >= _MAX_PENDING:
             self.check()
 
     def check(self) -> None:
-        """Look at the steps taken down since the last time.
+        """Check the steps recorded since the last check.
 
         Raises:
-            FloatingPointError: Naming the first step with a row that is not finite, and the row's point ids.
+            FloatingPointError: Naming the first step with rows that are not finite, and their point ids.
         """
         pending, self._pending = self._pending, []
         if not pending or bool(torch.stack([finite.all() for _, finite, _ in pending]).all()):
@@ -42,7 +42,7 @@ class FiniteCheck:
         bad = point_ids[~finite].tolist()
         named = ", ".join(map(str, bad[:_MAX_NAMED])) + (f", … ({len(bad)} points)" if len(bad) > _MAX_NAMED else "")
         raise FloatingPointError(
-            f"The loss or a logit is NaN or infinite at step {step}, points {named}. Nothing of it was recorded as a value. "
-            "Lower learning_rate, set warmup_epochs or max_grad_norm, or leave fp16 for bf16; a checkpoint before this step "
-            "can be resumed."
+            f"The loss or a logit is NaN or infinite at step {step}, points {named}. These values were not recorded. "
+            "Lower learning_rate, set warmup_epochs or max_grad_norm, or use bf16 instead of fp16; you can resume from a "
+            "checkpoint before this step."
         )

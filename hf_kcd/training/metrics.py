@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy as an `evaluate.Metric` that needs no network."""
+"""Top-1 and top-5 accuracy as an `evaluate.Metric` that works offline."""
 
 import datasets
 import evaluate
@@ -11,7 +11,7 @@ _NUM_RANKED = 5
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Share of the points whose label is the first, or among the first five, of the ranked classes, in per cent.
+    """Percentage of points whose label is the first, or among the first five, of the ranked classes.
 
     Example:
         ```python
@@ -21,9 +21,9 @@ class TopKAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Top-1 and top-5 accuracy in per cent.",
+            description="Top-1 and top-5 accuracy in percent.",
             citation="",
-            inputs_description="predictions: class ids of each point, best first; references: its label.",
+            inputs_description="predictions: class ids of each point, best first; references: labels.",
             features=datasets.Features(
                 {"predictions": datasets.Sequence(datasets.Value("int64")), "references": datasets.Value("int64")}
             ),
@@ -36,7 +36,7 @@ class TopKAccuracy(evaluate.Metric):
 
     @staticmethod
     def score(predictions: list[list[int]] | np.ndarray, references: list[int] | np.ndarray) -> dict[str, float]:
-        """Compute the metric directly, without evaluate's Arrow file for predictions larger than the memory.
+        """Compute the metric directly, without the Arrow file in which `evaluate` stores predictions.
 
         Args:
             predictions: [N, 5] class ids of each point, best first.
@@ -58,5 +58,5 @@ def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def finite_rows(*logits: Tensor | None) -> Tensor:
-    """Tell which rows are finite in all of several logits [B, classes]; [B] bool, without a host sync."""
+    """Return which rows of all given logits [B, classes] are finite: [B] bool, without a host sync."""
     return torch.stack([each.isfinite().all(-1) for each in logits if each is not None]).all(0)

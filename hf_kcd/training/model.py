@@ -1,4 +1,4 @@
-"""The module that is trained: student and method in one, so that DDP, AMP and compilation see every trainable weight."""
+"""The trained module: student and method in one, so that DDP, AMP and compilation see every trainable weight."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,21 @@ from .teacher_images import TeacherImages
 
 
 class DistillationModel(nn.Module):
-    """A student under a distillation method, and beside them the teacher, which is no part of the module.
+    """A student with its distillation method. It also runs the teacher, which is not a submodule.
 
-    Called with images alone it is the student. Names it does not have itself (`num_classes`, `default_cfg`) are looked up
-    on the student.
+    Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
 
     Args:
         student: The network that is trained.
         method: The method it is trained under.
-        teacher: The network it learns from, or a list of them; put in eval mode and frozen here, never saved, never
-            wrapped. None where there is none, or where the batches bring its answers.
-        mean: Per channel mean that the images were normalised with.
-        std: Per channel standard deviation that the images were normalised with.
+        teacher: The network it learns from, or a list of several; put in eval mode and frozen here, never saved, never
+            wrapped. None without a teacher, or when the batches hold its logits.
+        mean: Per-channel mean of the normalization of the images.
+        std: Per-channel standard deviation of that normalization.
         image_size: Height and width of the images, in pixels.
 
     Raises:
-        ValueError: When the method reads of a network what it does not hand out.
+        ValueError: When the method reads outputs that a network does not have.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -45,14 +44,14 @@ class DistillationModel(nn.Module):
         super().__init__()
         self.student = student
         self.method = method
-        # In a tuple a teacher is no submodule: not in the state dict, not in DDP's buckets, not put in train mode.
+        # In a tuple, teachers are not submodules: not in the state dict, not in DDP's buckets, never in train mode.
         self.teachers = tuple(as_teachers(teacher))
         for one in self.teachers:
             one.eval().requires_grad_(False)
             if method.teacher_batch_statistics:
                 use_batch_statistics(one)
         self.in_first_phase = False
-        # Valuing the points takes the student's logits, whatever the method reads.
+        # The values of points come from the student's logits, whatever the method reads.
         self._read_student = _reader(
             method, "student", student, method.student_reads | {"logits"}, method.student_spec
         )
@@ -61,7 +60,7 @@ class DistillationModel(nn.Module):
             for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
                 images = TeacherImages(image_config(one), mean, std, image_size)
                 self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
-        # DDP leaves these out when it sends buffers to all processes at every step.
+        # DDP skips these when it broadcasts buffers at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronized_buffers]
 
     def __getattr__(self, name: str):
@@ -72,13 +71,13 @@ class DistillationModel(nn.Module):
 
     @property
     def teacher(self) -> nn.Module | None:
-        """The network that is learned from; the first of several."""
+        """The network to learn from; the first of several."""
         return self.teachers[0] if self.teachers else None
 
     def train(self, mode: bool = True) -> "DistillationModel":
-        """Choose between training and evaluation mode; what is frozen of the student stays in the latter.
+        """Set training or evaluation mode; frozen modules of the student stay in evaluation mode.
 
-        A module none of whose weights is trained would otherwise go on changing its statistics and dropping units.
+        Otherwise they would go on updating batch statistics and dropping units.
         """
         super().train(mode)
         for module in self.student.modules():
@@ -97,18 +96,18 @@ class DistillationModel(nn.Module):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, teacher_logits: Tensor | None = None, **batch: Tensor
     ) -> Tensor | dict[str, Tensor | dict[str, Tensor]]:
-        """Run the student, or with labels a whole distillation step up to the loss.
+        """Run the student; with labels, run a distillation step up to the loss.
 
         Args:
-            pixel_values: Normalised images [B, C, H, W].
+            pixel_values: Normalized images [B, C, H, W].
             labels: Class ids [B].
-            teacher_logits: What the teacher answers to these images [B, classes], where that is known already.
-            **batch: The rest of the batch, `point_ids` [B] above all.
+            teacher_logits: The teacher's logits for these images [B, classes], if they are known already.
+            **batch: The rest of the batch, such as `point_ids` [B].
 
         Returns:
-            The student's logits [B, classes] without labels. With them `loss` (scalar, with gradient), its `parts` by name,
-            and, without gradient, what points are valued by: `student_logits`, `teacher_logits` (absent without a teacher),
-            `labels` and `point_ids`. A first phase that leaves the student out has `loss` and `parts` alone.
+            Without labels: the student's logits [B, classes]. With labels: `loss` (scalar, with gradient), its `parts` by
+            name, and what values of points are computed from, without gradient: `student_logits`, `teacher_logits`
+            (absent without a teacher), `labels` and `point_ids`. A first phase without the student: `loss` and `parts`.
         """
         if labels is None:
             return self.student(pixel_values)
@@ -136,7 +135,7 @@ class DistillationModel(nn.Module):
         return outputs if self.method.many_teachers else outputs[0]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the student's activations in the backward pass instead of keeping them (timm's interface)."""
+        """Recompute the student's activations in the backward pass instead of storing them (timm's interface)."""
         self.student.set_grad_checkpointing(enable)
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **_) -> None:
@@ -147,7 +146,7 @@ class DistillationModel(nn.Module):
 
 
 def use_batch_statistics(network: nn.Module) -> None:
-    """Let the normalisations of a network in eval mode take the statistics of each batch, and leave their own alone."""
+    """Let the batch norms of a network in eval mode use the statistics of each batch; their running ones stay."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.training = True

@@ -1,4 +1,4 @@
-"""Collects what a trainer reached and paid into the results of its run."""
+"""Collects the accuracy, cost and settings of a run into its results."""
 
 import json
 import math
@@ -18,18 +18,17 @@ from ..models import network_name
 def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> Results:
     """Collect the results of a trainer that has trained, as plain JSON values.
 
-    The cost is stated twice, each time relative to training on all points of the whole training set in every epoch:
-    `planned` is the schedule's, `paid` counts the points that were really drawn. Losses of an epoch are the means of
-    the log's lines within it (`logging_steps` apart), None for an epoch without a line.
+    The cost is relative to training on all points in every epoch: `planned` follows the schedule, `paid` counts the points
+    that were drawn. The losses of an epoch are means over its log lines (every `logging_steps`), None without a line.
 
     Args:
         trainer: The trainer, after `train()`.
         data: Name of the data set.
-        command: What was typed to make the run.
+        command: The command line of the run.
 
     Returns:
-        The results; accuracy in per cent, None for a run that was never evaluated, and "saved" beside "last" and "best" where
-        the weights are not those of the last epoch (`load_best_model_at_end`); seconds of training alone.
+        The results. Accuracy is in percent, None for a run that was never evaluated; it has "saved" beside "last" and
+        "best" when the final weights are not the last epoch's (`load_best_model_at_end`). Seconds count training alone.
 
     Raises:
         RuntimeError: When nothing has been trained yet.
@@ -43,28 +42,28 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         "type": TYPE,
         "format_version": FORMAT_VERSION,
         "student": network_name(trainer.student),
-        # A teacher that the method does not read (a student alone, from a pair's recipe) taught nothing.
+        # None also when the method does not read the teacher (a student alone, from a pair's recipe).
         "teacher": trainer.teacher_name if trainer.method.teacher_reads else None,
         "data": data,
         "method": args.method,
         "method_options": {**method_options(args.method), **args.method_options},
         "condensation": None if trainer.kcd is None else trainer.kcd.config.to_dict(),
         "mask": _mask_description(trainer),
-        # The teacher's stored answers where these taught, None where the network did.
+        # The teacher's stored logits; None when the network itself was the teacher.
         "soft_labels": None if trainer.soft_labels is None else trainer.soft_labels.description(),
         "num_parameters": sum(parameter.numel() for parameter in trainer.student.parameters()),
         "num_points": cost.num_points,
         "num_epochs": schedule.num_epochs,
         "epochs_trained": trainer.state.epoch,
-        "optimisation": _optimisation(args),
+        "optimisation": _optimization(args),  # The key of format 1.
         "accuracy": _accuracy(trainer.state.log_history, "eval", _best_step(trainer)),
-        # Of those that learnt along and are saved beside the student, which need not be the best.
+        # Networks that learned along: their last weights are saved, which need not be their best.
         "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
         "cost": {
             "planned": schedule.absolute_cost / (cost.num_points * cost.num_epochs),
             "paid": cost.relative_cost,
             "points": sum(cost.points),
-            # What a method states of its steps counts the teacher's share, which soft labels save.
+            # A method's step cost includes the teacher, which soft labels save.
             "step": trainer.method.step_cost if trainer.soft_labels is None else None,
         },
         "seconds": {"training": sum(cost.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
@@ -75,13 +74,13 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         "command": command,
         "history": {name: [epoch[name] for epoch in history] for name in history[0]},
     }
-    # Options may hold tuples: what is handed out is what a reader of the file gets.
+    # Options may hold tuples: return what a reader of the file gets.
     return json.loads(json.dumps(results, allow_nan=False))
 
 
 def _epoch_history(trainer: Trainer, epoch: int) -> dict[str, float | None]:
     log = trainer.state.log_history
-    # The log counts epochs done: what it says at 3.0 is the end of epoch 2.
+    # The log counts finished epochs: 3.0 is the end of epoch 2.
     lines = [line for line in log if "loss" in line and epoch < line["epoch"] <= epoch + 1]
     evaluations = [line for line in log if "eval_loss" in line and epoch < line["epoch"] <= epoch + 1]
     last = evaluations[-1] if evaluations else {}
@@ -99,7 +98,7 @@ def _epoch_history(trainer: Trainer, epoch: int) -> dict[str, float | None]:
 
 
 def _best_step(trainer: Trainer) -> int | None:
-    """Return the step whose weights were taken up again at the end; None for a run that keeps its last ones."""
+    """Return the step whose weights were loaded at the end; None for a run that keeps its last weights."""
     return trainer.state.best_global_step if trainer.args.load_best_model_at_end and not trainer.is_in_train else None
 
 
@@ -134,7 +133,7 @@ def _seconds_per_stage(trainer: Trainer, trained: list[int]) -> list[dict[str, f
 
 
 def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
-    """Describe the published mask a run was trained on; None for a run that was not."""
+    """Describe the published mask that the run was trained on; None without one."""
     mask = trainer.mask
     if mask is None:
         return None
@@ -146,7 +145,7 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     }
 
 
-def _optimisation(args) -> dict[str, Any]:
+def _optimization(args) -> dict[str, Any]:
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
     names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
@@ -159,7 +158,7 @@ def _optimisation(args) -> dict[str, Any]:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """Say what ran, without saying whose it is: no host name, no path."""
+    """Describe the machine without its owner: no host name, no path."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"device": device.type, "accelerator": accelerator, "cpu": cpu_name(), "cores": os.cpu_count()}
 
@@ -170,5 +169,5 @@ def _mean(lines: list[dict[str, float]], name: str) -> float | None:
 
 
 def _number(value: float | None) -> float | None:
-    # JSON knows no NaN and no infinity.
+    # JSON has no NaN and no infinity.
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Learning rates as functions of epochs, so that an epoch that shrinks does not shift them."""
+"""Learning rates as functions of epochs, so that shrinking epochs do not shift them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ def learning_rate_factor(
     decay_rate: float = 0.1,
     warmup_epochs: float = 0.0,
 ) -> Callable[[float], float]:
-    """Make the factor on the base learning rate as a function of the epochs trained.
+    """Return the factor on the base learning rate as a function of the epochs trained.
 
     Args:
-        schedule: "multistep" (times `decay_rate` after each of `decay_epochs`), "cosine" (half a cosine from the end of
+        schedule: "multistep" (multiplies by `decay_rate` after each of `decay_epochs`), "cosine" (half a cosine from the end of
             the warm-up to 0 at `num_epochs`) or "constant".
         num_epochs: Epochs of the whole training.
         decay_epochs: Epochs after which a multistep schedule decays, counted from 1 as in the papers: 150 means that
-            epochs 1 to 150 still have the rate before.
+            epochs 1 to 150 still have the earlier rate.
         decay_rate: Factor of each decay.
-        warmup_epochs: Epochs over which the factor rises linearly from 0 to that of the schedule.
+        warmup_epochs: Epochs over which the factor rises linearly from 0 to the schedule's value.
 
     Returns:
-        The factor for a number of epochs trained, fraction included.
+        A function from the number of epochs trained, with its fraction, to the factor.
 
     Raises:
-        ValueError: For an unknown schedule, decay epochs that do not rise inside the training, or a warm-up longer than it.
+        ValueError: For an unknown schedule, decay epochs outside the training, or a warm-up as long as the training.
     """
     if schedule not in SCHEDULES:
         raise unknown_name("learning rate schedule", schedule, SCHEDULES)
@@ -42,7 +42,7 @@ def learning_rate_factor(
     if schedule == "multistep" and decay_epochs and not 0 < decay_epochs[0] <= decay_epochs[-1] < num_epochs:
         raise ValueError(
             f"decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: "
-            "give epochs between 0 and num_train_epochs, or none to decay after 5/8, 6/8 and 7/8 of them."
+            "give epochs between 0 and num_train_epochs, or leave them out to decay after 5/8, 6/8 and 7/8 of the training."
         )
 
     def factor(epoch: float) -> float:
@@ -58,5 +58,5 @@ def learning_rate_factor(
 
 
 def default_decay_epochs(num_epochs: int) -> list[float]:
-    """The field's decay epochs, 150, 180 and 210 of 240, for another number of epochs."""
+    """Return the usual decay epochs, 150, 180 and 210 of 240, for another number of epochs."""
     return [num_epochs * eighths / 8 for eighths in (5, 6, 7)]

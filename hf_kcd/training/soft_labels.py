@@ -1,6 +1,7 @@
-"""Soft labels made by a teacher, and what a method must be like to learn from them without it."""
+"""Makes a teacher's soft labels, and checks that a method can learn from them without the teacher."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,77 +26,83 @@ def make_soft_labels(
     device: torch.device | str = "cpu",
     num_workers: int = 0,
 ) -> SoftLabels:
-    """Let a teacher answer the first views of every selected point, those that training shows in its first epochs.
+    """Store a teacher's logits for the first views of every selected point, which training shows in its first epochs.
 
-    What they take is known before: `SoftLabels.num_bytes`.
+    `SoftLabels.num_bytes` computes their size in advance.
 
     Args:
-        teacher: A timm network; it is put in eval mode, and is shown the images at its own size and normalisation.
-        dataset: The training set, its points selected and mixed as the training will have them (`apply_mask`).
-        num_views: Views of every point, V; a training of more epochs meets them again and again.
-        top_k: Classes of each row that are stored; 0 for all. Much of what softened answers say lies beyond a few: at T = 4
-            ResNet-20 gives 58 % of the probability to others than the ten likeliest of CIFAR-100's classes.
+        teacher: A timm network; it is put in eval mode, and sees the images at its own size and normalization.
+        dataset: The training set, with its points selected and mixed as for the training (`dataset.apply(mask)`).
+        num_views: Views of every point, V; a longer training repeats them.
+        top_k: Classes stored per row; 0 for all. Softened probabilities reach far beyond a few classes: at T = 4, ResNet-20
+            gives 58 % of the probability to classes outside the ten likeliest of CIFAR-100.
         bits: Bits of a logit, 8 or 16.
-        temperature: At which the share of the classes that are not stored is the teacher's; that of the method.
-        batch_size: Images that the teacher sees at a time.
+        temperature: The temperature at which classes that are not stored keep the teacher's total probability; use the
+            method's temperature.
+        batch_size: Images per forward pass of the teacher.
         device: Where the teacher runs; it is moved there.
-        num_workers: Processes that prepare images, for those that are not in memory.
+        num_workers: Processes that prepare images that are not in memory.
 
     Returns:
         The soft labels, on the CPU.
 
     Raises:
-        ValueError: For numbers that cannot be, a data set that does not augment, a teacher of other classes, or one whose
-            answer is not finite.
+        ValueError: For numbers out of range, a data set without augmentation, a teacher with other classes, or logits that
+            are not finite.
     """
     check_packing(num_views, dataset.num_classes, top_k, bits)
     if not dataset.training:
-        raise ValueError("The data set shows images as they are evaluated: make it with training=True.")
+        raise ValueError("The data set does not augment its images: make it with training=True.")
     if teacher.num_classes != dataset.num_classes:
         raise ValueError(
-            f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}: choose a teacher of these classes."
+            f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}: choose a teacher with the same classes."
         )
-    preprocessing = dataset.preprocessing
-    prepare = TeacherImages(
-        image_config(teacher),
-        preprocessing.mean,
-        preprocessing.std,
-        (preprocessing.network_size, preprocessing.network_size),
-    )
-    prepare.apply(lambda tensor: tensor.to(device))
-    teacher.eval().to(device)
-    # Views are epochs of the data set itself, whatever it was used with before.
+    # Views are epochs of the data set itself, so soft labels of an earlier use must not replace them.
     dataset.use_soft_labels(None)
     loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
     packed: list[dict[str, Tensor | None]] = []
     with tqdm(total=num_views * len(loader), desc="soft labels", unit="batch", disable=None) as progress:
-        for view in range(num_views):
-            dataset.set_epoch(view)
-            for batch in loader:
-                with torch.no_grad():
-                    logits = teacher(prepare(batch["pixel_values"].to(device))).float()
-                if not bool(logits.isfinite().all()):
-                    point = int(batch["point_ids"].to(device)[~logits.isfinite().all(1)][0])
-                    raise ValueError(
-                        f"{network_name(teacher)} answers point {point} with NaN or an infinity: check its weights."
-                    )
-                rows = pack_logits(logits, top_k, bits, temperature)
-                packed.append({name: None if values is None else values.cpu() for name, values in rows.items()})
-                progress.update()
+        for logits in _teacher_logits(teacher, dataset, loader, num_views, device):
+            rows = pack_logits(logits, top_k, bits, temperature)
+            packed.append({name: None if values is None else values.cpu() for name, values in rows.items()})
+            progress.update()
     return SoftLabels(
         points=dataset.selected,
         **{name: _by_point([rows[name] for rows in packed], num_views) for name in packed[0]},
         temperature=temperature,
         seed=dataset.seed,
-        images=dataclasses.asdict(preprocessing),
+        images=dataclasses.asdict(dataset.preprocessing),
         selection=dataset.selection_digest(),
         teacher=network_name(teacher),
         dataset=dataset.identity,
     )
 
 
+@torch.no_grad()
+def _teacher_logits(
+    teacher: nn.Module, dataset: KnowledgeDataset, loader: DataLoader, num_views: int, device: torch.device | str
+) -> Iterator[Tensor]:
+    """Yield the teacher's logits of every batch, view by view."""
+    preprocessing = dataset.preprocessing
+    size = (preprocessing.network_size, preprocessing.network_size)
+    prepare = TeacherImages(image_config(teacher), preprocessing.mean, preprocessing.std, size)
+    prepare.apply(lambda tensor: tensor.to(device))
+    teacher.eval().to(device)
+    for view in range(num_views):
+        dataset.set_epoch(view)
+        for batch in loader:
+            logits = teacher(prepare(batch["pixel_values"].to(device))).float()
+            finite = logits.isfinite().all(1)
+            if not bool(finite.all()):
+                point = int(batch["point_ids"].to(device)[~finite][0])
+                raise ValueError(
+                    f"{network_name(teacher)} answers point {point} with NaN or an infinity: check its weights."
+                )
+            yield logits
+
+
 def _by_point(batches: list[Tensor | None], num_views: int) -> Tensor | None:
-    """Join batches that came view by view: [V K, ...] becomes [K, V, ...]."""
+    """Join batches that are ordered by view: [V K, ...] becomes [K, V, ...]."""
     if batches[0] is None:
         return None
     rows = torch.cat(batches)
@@ -103,28 +110,28 @@ def _by_point(batches: list[Tensor | None], num_views: int) -> Tensor | None:
 
 
 def check_method(method: type[DistillationMethod]) -> None:
-    """Refuse a method to which a teacher's stored answers are not the teacher.
+    """Refuse a method that cannot learn from a teacher's stored logits.
 
     Args:
         method: The method's class.
 
     Raises:
-        ValueError: Saying for what the method needs the network.
+        ValueError: Saying why the method needs the network.
     """
     if not method.teacher_reads:
         raise ValueError(f"Method {method.name!r} has no teacher: leave the soft labels out, or choose kd or dkd.")
     further = sorted(method.teacher_reads - {"logits"})
     for applies, why in (
-        (method.many_teachers, "learns from several teachers, and soft labels are of one"),
-        (further, f"reads the teacher's {' and '.join(further)}, and soft labels are its logits"),
+        (method.many_teachers, "learns from several teachers, and soft labels come from one"),
+        (further, f"reads the teacher's {' and '.join(further)}, and soft labels hold only its logits"),
         (
             method.prepare_batch is not DistillationMethod.prepare_batch,
-            "changes the images before the teacher sees them, and soft labels are of the images as they were",
+            "changes the images before the teacher sees them, and soft labels belong to the unchanged images",
         ),
-        (method.copies_teacher, "makes networks like the teacher, of which soft labels have the answers alone"),
+        (method.copies_teacher, "copies the teacher's architecture, which soft labels do not contain"),
         (
             method.teacher_batch_statistics,
-            "lets the teacher's statistics follow each batch, and soft labels are fixed",
+            "uses batch statistics in the teacher, and soft labels are fixed",
         ),
     ):
         if applies:
@@ -132,10 +139,10 @@ def check_method(method: type[DistillationMethod]) -> None:
 
 
 def teacher_spec(soft_labels: SoftLabels, preprocessing: Preprocessing) -> ModelSpec:
-    """Say what a method may know of a teacher whose answers alone are there.
+    """Return the spec of a teacher that is known only by its stored logits.
 
     Args:
-        soft_labels: Its answers.
+        soft_labels: The stored logits.
         preprocessing: How the student's images are prepared.
     """
     return ModelSpec(

@@ -1,4 +1,4 @@
-"""The teacher's view of a batch: the student's images at the size and with the normalisation that the teacher knows."""
+"""The teacher's view of a batch: the student's images at the teacher's size and normalization."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,16 @@ _RESIZES = ("bilinear", "bicubic")
 
 
 class TeacherImages:
-    """Turns images as the data has them into images as the teacher was trained on.
+    """Converts images of the data set to the size and normalization that the teacher was trained on.
 
     Args:
-        teacher: What the teacher was trained on. Another interpolation than "bicubic" is done bilinearly; images that
-            shrink are smoothed against aliasing.
-        mean, std: What the images were normalised with, per channel of an image in [0, 1].
+        teacher: The images that the teacher was trained on. Every interpolation except "bicubic" becomes bilinear;
+            shrinking uses antialiasing.
+        mean, std: Normalization of the images, per channel of an image in [0, 1].
         image_size: Height and width of the images, in pixels.
 
     Raises:
-        ValueError: When the teacher knows images of another number of channels.
+        ValueError: When the teacher was trained on images with another number of channels.
     """
 
     def __init__(
@@ -50,31 +50,31 @@ class TeacherImages:
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Resize and renormalise.
+        """Resize and renormalize.
 
         Args:
-            images: Normalised images [B, C, H, W].
+            images: Normalized images [B, C, H, W].
 
         Returns:
-            Images [B, C, h, w]; the same tensor where they are what the teacher knows.
+            Images [B, C, h, w]; the same tensor if nothing has to change.
         """
         size = tuple(images.shape[-2:])
         if size == self._size:
-            return self._renormalise(images)
+            return self._renormalize(images)
         shrinks = size[0] * size[1] > self._size[0] * self._size[1]
-        # Either order gives the same, and the smaller image is cheaper to renormalise.
+        # The order does not matter, and a smaller image is cheaper to renormalize.
         if not shrinks:
-            images = self._renormalise(images)
+            images = self._renormalize(images)
         images = F.interpolate(images, self._size, mode=self._mode, antialias=shrinks)
-        return self._renormalise(images) if shrinks else images
+        return self._renormalize(images) if shrinks else images
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Move or cast what is held, as `nn.Module._apply` does with a module's tensors."""
+        """Move or cast the tensors, as `nn.Module._apply` does for a module."""
         if self._affine is not None:
             scale, shift = self._affine
             self._affine = function(scale), function(shift)
 
-    def _renormalise(self, images: Tensor) -> Tensor:
+    def _renormalize(self, images: Tensor) -> Tensor:
         if self._affine is None:
             return images
         scale, shift = self._affine

@@ -1,23 +1,17 @@
-"""The process that tests of the contrastive methods start, once per rank: what two processes make of one memory.
+"""Two processes keep the memory of a contrastive method.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python run_contrast.py <folder> <seconds>
-
-It writes `<what>.rank<r>.safetensors`: "whole", the state after a training with CRD; "resumed", the same from a checkpoint of
-it; and of either method by its name the state after a few steps alone, on the rows of `rows`.
+Each writes `<what>.rank<r>.safetensors`: "whole", the state after a training with CRD; "resumed", the same from its
+checkpoint; "memory_<method>", the state of the method after a few steps alone, on the rows of `rows`.
 """
 
-import faulthandler
-import os
-import sys
 from pathlib import Path
 
-import timm
 import torch
+from small_runs import config, digits, network
 from torch import Tensor
 
-from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd import DistillationTrainer, KCDConfig, KCDTrainerCallback
 from hf_kcd.artifacts.files import save_tensors
-from hf_kcd.data import load_image_data
 from hf_kcd.methods import DistillationMethod, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
 
@@ -61,39 +55,24 @@ def steps_alone(name: str, rank: int) -> dict[str, Tensor]:
 
 def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
     """Train with CRD under condensation, with epochs that do not divide by a round of both processes."""
-    args = DistillationConfig(
-        str(output_dir),
+    args = config(
+        output_dir,
         method="crd",
         method_options=OPTIONS,
         num_train_epochs=4,
-        per_device_train_batch_size=16,
         gradient_accumulation_steps=2,
         learning_rate=0.02,
-        logging_steps=1,
         save_strategy="steps",
         save_steps=CHECKPOINT,
-        seed=3,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        ddp_backend="gloo",
     )
-    data = load_image_data("digits")
     # What a process has drawn before must not matter.
-    torch.manual_seed(100 + args.process_index + (resume is not None))
-    student = timm.create_model("cifar_resnet8", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
-    torch.manual_seed(5)
-    teacher = timm.create_model("cifar_resnet20", num_classes=10, pretrained_cfg_overlay={"input_size": (3, 8, 8)})
-    torch.manual_seed(200 + args.process_index + (resume is not None))
-    trainer = DistillationTrainer(
-        student,
-        teacher,
-        args,
-        KnowledgeDataset(data.train.select(range(150)), data.preprocessing, seed=args.seed),
-        callbacks=[KCDTrainerCallback(KCDConfig(final_ratio=0.5, epochs_per_stage=1))],
-    )
+    seed = args.process_index + (resume is not None)
+    student, teacher = network("cifar_resnet8", 100 + seed), network("cifar_resnet20", 5)
+    torch.manual_seed(200 + seed)
+    callback = KCDTrainerCallback(KCDConfig(final_ratio=0.5, epochs_per_stage=1))
+    trainer = DistillationTrainer(student, teacher, args, digits(150), callbacks=[callback])
     if resume is None and args.process_index == 1:
-        # The first process's state is the one that counts, but for what is never sent.
+        # The first process's state counts, except for what is never sent.
         trainer.method.memory.seed.add_(1)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     return {
@@ -102,17 +81,9 @@ def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
     }
 
 
-if __name__ == "__main__":
-    # A process that waits for another one for ever says where, and ends itself.
-    faulthandler.dump_traceback_later(float(sys.argv[2]), exit=True)
-    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
-    # The first training makes the process group.
+def main(folder: Path, rank: int) -> None:
     whole = train(folder / "whole", None)
     resumed = train(folder / "resumed", folder / "whole" / f"checkpoint-{CHECKPOINT}")
-    tensors = {"whole": whole, "resumed": resumed, **{name: steps_alone(name, rank) for name in METHODS}}
+    tensors = {f"memory_{name}": steps_alone(name, rank) for name in METHODS} | {"whole": whole, "resumed": resumed}
     for name, values in tensors.items():
         save_tensors(folder / f"{name}.rank{rank}.safetensors", {key: value.clone() for key, value in values.items()})
-    # Under gloo the interpreter may abort on its way out, after everything has been done.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

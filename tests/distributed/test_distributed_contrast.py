@@ -1,29 +1,16 @@
-"""CRD and WCoRD by two processes (gloo, CPU): both keep one memory, as a single process with their rows together does."""
+"""CRD and WCoRD by two processes: both keep one memory, as a single process with their rows together does."""
 
 import numpy as np
 import pytest
-import torch
 from run_contrast import METHODS, NUM_STEPS, bare_method, rows
 from safetensors.numpy import load_file
-from two_processes import run_two_processes
-
-TIME_LIMIT = 120
-
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
-)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, np.ndarray]]]:
-    """What each of two processes ended with, by what it did."""
-    folder = tmp_path_factory.mktemp("contrast")
-    run_two_processes("run_contrast.py", folder, TIME_LIMIT)
-    files = {
-        name: [folder / f"{name}.rank{rank}.safetensors" for rank in range(2)]
-        for name in ("whole", "resumed", *METHODS)
-    }
-    return {name: [load_file(file) for file in pair] for name, pair in files.items()}
+def results(folder) -> dict[str, list[dict[str, np.ndarray]]]:
+    """What each of two processes ended with, by training and by method."""
+    names = ("whole", "resumed", *(f"memory_{name}" for name in METHODS))
+    return {name: [load_file(folder / f"{name}.rank{rank}.safetensors") for rank in range(2)] for name in names}
 
 
 def part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -67,11 +54,11 @@ def test_two_processes_remember_what_one_with_all_rows_does(results, name):
         outputs, batch = rows(step)
         parts = single(*outputs, batch)
         totals.append([parts[key].item() for key in sorted(parts)])
-    first, second = results[name]
+    first, second = results[f"memory_{name}"]
     for key, tensor in single.state_dict().items():
         for tensors in (first, second):
             np.testing.assert_allclose(tensors[key], tensor.numpy(), rtol=1e-5, atol=1e-6, err_msg=key)
     parts, means = np.array(totals), (first["parts"] + second["parts"]) / 2
-    # All but the transport within a batch are means over its rows, of whichever process.
+    # Every part except the transport within a batch is a mean over its rows.
     exact = slice(None) if name == "crd" else slice(0, 2)
     np.testing.assert_allclose(means[:, exact], parts[:, exact], rtol=1e-4, atol=1e-6)

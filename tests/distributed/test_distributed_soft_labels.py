@@ -1,22 +1,15 @@
-"""Soft labels by two processes (gloo, CPU): each row has its view's pixels and logits, and both train one student."""
+"""Soft labels by two processes: each row has its view's pixels and logits, and both train one student."""
 
 import numpy as np
-import pytest
 import torch
 from run_soft_labels import KEPT, NUM_EPOCHS, NUM_VIEWS, network, train_set
 from safetensors.numpy import load_file
-from two_processes import run_two_processes
 
 from hf_kcd.training.soft_labels import make_soft_labels
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
-)
 
-
-def test_two_processes_show_the_views_and_their_logits(tmp_path):
-    run_two_processes("run_soft_labels.py", tmp_path, time_limit=120)
-    ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
+def test_two_processes_show_the_views_and_their_logits(folder):
+    ranks = [load_file(folder / f"soft_labels.rank{rank}.safetensors") for rank in range(2)]
     weights = [name for name in ranks[0] if name.startswith("student.")]
     assert all(np.array_equal(ranks[0][name], ranks[1][name]) for name in weights)
 
@@ -34,5 +27,5 @@ def test_two_processes_show_the_views_and_their_logits(tmp_path):
             # The processes' teachers may sum in another order than this one, and round to the next code.
             np.testing.assert_allclose(rank["teacher_logits"][rows], logits[place], atol=1e-3)
             drawn += rank["point_ids"][rows].tolist()
-        # 40 points are 3 rounds of 2 x 8, the last of which begins anew.
+        # 40 points are 3 rounds of 2 x 8; the last round begins anew.
         assert set(drawn) == set(KEPT) and len(drawn) == 48

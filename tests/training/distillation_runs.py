@@ -1,4 +1,4 @@
-"""Small runs that the tests of this room share: data, networks, trainers, an interruption, and what a run ends with."""
+"""Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ RELEASED = KCDConfig.released_code(final_ratio=0.5, epochs_per_stage=2)
 
 
 def image_set(num_points: int = NUM_POINTS, num_classes: int = NUM_CLASSES, seed: int = 0) -> datasets.Dataset:
-    """Noisy images whose mean colour goes with the class, so that there is something to learn."""
+    """Noisy images whose mean color goes with the class, so that there is something to learn."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(num_classes, size=num_points)
     pixels = generator.integers(0, 150, size=(num_points, 8, 8, 3)) + 25 * labels[:, None, None, None]
@@ -35,21 +35,21 @@ TRAIN, EVAL = image_set(), image_set(40, seed=1)
 
 
 def network(seed: int = 1, name: str = "cifar_resnet8", **options) -> torch.nn.Module:
-    """A network with weights of its own seed, that says of itself that it was trained on the images of these runs."""
+    """A network seeded on its own, configured for the images of these runs."""
     torch.manual_seed(seed)
     size = {"input_size": (3, RECIPE.size, RECIPE.size)}
     return timm.create_model(name, **{"num_classes": NUM_CLASSES, "pretrained_cfg_overlay": size, **options})
 
 
 def dropout_network(seed: int = 1, rate: float = 0.2) -> torch.nn.Module:
-    """A ViT of one block: no batch statistics, and with a rate random numbers of its own in every step."""
+    """A ViT of one block: no batch statistics; dropout draws random numbers in every step."""
     shape = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
     return network(seed, "vit_tiny_patch16_224", drop_rate=rate, proj_drop_rate=rate, **shape)
 
 
 @register_method("spy")
 class Spy(KD):
-    """KD that keeps what every step was given, for the test to look at."""
+    """KD that keeps what every step was given."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -85,16 +85,14 @@ def config(out: Path, **options) -> DistillationConfig:
 
 
 def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **options) -> DistillationTrainer:
-    """A trainer of fresh objects; `options` go to it where it takes them, to its config otherwise."""
+    """A trainer of fresh objects; `options` go to it, or else to its config."""
     own = ("model", "teacher", "train_dataset", "eval_dataset", "mask", "mask_mixing", "compute_metrics", "optimizers")
     given = {name: options.pop(name) for name in own if name in options}
     if "train_dataset" not in given:
         given["train_dataset"] = KnowledgeDataset(TRAIN, RECIPE, seed=3)
     if options.get("method") != "ce":
         given.setdefault("teacher", network(9))
-    given.setdefault("model", None)
-    if given["model"] is None:
-        given["model"] = network()
+    given["model"] = network() if given.get("model") is None else given["model"]
     joined = [*callbacks, KCDTrainerCallback(kcd)] if kcd else list(callbacks)
     return DistillationTrainer(args=config(out, **options), callbacks=joined, **given)
 
@@ -103,22 +101,42 @@ class Interrupted(Exception):
     """The run was cut off."""
 
 
-class Interrupt(TrainerCallback):
-    """Write a checkpoint after a step and cut the run off at once, as a lost machine does."""
+class SaveAt(TrainerCallback):
+    """Write checkpoints after some steps; `then_stop` cuts the run off after the first of them, as a lost machine does."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, *steps: int, then_stop: bool = False) -> None:
+        self.steps, self.then_stop = steps, then_stop
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = state.global_step == self.step
+        control.should_save = state.global_step in self.steps
 
     def on_save(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
+        if self.then_stop:
             raise Interrupted
 
 
+class Watch(TrainerCallback):
+    """Note steps, epochs, learning rates and selections as each update finds them."""
+
+    def __init__(self) -> None:
+        self.rates, self.epochs, self.ends, self.selected = [], [], [], []
+
+    def on_step_begin(self, args, state, control, train_dataloader, **kwargs):
+        if int(state.epoch or 0) == len(self.selected):
+            self.selected.append(train_dataloader.dataset.selected)
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer, **kwargs):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.epochs.append(state.epoch)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.ends.append((state.global_step, state.epoch))
+
+
 def outcome(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
-    """Everything a run ends with that must not depend on an interruption, as tensors by name."""
+    """All that must not depend on an interruption when a run ends, as tensors by name."""
     tensors = {f"student.{name}": tensor for name, tensor in trainer.student.state_dict().items()}
     tensors |= {f"method.{name}": tensor for name, tensor in trainer.method.state_dict().items()}
     for parameter, state in trainer.optimizer.state_dict()["state"].items():
@@ -135,11 +153,11 @@ def outcome(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Names of what is not equal to the bit."""
+    """Names of the tensors that are not equal to the bit."""
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
 
 
 def losses(trainer: DistillationTrainer) -> list[dict]:
-    """The lines of the log with a loss, without what is a time."""
+    """The lines of the log with a loss."""
     return [line for line in trainer.state.log_history if "loss" in line]

@@ -38,11 +38,29 @@ from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
         ({"ignore_data_skip": True}, "ignore_data_skip"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        # Networks and data that do not fit together.
+        ({"teacher": None}, r"'kd' needs a teacher.*'ce'"),
+        ({"model": lambda: network(num_classes=7)}, "Numbers of classes differ: .*7"),
+        ({"teacher": lambda: network(num_classes=7)}, "Numbers of classes differ: .*7"),
+        ({"eval_dataset": lambda: image_set(20, num_classes=7)}, "Numbers of classes differ: .*7"),
+        ({"eval_dataset": lambda: KnowledgeDataset(EVAL, RECIPE)}, r"evaluation set .*training=True"),
+        ({"train_dataset": TRAIN.remove_columns("label")}, "no label column"),
+        ({"train_dataset": TRAIN.remove_columns("image")}, "no image column"),
+        ({"train_dataset": TRAIN.select([])}, "no points"),
+        ({"train_dataset": lambda: KnowledgeDataset(TRAIN, RECIPE, training=False)}, "training=False"),
+        ({"train_dataset": None}, "train_dataset is missing"),
+        ({"train_dataset": TRAIN.to_iterable_dataset()}, "streaming"),
+        ({"train_dataset": [1, 2]}, "datasets.Dataset"),
+        # Condensations that cannot be.
+        ({"kcd": replace(PAPER, epochs_per_stage=0)}, "epochs_per_stage"),
+        ({"kcd": KCDConfig.released_code(final_ratio=0.5, epochs_per_stage=6)}, "epochs_per_stage"),
+        ({"kcd": PAPER, "callbacks": [KCDTrainerCallback()]}, "pass one"),
     ],
 )
-def test_a_config_that_cannot_be_honoured(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message) as error:
-        make_trainer(tmp_path / "run", **options)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises((ValueError, TypeError), match=message) as error:
+        given = {k: v() if callable(v) else v for k, v in options.items()}
+        make_trainer(tmp_path / "run", **given)
     assert "hf_abc" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -50,11 +68,7 @@ def test_a_config_that_cannot_be_honoured(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"final_ratio": 0}, "final_ratio is 0"),
-        ({"final_ratio": 1.01}, "final_ratio is 1.01"),
-        ({"final_ratio": -0.5}, "final_ratio is -0.5"),
-        ({"final_ratio": float("nan")}, "final_ratio is nan"),
-        ({"final_ratio": "0.7"}, "final_ratio is"),
+        *(({"final_ratio": ratio}, f"final_ratio is {ratio}") for ratio in (0, 1.01, -0.5, float("nan"), "0.7")),
         ({"value": "entrpy"}, "'entropy'"),
         ({"shape": "exponent"}, "'exponential'"),
         ({"augmentation": "adaptiv"}, "'adaptive'"),
@@ -62,133 +76,63 @@ def test_a_config_that_cannot_be_honoured(tmp_path, options, message):
         ({"first_selection": "after_epoch"}, "'after_first_epoch'"),
         ({"max_perturbation": 1.5}, "max_perturbation is 1.5"),
         ({"cost_exponent": float("inf")}, "cost_exponent is inf"),
+        ({"final_ration": 0.7}, "'final_ratio'"),
     ],
 )
 def test_a_condensation_that_cannot_be(fields, message):
     with pytest.raises(ValueError, match=message):
-        KCDConfig(**fields)
+        KCDConfig.from_dict(fields)
 
 
-def test_a_name_that_is_no_field_of_the_condensation():
-    with pytest.raises(ValueError, match="'final_ratio'"):
-        KCDConfig.from_dict({"final_ration": 0.7})
-
-
-@pytest.mark.parametrize(
-    "kcd", [replace(PAPER, epochs_per_stage=0), KCDConfig.released_code(final_ratio=0.5, epochs_per_stage=6)]
-)
-def test_a_schedule_that_never_selects(tmp_path, kcd):
-    with pytest.raises(ValueError, match="epochs_per_stage"):
-        make_trainer(tmp_path, kcd)
-
-
-def test_kd_without_a_teacher(tmp_path):
-    with pytest.raises(ValueError, match=r"'kd' needs a teacher.*'ce'"):
-        make_trainer(tmp_path, teacher=None)
-
-
-def test_ce_needs_no_teacher(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER, method="ce")
-    trainer.train()
-    assert trainer.teacher is None
-    assert {"loss_ce"} == {key for key in trainer.state.log_history[0] if key.startswith("loss_")}
-
-
-def test_a_value_that_compares_with_a_teacher_has_none(tmp_path):
-    with pytest.raises(ValueError, match=r"kd_divergence.*teacher"):
-        make_trainer(tmp_path, replace(PAPER, value="kd_divergence"), method="ce").train()
-
-
-@pytest.mark.parametrize("who", ["model", "teacher", "eval_dataset"])
-def test_numbers_of_classes_differ(tmp_path, who):
-    other = image_set(20, num_classes=7) if who == "eval_dataset" else network(num_classes=7)
-    with pytest.raises(ValueError, match=r"Numbers of classes differ: .*7"):
-        make_trainer(tmp_path, **{who: other})
-
-
-def test_one_network_cannot_be_student_and_teacher(tmp_path):
+def test_other_objects_in_the_place_of_ours_are_refused(tmp_path):
     both = network()
     with pytest.raises(ValueError, match="same object"):
         make_trainer(tmp_path, model=both, teacher=both)
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        (TRAIN.remove_columns("label"), ValueError, "no label column"),
-        (TRAIN.remove_columns("image"), ValueError, "no image column"),
-        (TRAIN.to_iterable_dataset(), TypeError, "streaming"),
-        ([1, 2], TypeError, "datasets.Dataset"),
-        (TRAIN.select([]), ValueError, "no points"),
-        (KnowledgeDataset(TRAIN, RECIPE, training=False), ValueError, "training=False"),
-        (None, ValueError, "train_dataset is missing"),
-    ],
-)
-def test_a_training_set_that_is_none(tmp_path, data, error, message):
-    with pytest.raises(error, match=message):
-        make_trainer(tmp_path, train_dataset=data)
-
-
-def test_a_training_set_is_no_evaluation_set(tmp_path):
-    with pytest.raises(ValueError, match=r"evaluation set .*training=True"):
-        make_trainer(tmp_path, eval_dataset=KnowledgeDataset(EVAL, RECIPE, training=True))
-
-
-def test_plain_training_arguments_are_refused(tmp_path):
     with pytest.raises(TypeError, match="DistillationConfig"):
         DistillationTrainer(network(), None, transformers.TrainingArguments(str(tmp_path)), TRAIN)
 
 
-def test_two_condensations_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="pass one"):
-        make_trainer(tmp_path, PAPER, [KCDTrainerCallback()])
-
-
-def test_a_mask_and_a_condensation_are_refused(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER)
+def test_without_a_teacher_ce_trains_and_what_compares_with_a_teacher_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, PAPER, method="ce", max_steps=2)
     trainer.train()
+    assert trainer.teacher is None
+    assert {"loss_ce"} == {key for key in trainer.state.log_history[0] if key.startswith("loss_")}
+    with pytest.raises(ValueError, match=r"kd_divergence.*teacher"):
+        make_trainer(tmp_path, replace(PAPER, value="kd_divergence"), method="ce").train()
+
+
+def test_a_mask_that_does_not_fit_is_refused(tmp_path, finished):
+    mask = finished("paper").trainer.knowledge_mask
     with pytest.raises(ValueError, match="leave out KCDTrainerCallback, or the mask"):
-        make_trainer(tmp_path, PAPER, mask=trainer.knowledge_mask)
-
-
-def test_a_mask_of_another_data_set_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER)
-    trainer.train()
+        make_trainer(tmp_path, PAPER, mask=mask)
     for other in (image_set(90), TRAIN.select(range(87, -1, -1)), image_set(88, seed=5)):
         with pytest.raises(ValueError, match="not about this data set"):
-            make_trainer(tmp_path, mask=trainer.knowledge_mask, train_dataset=KnowledgeDataset(other, RECIPE, seed=3))
-
-
-def test_no_mask_before_training(tmp_path):
+            make_trainer(tmp_path, mask=mask, train_dataset=KnowledgeDataset(other, RECIPE, seed=3))
     with pytest.raises(RuntimeError, match=r"train\(\) first"):
         _ = make_trainer(tmp_path, PAPER).knowledge_mask
     with pytest.raises(RuntimeError, match="KCDTrainerCallback"):
         _ = make_trainer(tmp_path).knowledge_mask
 
 
-def test_the_callback_in_a_plain_trainer_says_what_is_missing(tmp_path):
+def test_the_callback_in_a_plain_trainer_or_added_too_late_says_where_it_belongs(tmp_path):
     class Classifier(nn.Linear):
         def forward(self, x, labels):
             return {"loss": super().forward(x).sum()}
 
     args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     data = [{"x": torch.zeros(3), "labels": 0}] * 8
-    trainer = transformers.Trainer(Classifier(3, 2), args, train_dataset=data, callbacks=[KCDTrainerCallback()])
-    with pytest.raises(RuntimeError, match=r"point ids.*logits.*DistillationTrainer"):
-        trainer.train()
-
-
-def test_the_callback_added_too_late_says_where_it_belongs(tmp_path):
-    trainer = make_trainer(tmp_path)
-    trainer.add_callback(KCDTrainerCallback())
-    with pytest.raises(RuntimeError, match=r"callbacks of hf_kcd\.DistillationTrainer"):
-        trainer.train()
+    plain = transformers.Trainer(Classifier(3, 2), args, train_dataset=data, callbacks=[KCDTrainerCallback()])
+    late = make_trainer(tmp_path)
+    late.add_callback(KCDTrainerCallback())
+    for trainer in (plain, late):
+        with pytest.raises(RuntimeError, match=r"point ids.*logits.*callbacks of hf_kcd\.DistillationTrainer"):
+            trainer.train()
 
 
 def test_a_loader_that_does_not_follow_the_schedule_is_found(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train_dataset.select(range(40))
     with pytest.raises(RuntimeError, match="split_batches, dispatch_batches"):
-        trainer = make_trainer(tmp_path)
-        trainer.train_dataset.select(range(40))
         trainer.train()
 
 
@@ -203,10 +147,16 @@ class Limit(TrainerCallback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
 
 
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """Sizes of the files of a checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_trainer(folder, PAPER, save_strategy="steps", save_steps=8, max_steps=8).train()
+    return {path.name: path.stat().st_size for path in (folder / "checkpoint-8").iterdir()}
+
+
 @pytest.mark.parametrize("fails_at", ["run.json", "model.safetensors", "optimizer.pt"])
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, fails_at):
-    make_trainer(tmp_path / "whole", PAPER, save_strategy="steps", save_steps=8, max_steps=8).train()
-    sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole" / "checkpoint-8").iterdir()}
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, sizes, fails_at):
     # Room for every other file, half way to the one that is to fail.
     others = max(size for name, size in sizes.items() if name != "optimizer.pt")
     assert sizes["optimizer.pt"] > others
@@ -215,19 +165,18 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, fails_at):
         "model.safetensors": sizes["model.safetensors"] - 1,
         "optimizer.pt": (others + sizes["optimizer.pt"]) // 2,
     }[fails_at]
-    out = tmp_path / "run"
     # Without a log: what is printed goes to files too, while a test runs.
     options = {"save_strategy": "steps", "save_steps": 5, "logging_strategy": "no"}
-    trainer = make_trainer(out, PAPER, [Limit(9, limit)], **options)
+    trainer = make_trainer(tmp_path, PAPER, [Limit(9, limit)], **options)
     try:
         with pytest.raises(OSError, match=r"checkpoint-10 could not be written and was removed: .*resume"):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert [path.name for path in out.glob("*checkpoint*")] == ["checkpoint-5"]
-    resumed = make_trainer(out, PAPER)
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-5"]
+    resumed = make_trainer(tmp_path, PAPER, max_steps=6)
     resumed.train(resume_from_checkpoint=True)
-    assert resumed.state.global_step == 27
+    assert resumed.state.global_step == 6
 
 
 def test_a_folder_that_became_a_file_is_reported(tmp_path):
@@ -249,6 +198,8 @@ def test_config_defaults_are_the_fields_recipe(tmp_path):
     args = config(tmp_path, num_train_epochs=240)
     assert (args.learning_rate, args.momentum, args.weight_decay, args.max_grad_norm) == (0.05, 0.9, 5e-4, 0)
     assert args.lr_decay_epochs == [150, 180, 210] and args.lr_decay_rate == 0.1
+    # 150, 180 and 210 of 240 are 5/8, 6/8 and 7/8.
+    assert config(tmp_path, num_train_epochs=12).lr_decay_epochs == [7.5, 9, 10.5]
     trainer = make_trainer(tmp_path)
     trainer.create_optimizer()
     groups = [group for group in trainer.optimizer.param_groups if group["params"]]

@@ -1,171 +1,107 @@
-"""What a run condenses, against the paper's equations in NumPy on the logits of its own steps."""
+"""What a run condenses, against the paper's equations in NumPy on the logits of its own steps, and what it costs."""
 
 import time
-from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from distillation_runs import EVAL, NUM_POINTS, PAPER, RELEASED, TRAIN, make_trainer
+from condensation.algorithm_by_hand import ByHand
+from distillation_runs import EVAL, NUM_EPOCHS, NUM_POINTS, PAPER, RELEASED, TRAIN, make_trainer
 from transformers import TrainerCallback
 
 from hf_kcd import KnowledgeMask
+from hf_kcd.condensation import KnowledgeCondenser
 
-RUNS = {
-    "paper": PAPER,
-    "released_code": RELEASED,
-    "random": replace(PAPER, value="random"),
-    "latest_epoch_only": replace(PAPER, online_recording=False),
-    "cost_unaware": replace(PAPER, cost_exponent=0.0),
-    "strong_cost": replace(PAPER, cost_exponent=0.8),
-    "no_mixing": replace(PAPER, augmentation="none"),
-    "fixed_mixing": replace(PAPER, augmentation="fixed", max_perturbation=0.2),
-    "fewer_kept_than_discarded": replace(PAPER, final_ratio=0.05),
-    "cross_entropy": replace(PAPER, value="cross_entropy"),
-    "kd_divergence": replace(PAPER, value="kd_divergence"),
-}
+# floor(88 * 0.5^(c/3)) after c selections, before epochs 1, 3 and 5; 88 - 14 c before epochs 2 and 4. By hand.
+SIZES = {"paper": [88, 69, 69, 55, 55, 44], "released": [88, 88, 74, 74, 60, 60]}
 
 
-def log_softmax(logits: torch.Tensor) -> np.ndarray:
-    rows = logits.double().numpy()
-    rows = rows - rows.max(1, keepdims=True)
-    return rows - np.log(np.exp(rows).sum(1, keepdims=True))
+def mixed_images(selections: list) -> np.ndarray:
+    """The 8-bit images after the released code has mixed every selection into them for good."""
+    bank = np.stack([np.asarray(image) for image in TRAIN["image"]])
+    for kept, partner, perturbation in selections:
+        before, mixed = bank.copy(), partner >= 0
+        share = perturbation[mixed].astype(np.float32)[:, None, None, None]
+        blended = (1 - share) * before[kept[mixed]] + share * before[partner[mixed]]
+        bank[kept[mixed]] = blended.astype(np.uint8)
+    return bank
 
 
-def values_of(step: dict, value: str) -> np.ndarray:
-    student, teacher = log_softmax(step["logits"]), log_softmax(step["teacher_logits"])
-    if value == "cross_entropy":
-        return -student[np.arange(len(student)), step["labels"].numpy()]
-    if value == "kd_divergence":
-        return (np.exp(teacher) * (teacher - student)).sum(1)
-    return -(np.exp(student) * student).sum(1)
-
-
-class ByHand:
-    """Algorithm 1 on the steps of a run: `stages` holds kept, partner and perturbation of every selection."""
-
-    def __init__(self, kcd, steps: list[dict], seed: int = 3):
-        self.kcd, self.value, self.frequency = kcd, np.zeros(NUM_POINTS), np.zeros(NUM_POINTS, dtype=np.int64)
-        self.stages, num_kept = [], NUM_POINTS
-        self.bank = np.stack([np.asarray(image) for image in TRAIN["image"]])
-        for epoch in range(6):
-            for step in steps:
-                if int(step["epoch"]) == epoch:
-                    self.record(step["point_ids"].numpy(), values_of(step, kcd.value))
-            selections = len(self.stages) + 1
-            if kcd.first_selection == "after_first_epoch":
-                selects, size = epoch in (0, 2, 4), int(NUM_POINTS * kcd.final_ratio ** (selections / 3))
-            else:
-                selects, size = (
-                    epoch in (1, 3, 5),
-                    NUM_POINTS - selections * int(NUM_POINTS * (1 - kcd.final_ratio) / 3),
-                )
-            if selects:
-                self.select(size, num_kept, np.random.Generator(np.random.PCG64([seed, epoch + 1])))
-                num_kept = size
-
-    def record(self, ids, values):
-        self.frequency[ids] += 1
-        count = self.frequency[ids]
-        mean = (count - 1) / count * self.value[ids] + values / count
-        self.value[ids] = mean if self.kcd.online_recording else values
-
-    def select(self, size, num_kept, generator):
-        scores = self.value * np.maximum(self.frequency, 1) ** self.kcd.cost_exponent
-        scores[self.frequency == 0] = np.inf
-        if self.kcd.value == "random":
-            scores = generator.random(NUM_POINTS)
-        order = np.argsort(-scores, kind="stable")
-        kept, discarded = order[:size], order[size:]
-        low = min(size, (num_kept if self.kcd.partners == "newly_discarded" else NUM_POINTS) - size)
-        partner, perturbation = np.full(size, -1), np.zeros(size)
-        if self.kcd.augmentation != "none":
-            for k in range(low):
-                place = size - low + k
-                partner[place] = discarded[k]
-                share = k / low if self.kcd.augmentation == "adaptive" else 1
-                perturbation[place] = self.kcd.max_perturbation * share
-        self.stages.append((kept, partner, perturbation))
-        if self.kcd.cumulative_mixing:
-            before, mixed = self.bank.copy(), partner >= 0
-            share = perturbation[mixed].astype(np.float32)[:, None, None, None]
-            blended = (1 - share) * before[kept[mixed]] + share * before[partner[mixed]]
-            self.bank[kept[mixed]] = blended.astype(np.uint8)
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_every_stage_is_that_of_the_equations(tmp_path, run):
-    kcd = RUNS[run]
-    trainer = make_trainer(tmp_path, kcd, method="spy")
-    trainer.train()
-    expected = ByHand(kcd, trainer.method.steps)
+@pytest.mark.parametrize("run", ["paper", "released", "random", "cross_entropy", "kd_divergence"])
+def test_every_stage_is_that_of_the_equations_and_of_a_condenser_alone(finished, run):
+    trainer, folder, watch = (getattr(finished(run), name) for name in ("trainer", "folder", "watch"))
+    kcd = trainer.kcd.config
+    by_hand = ByHand(kcd, NUM_POINTS, NUM_EPOCHS, seed=3)
+    # The same logits in a loop of one's own.
+    alone = KnowledgeCondenser(kcd, NUM_POINTS, NUM_EPOCHS, seed=3, dataset=trainer.train_dataset.identity)
+    for epoch in range(NUM_EPOCHS):
+        for step in (step for step in trainer.method.steps if int(step["epoch"]) == epoch):
+            batch = [step[name] for name in ("point_ids", "logits", "teacher_logits", "labels")]
+            by_hand.observe(*batch), alone.observe(*batch)
+        by_hand.end_epoch(), alone.end_epoch()
     record = trainer.kcd.condenser.record
-    np.testing.assert_array_equal(record.frequency.numpy(), expected.frequency)
-    np.testing.assert_allclose(record.value.numpy(), expected.value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(record.frequency.numpy(), by_hand.frequency)
+    np.testing.assert_allclose(record.value.numpy(), by_hand.value, rtol=1e-4, atol=1e-6)
+    for name in ("kept", "partner", "perturbation", "value", "frequency"):
+        assert torch.equal(getattr(trainer.knowledge_mask, name), getattr(alone.mask(), name)), name
 
-    stages = [KnowledgeMask.from_pretrained(folder) for folder in sorted((tmp_path / "stages").iterdir())]
-    assert [mask.stage for mask in stages] == [1, 2, 3] and len(expected.stages) == 3
-    for mask, (kept, partner, perturbation) in zip(stages, expected.stages, strict=True):
+    stages = [KnowledgeMask.from_pretrained(path) for path in sorted((folder / "stages").iterdir())]
+    assert [mask.stage for mask in stages] == [1, 2, 3]
+    for mask, (kept, partner, perturbation) in zip(stages, by_hand.selections, strict=True):
         np.testing.assert_array_equal(mask.kept.numpy(), kept)
         np.testing.assert_array_equal(mask.partner.numpy(), partner)
         np.testing.assert_allclose(mask.perturbation.numpy(), perturbation, rtol=1e-6)
     assert trainer.knowledge_mask.hamming_distance(stages[-1]) == 0
 
-    # What the epochs were given is what was selected for them.
+    # Every epoch draws what was selected for it, each point once, with its partner and share.
     first = 1 if kcd.first_selection == "after_first_epoch" else 2
     ids, partners, shares = (trainer.method.by_epoch(name) for name in ("point_ids", "partner_ids", "perturbation"))
-    for epoch in range(first, 6):
-        kept, partner, perturbation = expected.stages[(epoch - first) // 2]
-        order = np.argsort(kept)
+    for epoch in range(NUM_EPOCHS):
         drawn = ids[epoch].argsort()
+        assert torch.equal(ids[epoch][drawn], watch.selected[epoch])
+        if epoch < first:
+            assert len(drawn) == NUM_POINTS
+            continue
+        kept, partner, perturbation = by_hand.selections[(epoch - first) // 2]
+        order = np.argsort(kept)
         np.testing.assert_array_equal(ids[epoch][drawn].numpy(), kept[order])
-        if not kcd.cumulative_mixing:
-            np.testing.assert_array_equal(partners[epoch][drawn].numpy(), partner[order])
-            np.testing.assert_allclose(shares[epoch][drawn].numpy(), perturbation[order], rtol=1e-6)
-        else:
-            assert (partners[epoch] == -1).all()
+        if kcd.cumulative_mixing:
+            partner, perturbation = np.full_like(partner, -1), np.zeros_like(perturbation)
+        np.testing.assert_array_equal(partners[epoch][drawn].numpy(), partner[order])
+        np.testing.assert_allclose(shares[epoch][drawn].numpy(), perturbation[order], rtol=1e-6)
+    assert not torch.equal(ids[first], ids[first + 1]), "one selection is drawn in another order in every epoch"
     bank = np.stack([trainer.train_dataset.image(point) for point in range(NUM_POINTS)])
-    np.testing.assert_allclose(bank, expected.bank, atol=0 if not kcd.cumulative_mixing else 1)
-
-
-def test_every_kept_point_is_mixed_where_more_are_discarded(tmp_path):
-    trainer = make_trainer(tmp_path, RUNS["fewer_kept_than_discarded"])
-    trainer.train()
-    mask = trainer.knowledge_mask
-    assert len(mask.kept) == 4 and (mask.partner >= 0).all()
-    assert mask.perturbation.tolist() == pytest.approx([0.0, 0.075, 0.15, 0.225])
-
-
-@pytest.mark.parametrize("value", ["entropy", "random"])
-def test_a_dropped_point_stays_ranked_and_can_return(tmp_path, value):
-    trainer = make_trainer(tmp_path, replace(PAPER, value=value, epochs_per_stage=1, cost_exponent=-0.9))
-    trainer.train()
-    kept = [KnowledgeMask.from_pretrained(folder).kept_mask for folder in sorted((tmp_path / "stages").iterdir())]
-    returned = [(~before & after).any() for before, after in pairwise(kept)]
-    assert any(returned)
+    expected = mixed_images(by_hand.selections if kcd.cumulative_mixing else [])
+    np.testing.assert_allclose(bank, expected, atol=1 if kcd.cumulative_mixing else 0)
 
 
 def test_points_that_no_epoch_has_shown_get_their_turn(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER, method="spy", dataloader_drop_last=True)
+    trainer = make_trainer(
+        tmp_path, PAPER, method="spy", dataloader_drop_last=True, num_train_epochs=3, lr_decay_epochs=[1]
+    )
     trainer.train()
     unseen = set(range(NUM_POINTS)) - set(trainer.method.by_epoch("point_ids")[0].tolist())
     assert len(unseen) == 8
     first = KnowledgeMask.from_pretrained(tmp_path / "stages" / "stage-01")
-    assert unseen == set(first.kept[:8].tolist())
-    assert (first.frequency[first.kept[:8]] == 0).all()
+    assert unseen == set(first.kept[:8].tolist()) and (first.frequency[first.kept[:8]] == 0).all()
 
 
-@pytest.mark.parametrize(("kcd", "sizes"), [(PAPER, [88, 69, 69, 55, 55, 44]), (RELEASED, [88, 88, 74, 74, 60, 60])])
-def test_the_cost_paid_is_the_cost_planned(tmp_path, kcd, sizes):
-    trainer = make_trainer(tmp_path, kcd, gradient_accumulation_steps=2, dataloader_num_workers=0)
-    trainer.train()
+@pytest.mark.parametrize("run", SIZES)
+def test_the_cost_paid_is_the_cost_planned(finished, run):
+    trainer, sizes = finished(run).trainer, SIZES[run]
     assert trainer.cost.points == sizes
-    planned = sum(sizes) / (88 * 6)
-    assert trainer.cost.relative_cost == trainer.schedule.relative_cost == pytest.approx(planned, rel=1e-12)
+    planned = pytest.approx(sum(sizes) / (88 * 6), rel=1e-12)
+    assert trainer.cost.relative_cost == trainer.schedule.relative_cost == planned
     assert all(seconds > 0 for seconds in trainer.cost.seconds)
     assert trainer.knowledge_mask.schedule["sizes"] == sizes
-    assert trainer.knowledge_mask.schedule["relative_cost"] == pytest.approx(planned, rel=1e-12)
+    assert trainer.knowledge_mask.schedule["relative_cost"] == planned
+
+
+def test_masks_of_two_runs_differ_by_the_points_that_one_of_them_keeps(finished):
+    mask, other = (finished(run).trainer.knowledge_mask for run in ("paper", "random"))
+    assert mask.hamming_distance(other) == len(set(other.kept.tolist()) ^ set(mask.kept.tolist())) > 0
+    assert (mask.provenance["method"], mask.provenance["student"]) == ("spy", "cifar_resnet8")
+    assert mask.provenance["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
@@ -177,17 +113,29 @@ def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
         time.sleep(0.3)
         return {"top1": 0.0}
 
-    options = {
-        "eval_dataset": EVAL,
-        "eval_strategy": "epoch",
-        "compute_metrics": slow_metrics,
-        "save_strategy": "epoch",
-    }
-    trainer = make_trainer(tmp_path, PAPER, [Slow()], num_train_epochs=4, lr_decay_epochs=[3], **options)
+    options = {"eval_dataset": EVAL, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = make_trainer(
+        tmp_path, None, [Slow()], num_train_epochs=2, lr_decay_epochs=[1], compute_metrics=slow_metrics, **options
+    )
     started = time.perf_counter()
     trainer.train()
     elapsed = time.perf_counter() - started
-    steps = [trainer.schedule.updates(epoch) for epoch in range(4)]
-    for seconds, count in zip(trainer.cost.seconds, steps, strict=True):
-        assert seconds > 0.01 * count
-    assert sum(trainer.cost.seconds) < elapsed - 4 * 0.3
+    assert all(seconds > 0.01 * 6 for seconds in trainer.cost.seconds)
+    assert sum(trainer.cost.seconds) < elapsed - 2 * 0.3
+
+
+@pytest.mark.parametrize("preset", [PAPER, RELEASED])
+def test_a_second_training_starts_over(tmp_path, preset):
+    trainer = make_trainer(tmp_path, preset, method="spy", num_train_epochs=3, lr_decay_epochs=[1])
+    trainer.train()
+    first, steps = trainer.cost.points, trainer.state.global_step
+    trainer.method.steps.clear()
+    trainer.train()
+    assert trainer.cost.points == first and trainer.state.global_step == steps
+    assert len(trainer.method.by_epoch("point_ids")[0]) == 88
+    assert (trainer.method.steps[0]["partner_ids"] == -1).all()
+    assert int(trainer.kcd.condenser.record.frequency.max()) <= 3
+    # Also the images, into which the released code mixes for good.
+    trainer.kcd.reset()
+    for point in range(88):
+        np.testing.assert_array_equal(trainer.train_dataset.image(point), np.asarray(TRAIN[point]["image"]))

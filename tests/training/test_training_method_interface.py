@@ -1,4 +1,4 @@
-"""The interface of a method carries what the field's methods need: each kind in a few lines, exact over an interruption.
+"""A stranger's method in a few lines: each kind trains, resumes to the bit, and does what it is for.
 
 The methods here belong to the tests. Each shows one ability: trainable adapters over features, a changed batch, a
 co-trained network, a memory by point id, a first phase, a look at the student before the step, a ramp over epochs.
@@ -9,10 +9,11 @@ import timm
 import torch
 from distillation_runs import (
     NUM_CLASSES,
-    NUM_POINTS,
-    Interrupt,
-    Interrupted,
+    RECIPE,
+    TRAIN,
+    SaveAt,
     differing,
+    losses,
     make_trainer,
     network,
     outcome,
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hf_kcd.condensation import prediction_entropy
+from hf_kcd.data import KnowledgeDataset
 from hf_kcd.losses import kd_loss
 from hf_kcd.methods import DistillationMethod, FirstPhase, register_method
 from hf_kcd.training import KCDConfig
@@ -55,8 +57,14 @@ class TwoPhases(Hint):
 
     first_phase = FirstPhase(epochs=2)
 
+    def __init__(self, student, teacher, num_points):
+        super().__init__(student, teacher, num_points)
+        self.seen = []
+
     def first_phase_losses(self, student, teacher, batch):
-        return {"hint": self.hint(student, teacher)}
+        hint = self.hint(student, teacher)
+        self.seen.append((float(hint.detach()), self.epoch, batch["point_ids"].clone()))
+        return {"hint": hint}
 
     def forward(self, student, teacher, batch):
         return {"ce": F.cross_entropy(student.logits.float(), batch["labels"]) + 0 * self.adapter.weight.sum()}
@@ -64,7 +72,9 @@ class TwoPhases(Hint):
 
 @register_method("test_rotations")
 class Rotations(DistillationMethod):
-    """Every image four times, turned; only the upright one stands for its point."""
+    """Every image four times, rotated; only the upright one is recorded."""
+
+    upright = None
 
     def prepare_batch(self, batch, student):
         images = batch["pixel_values"]
@@ -76,12 +86,17 @@ class Rotations(DistillationMethod):
         return slice(None, None, 4)
 
     def forward(self, student, teacher, batch):
+        if self.upright is not None:
+            probabilities = student.logits.detach()[::4].double().softmax(1)
+            entropies = -(probabilities * probabilities.log()).sum(1)
+            for point, entropy in zip(batch["point_ids"][::4].tolist(), entropies.tolist(), strict=True):
+                self.upright[point].append(entropy)
         return {"kd": kd_loss(student.logits, teacher.logits, 3.0)}
 
 
 @register_method("test_peer")
 class Peer(DistillationMethod):
-    """An untrained network of the teacher's make that learns beside the student."""
+    """An untrained network of the teacher's architecture that learns beside the student."""
 
     def __init__(self, student, teacher, num_points):
         super().__init__(student, teacher, num_points)
@@ -139,42 +154,55 @@ class Ramp(DistillationMethod):
 
 
 METHODS = ["hint", "two_phases", "rotations", "peer", "memory", "subset", "ramp"]
+NUM_POINTS, SIZES = 48, [48, 38, 30]  # 3, 3 and 2 batches
 
 
-def run(out, method, kcd, callbacks=(), resume=None, seed=1, **options):
+def make(out, method, callbacks=(), seed=1):
     torch.manual_seed(seed)
-    trainer = make_trainer(
+    return make_trainer(
         out,
-        kcd,
+        KCD,
         callbacks,
         model=network(seed),
         teacher=network(9, "cifar_wrn_16_2"),
         method=f"test_{method}",
         num_train_epochs=3,
         learning_rate=0.02,
-        **options,
+        train_dataset=KnowledgeDataset(TRAIN.select(range(NUM_POINTS)), RECIPE, seed=3),
     )
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
 
 
-@pytest.mark.parametrize("kcd", [None, KCD], ids=["plain", "kcd"])
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the finished run of a method, its weights at the start, and its folder; each is trained once."""
+    runs = {}
+
+    def run(method: str):
+        if method not in runs:
+            folder = tmp_path_factory.mktemp(method)
+            trainer = make(folder, method, [SaveAt(4)])
+            if method == "rotations":
+                trainer.method.upright = [[] for _ in range(NUM_POINTS)]
+            start = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
+            trainer.train()
+            runs[method] = trainer, start, folder
+        return runs[method]
+
+    return run
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_kind_of_method_trains_and_resumes_exactly(tmp_path, method, kcd):
-    whole = run(tmp_path / "whole", method, kcd)
-    assert whole.cost.points == ([88, 88, 88] if kcd is None else [88, 69, 55])
-    with pytest.raises(Interrupted):
-        run(tmp_path / "cut", method, kcd, [Interrupt(8)])
-    resumed = run(tmp_path / "cut", method, kcd, resume=str(tmp_path / "cut" / "checkpoint-8"), seed=50)
+def test_every_kind_of_method_trains_and_resumes_exactly(tmp_path, trained, method):
+    whole, _, folder = trained(method)
+    assert whole.cost.points == SIZES and whole.state.global_step == 3 + 3 + 2
+    resumed = make(tmp_path, method, seed=50)
+    resumed.train(resume_from_checkpoint=folder / "checkpoint-4")
     assert not differing(outcome(whole), outcome(resumed))
 
 
-def test_adapters_get_gradients_and_stay_behind(tmp_path):
-    torch.manual_seed(1)
-    trainer = make_trainer(tmp_path, teacher=network(9, "cifar_wrn_16_2"), method="test_hint", num_train_epochs=1)
-    before = trainer.method.adapter.weight.detach().clone()
-    trainer.train()
-    assert (trainer.method.adapter.weight - before).abs().max() > 1e-4
+def test_adapters_get_gradients_and_stay_behind(tmp_path, trained):
+    trainer, start, _ = trained("hint")
+    assert (trainer.method.adapter.weight - start["adapter.weight"]).abs().max() > 1e-4
     assert trainer.method.adapter.weight.shape == (64, 32, 1, 1)
     trainer.save_model(str(tmp_path / "saved"))
     exported = load_file(tmp_path / "saved" / "model.safetensors")
@@ -182,63 +210,43 @@ def test_adapters_get_gradients_and_stay_behind(tmp_path):
     assert load_file(tmp_path / "saved" / "method.safetensors").keys() == {"adapter.weight", "adapter.bias"}
 
 
-def test_rotations_are_recorded_and_counted_as_one_point(tmp_path):
-    upright = {}
-
-    class Noted(Rotations):
-        def forward(self, student, teacher, batch):
-            logits = student.logits.detach()[::4].double()
-            probabilities = logits.softmax(1)
-            entropies = -(probabilities * probabilities.log()).sum(1)
-            for point, entropy in zip(batch["point_ids"][::4].tolist(), entropies.tolist(), strict=True):
-                upright.setdefault(point, []).append(entropy)
-            return super().forward(student, teacher, batch)
-
-    register_method("test_noted_rotations")(Noted)
-    record = run(tmp_path, "noted_rotations", KCD).kcd.condenser.record
-    assert record.frequency.sum() == 88 + 69 + 55
-    assert record.frequency.tolist() == [len(upright[point]) for point in range(NUM_POINTS)]
-    means = [sum(upright[point]) / len(upright[point]) for point in range(NUM_POINTS)]
+def test_rotations_are_recorded_and_counted_as_one_point(trained):
+    trainer, *_ = trained("rotations")
+    record, upright = trainer.kcd.condenser.record, trainer.method.upright
+    assert record.frequency.tolist() == [len(values) for values in upright]
+    assert record.frequency.sum() == sum(SIZES)
+    means = [sum(values) / len(values) for values in upright]
     assert record.value.tolist() == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
-def test_a_co_trained_network_learns(tmp_path):
-    trainer = run(tmp_path, "peer", None)
+def test_a_co_trained_network_learns(trained):
+    trainer, start, _ = trained("peer")
     fresh = timm.create_model("cifar_wrn_16_2", num_classes=NUM_CLASSES)
     assert trainer.method.peer.state_dict().keys() == fresh.state_dict().keys()
-    first, last = (trainer.state.log_history[i]["loss_peer"] for i in (0, -2))
-    assert last < first
-    assert int(trainer.method.peer.bn1.num_batches_tracked) == 18
+    assert losses(trainer)[-1]["loss_peer"] < losses(trainer)[0]["loss_peer"]
+    assert int(trainer.method.peer.bn1.num_batches_tracked) == 8
+    assert all(
+        not torch.equal(weight, start[f"peer.{name}"]) for name, weight in trainer.method.peer.named_parameters()
+    )
 
 
-def test_a_memory_has_an_entry_for_every_point(tmp_path):
-    trainer = run(tmp_path, "memory", KCD)
-    assert trainer.method.memory.shape == (NUM_POINTS, 64)
-    assert (trainer.method.memory.abs().sum(1) > 0).all()
+def test_a_memory_has_an_entry_for_every_point(trained):
+    memory = trained("memory")[0].method.memory
+    assert memory.shape == (NUM_POINTS, 64) and (memory.abs().sum(1) > 0).all()
 
 
-def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logged(tmp_path):
-    seen = []
-
-    class Noted(TwoPhases):
-        def first_phase_losses(self, student, teacher, batch):
-            parts = super().first_phase_losses(student, teacher, batch)
-            seen.append((float(parts["hint"].detach()), self.epoch, batch["point_ids"].clone()))
-            return parts
-
-    register_method("test_noted_phases")(Noted)
-    trainer = run(tmp_path, "noted_phases", KCD)
-    assert len(seen) == 2 * 6 and seen[-1][0] < seen[0][0]
-    assert [epoch for _, epoch, _ in seen] == pytest.approx([i / 6 for i in range(12)])
-    for phase_epoch in (seen[:6], seen[6:]):
+def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logged(trained):
+    trainer, *_ = trained("two_phases")
+    seen = trainer.method.seen
+    assert len(seen) == 2 * 3 and seen[-1][0] < seen[0][0]
+    assert [epoch for _, epoch, _ in seen] == pytest.approx([i / 3 for i in range(6)])
+    for phase_epoch in (seen[:3], seen[3:]):
         assert torch.cat([ids for *_, ids in phase_epoch]).sort().values.tolist() == list(range(NUM_POINTS))
     assert int(trainer.kcd.condenser.record.frequency.max()) == 3
-    assert trainer.state.global_step == 6 + 5 + 4
-    assert trainer.cost.points == [88, 69, 55]
+    assert all("loss_hint" not in line for line in losses(trainer))
 
 
-def test_a_ramp_follows_the_epochs_as_they_shrink(tmp_path):
-    trainer = run(tmp_path, "ramp", KCD)
-    lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert lines[0]["loss_kd"] == 0
-    assert all(line["loss_kd"] > 0 for line in lines[1:])
+def test_a_ramp_follows_the_epochs_as_they_shrink(trained):
+    first, *others = losses(trained("ramp")[0])
+    assert first["loss_kd"] == 0
+    assert all(line["loss_kd"] > 0 for line in others)

@@ -1,4 +1,4 @@
-"""A student learns again from a teacher's soft labels: as from the teacher, consistently, to the bit over interruptions."""
+"""A student learns from a teacher's soft labels: as from the teacher, consistently, to the bit over interruptions."""
 
 import json
 from dataclasses import replace
@@ -11,10 +11,8 @@ import yaml
 from distillation_runs import (
     PAPER,
     RECIPE,
-    RELEASED,
     TRAIN,
-    Interrupt,
-    Interrupted,
+    SaveAt,
     differing,
     dropout_network,
     image_set,
@@ -37,13 +35,14 @@ NUM_KEPT = 44
 
 
 @pytest.fixture(scope="module")
-def masks(tmp_path_factory) -> dict[str, KnowledgeMask]:
-    found = {}
-    for name, kcd in (("paper", PAPER), ("released_code", RELEASED)):
-        trainer = make_trainer(tmp_path_factory.mktemp(name), kcd)
-        trainer.train()
-        found[name] = trainer.knowledge_mask
-    return found
+def masks(finished) -> dict[str, KnowledgeMask]:
+    return {name: finished(name).trainer.knowledge_mask for name in ("paper", "released")}
+
+
+@pytest.fixture(scope="module")
+def labels(masks) -> SoftLabels:
+    """Few logits of the paper's mask, for tests that do not look at them."""
+    return soft_labels(masks["paper"], 2, top_k=3)
 
 
 def train_set(mask: KnowledgeMask, mixing: bool = True, seed: int = 3, **options) -> KnowledgeDataset:
@@ -53,7 +52,7 @@ def train_set(mask: KnowledgeMask, mixing: bool = True, seed: int = 3, **options
 
 
 def same_images_teacher() -> torch.nn.Module:
-    """A teacher that takes the student's images as they are, so that a test can ask it itself."""
+    """A teacher that takes the student's images as they are, so that a test can run it itself."""
     images = {"input_size": (3, RECIPE.size, RECIPE.size), "mean": RECIPE.mean, "std": RECIPE.std}
     return network(9, pretrained_cfg_overlay=images).eval()
 
@@ -62,23 +61,20 @@ def soft_labels(mask: KnowledgeMask, num_views: int = 6, mixing: bool = True, te
     return make_soft_labels(teacher or network(9), train_set(mask, mixing), num_views, batch_size=16, **options)
 
 
-@pytest.mark.parametrize(("kind", "mixing"), [("paper", True), ("paper", False), ("released_code", True)])
+@pytest.mark.parametrize(("kind", "mixing"), [("paper", True), ("paper", False), ("released", True)])
 def test_with_a_view_for_every_epoch_it_is_the_training_with_the_teacher(tmp_path, masks, kind, mixing):
-    mask = masks[kind]
-    with_teacher = make_trainer(tmp_path / "teacher", mask=mask, mask_mixing=mixing, method="spy")
+    mask, options = masks[kind], {"method": "spy", "num_train_epochs": 2, "lr_decay_epochs": [1]}
+    with_teacher = make_trainer(tmp_path / "teacher", mask=mask, mask_mixing=mixing, **options)
     with_teacher.train()
     # The data set's own seed is another one: the views are the soft labels'.
+    other_seed = KnowledgeDataset(TRAIN, RECIPE, seed=99)
+    labels = soft_labels(mask, 2, mixing, bits=16)
     stored = make_trainer(
-        tmp_path / "stored",
-        teacher=soft_labels(mask, mixing=mixing, bits=16),
-        mask=mask,
-        mask_mixing=mixing,
-        method="spy",
-        train_dataset=KnowledgeDataset(TRAIN, RECIPE, seed=99),
+        tmp_path / "stored", teacher=labels, mask=mask, mask_mixing=mixing, train_dataset=other_seed, **options
     )
     stored.train()
     assert stored.teacher is None and stored.teachers == ()
-    assert stored.state.global_step == with_teacher.state.global_step == 18
+    assert stored.state.global_step == with_teacher.state.global_step == 6
     for step, (own, other) in enumerate(zip(stored.method.steps, with_teacher.method.steps, strict=True)):
         for name in ("pixel_values", "labels", "point_ids", "partner_ids", "perturbation", "epoch"):
             assert np.array_equal(own[name], other[name]), f"{name} of step {step}"
@@ -89,33 +85,31 @@ def test_with_a_view_for_every_epoch_it_is_the_training_with_the_teacher(tmp_pat
         assert own == pytest.approx(other, rel=2e-3)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("top_k", [0, 2])
-def test_views_come_round_and_every_logit_is_the_teachers_answer_to_the_pixels_shown(tmp_path, masks, top_k, bits):
+@pytest.mark.parametrize(("top_k", "bits"), [(0, 8), (2, 16)])
+def test_views_repeat_and_every_logit_is_the_teachers_answer_to_the_pixels_shown(tmp_path, masks, top_k, bits):
     mask, teacher = masks["paper"], same_images_teacher()
     labels = soft_labels(mask, 2, teacher=teacher, top_k=top_k, bits=bits)
     trainer = make_trainer(tmp_path, teacher=labels, mask=mask, method="spy", num_train_epochs=4)
     trainer.train()
-    by_epoch = {}
-    for name in ("point_ids", "pixel_values", "teacher_logits"):
-        for epoch, values in enumerate(trainer.method.by_epoch(name)):
-            by_epoch.setdefault(epoch, {})[name] = values
-    for epoch, seen in by_epoch.items():
+    names = ("point_ids", "pixel_values", "teacher_logits")
+    by_epoch = [
+        dict(zip(names, epoch, strict=True)) for epoch in zip(*map(trainer.method.by_epoch, names), strict=True)
+    ]
+    for epoch, seen in enumerate(by_epoch):
         order, first = seen["point_ids"].argsort(), by_epoch[epoch % 2]["point_ids"].argsort()
-        for name in ("point_ids", "pixel_values", "teacher_logits"):
+        for name in names:
             assert torch.equal(seen[name][order], by_epoch[epoch % 2][name][first]), f"{name} of epoch {epoch}"
-    assert not torch.equal(by_epoch[0]["pixel_values"][:1], by_epoch[1]["pixel_values"][:1])
-    with torch.no_grad():
-        for seen in by_epoch.values():
+        with torch.no_grad():
             answer, stored = teacher(seen["pixel_values"]), seen["teacher_logits"]
-            if top_k:
-                answer, positions = answer.topk(top_k)
-                stored = stored.gather(1, positions)
-            bound = (answer.max(1).values - answer.min(1).values) / {8: 510, 16: 131_070}[bits] + 1e-4
-            assert ((stored - answer).abs().max(1).values <= bound).all()
+        if top_k:
+            answer, positions = answer.topk(top_k)
+            stored = stored.gather(1, positions)
+        bound = (answer.max(1).values - answer.min(1).values) / {8: 510, 16: 131_070}[bits] + 1e-4
+        assert ((stored - answer).abs().max(1).values <= bound).all()
+    assert not torch.equal(by_epoch[0]["pixel_values"][:1], by_epoch[1]["pixel_values"][:1])
 
 
-def test_a_teacher_with_images_of_its_own_is_shown_them(tmp_path, masks):
+def test_a_teacher_of_other_images_sees_them_at_its_size(tmp_path, masks):
     other = {"input_size": (3, 16, 16), "mean": (0.2, 0.3, 0.4), "std": (0.1, 0.2, 0.3)}
     teacher = network(9, "cifar_wrn_16_2", pretrained_cfg_overlay=other)
     labels = soft_labels(masks["paper"], 1, teacher=teacher, bits=16)
@@ -127,56 +121,38 @@ def test_a_teacher_with_images_of_its_own_is_shown_them(tmp_path, masks):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 2}], ids=str)
-def test_resuming_is_exact(tmp_path, masks, options):
+def test_resuming_is_exact_and_other_soft_labels_are_another_run(tmp_path, masks, options):
     mask = masks["paper"]
-    labels = soft_labels(mask, 3, top_k=3)
+    labels, steps = soft_labels(mask, 3, top_k=3), (4,) if options else (1, 3, 8)
 
-    def trainer(name, callbacks=(), seed=1):
-        student = dropout_network(seed)
-        given = {"teacher": labels, "mask": mask, "method": "dkd", "num_train_epochs": 4, **options}
-        return make_trainer(tmp_path / name, callbacks=callbacks, model=student, **given)
+    def trainer(name, callbacks=(), seed=1, teacher=labels):
+        given = {"teacher": teacher, "mask": mask, "method": "dkd", "num_train_epochs": 4, **options}
+        return make_trainer(
+            tmp_path / name, callbacks=callbacks, model=dropout_network(seed), save_total_limit=None, **given
+        )
 
-    whole = trainer("whole")
+    whole = trainer("whole", [SaveAt(*steps)])
     whole.train()
-    for step in (4,) if options else (1, 3, 8):
-        cut_off = trainer(str(step), [Interrupt(step)])
-        with pytest.raises(Interrupted):
-            cut_off.train()
+    for step in steps:
         resumed = trainer(str(step), seed=77)
-        resumed.train(resume_from_checkpoint=True)
+        resumed.train(resume_from_checkpoint=tmp_path / "whole" / f"checkpoint-{step}")
         assert not differing(outcome(whole), outcome(resumed)), f"cut off after step {step}"
         assert losses(resumed) == losses(whole)
+    if not options:
+        for teacher, found in ((soft_labels(mask, 2), "soft_labels is {"), (network(9), "soft_labels is None here")):
+            with pytest.raises(ValueError, match=found):
+                trainer("whole", teacher=teacher).train(resume_from_checkpoint=True)
 
 
-def test_other_soft_labels_are_another_run(tmp_path, masks):
-    mask = masks["paper"]
-    options = {"mask": mask, "save_strategy": "steps", "save_steps": 2, "max_steps": 2}
-    make_trainer(tmp_path, teacher=soft_labels(mask, 3), **options).train()
-    for teacher, found in ((soft_labels(mask, 2), "soft_labels is {"), (network(9), "soft_labels is None here")):
-        with pytest.raises(ValueError, match=found):
-            make_trainer(tmp_path, teacher=teacher, **options).train(resume_from_checkpoint=True)
-
-
-def test_a_data_set_goes_back_to_a_training_with_the_teacher(tmp_path, masks):
-    mask = masks["paper"]
-    dataset = train_set(mask, seed=8)
-    make_trainer(
-        tmp_path / "stored", teacher=soft_labels(mask, 1), mask=mask, train_dataset=dataset, max_steps=3
-    ).train()
-    again = make_trainer(tmp_path / "again", mask=mask, train_dataset=dataset, method="spy", max_steps=3)
-    again.train()
-    fresh = make_trainer(
-        tmp_path / "fresh", mask=mask, train_dataset=train_set(mask, seed=8), method="spy", max_steps=3
-    )
-    fresh.train()
-    assert not differing(outcome(again), outcome(fresh))
-
-
-def test_without_a_mask_every_point_is_taught(tmp_path):
-    labels = make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 2)
-    trainer = make_trainer(tmp_path, teacher=labels, num_train_epochs=2)
-    trainer.train()
-    assert trainer.cost.points == [88, 88]
+def test_a_data_set_goes_back_to_a_training_with_the_teacher(tmp_path, masks, labels):
+    mask, ends = masks["paper"], []
+    used, fresh = train_set(mask, seed=8), train_set(mask, seed=8)
+    make_trainer(tmp_path, teacher=labels, mask=mask, train_dataset=used, max_steps=3).train()
+    for dataset in (used, fresh):
+        trainer = make_trainer(tmp_path, mask=mask, train_dataset=dataset, method="spy", max_steps=3)
+        trainer.train()
+        ends.append(outcome(trainer))
+    assert not differing(*ends)
 
 
 def test_images_that_are_decoded_in_workers(tmp_path):
@@ -193,9 +169,8 @@ def test_images_that_are_decoded_in_workers(tmp_path):
     assert torch.equal(labels.points, same.points)
     # Another size of batch sums in another order, and may round to the next code.
     assert int((labels.codes.int() - same.codes.int()).abs().max()) <= 1
-    trainer = make_trainer(
-        tmp_path, teacher=labels, train_dataset=dataset(), method="spy", dataloader_num_workers=2, num_train_epochs=3
-    )
+    options = {"method": "spy", "dataloader_num_workers": 2, "num_train_epochs": 3}
+    trainer = make_trainer(tmp_path, teacher=labels, train_dataset=dataset(), **options)
     trainer.train()
     with torch.no_grad():
         for step in trainer.method.steps:
@@ -212,75 +187,70 @@ def test_images_that_are_decoded_in_workers(tmp_path):
         ("pkt", "reads the teacher's embedding"),
         ("reviewkd", "reads the teacher's embedding and preactivations"),
         ("unix", "changes the images before the teacher sees them"),
-        ("slkd", "makes networks like the teacher"),
+        ("slkd", "copies the teacher's architecture"),
     ],
 )
-def test_a_method_that_needs_the_network_is_refused(tmp_path, masks, method, message):
+def test_a_method_that_needs_the_network_is_refused(tmp_path, masks, labels, method, message):
     with pytest.raises(ValueError, match=message) as caught:
-        make_trainer(tmp_path / "run", teacher=soft_labels(masks["paper"], 1), mask=masks["paper"], method=method)
+        make_trainer(tmp_path / "run", teacher=labels, mask=masks["paper"], method=method)
     assert "or choose kd or dkd" in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("method", ["kd", "dkd", "takd"])
-def test_methods_that_read_logits_alone_learn_from_them(tmp_path, masks, method):
-    trainer = make_trainer(
-        tmp_path, teacher=soft_labels(masks["paper"], 1), mask=masks["paper"], method=method, max_steps=4
-    )
-    before = [parameter.detach().clone() for parameter in trainer.student.parameters()]
-    trainer.train()
-    assert all(np.isfinite(line["loss"]) for line in losses(trainer))
-    assert any(not torch.equal(old, new) for old, new in zip(before, trainer.student.parameters(), strict=True))
-
-
-def test_what_does_not_go_with_them_is_refused(tmp_path, masks):
+def test_methods_that_read_logits_alone_learn_from_them_and_the_results_say_so(tmp_path, masks, labels):
     mask = masks["paper"]
-    labels = soft_labels(mask, 1)
+    for method in ("dkd", "takd", "kd"):
+        # Without a mask every point is taught.
+        teacher = (
+            make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 1) if method == "dkd" else labels
+        )
+        trainer = make_trainer(
+            tmp_path / method, teacher=teacher, mask=None if method == "dkd" else mask, method=method, max_steps=3
+        )
+        before = [parameter.detach().clone() for parameter in trainer.student.parameters()]
+        trainer.train()
+        assert all(np.isfinite(line["loss"]) for line in losses(trainer))
+        assert any(not torch.equal(old, new) for old, new in zip(before, trainer.student.parameters(), strict=True))
+        assert len(trainer.train_dataset) == (88 if method == "dkd" else NUM_KEPT)
+    results = run_results(trainer, data="noise")
+    stored = results["soft_labels"]
+    assert results["teacher"] == "cifar_resnet8"
+    assert (stored["num_views"], stored["top_k"], stored["bits"], stored["num_points"]) == (2, 3, 8, NUM_KEPT)
+    assert stored["bytes"] == NUM_KEPT * (8 + 2 * (3 + 3 + 4 + 4 + 4))
+    # A step of KD runs the teacher too; its cost without the teacher is not stated.
+    assert results["cost"]["step"] is None
+    assert run_label(results) == "KD on a mask, soft labels (2 views, top 3, 8 bits), resnet8 → resnet8"
+
+
+def test_soft_labels_of_another_selection_or_preprocessing_are_refused(tmp_path, masks, labels):
+    mask = masks["paper"]
     with pytest.raises(ValueError, match="leave it out, and pass the mask"):
         make_trainer(tmp_path, teacher=labels, callbacks=[KCDTrainerCallback(PAPER)])
-    for options in ({}, {"mask": mask, "mask_mixing": False}, {"mask": masks["released_code"]}):
+    for options in ({}, {"mask": mask, "mask_mixing": False}, {"mask": masks["released"]}):
         with pytest.raises(ValueError, match="of another selection: theirs has 44 points"):
             make_trainer(tmp_path, teacher=labels, **options)
+    padded = KnowledgeDataset(TRAIN, replace(RECIPE, padding=2))
     with pytest.raises(ValueError, match="padding is 1 there and 2 here"):
-        make_trainer(
-            tmp_path, teacher=labels, mask=mask, train_dataset=KnowledgeDataset(TRAIN, replace(RECIPE, padding=2))
-        )
+        make_trainer(tmp_path, teacher=labels, mask=mask, train_dataset=padded)
     # Whatever is selected afterwards, no point learns from another one's labels.
     trainer = make_trainer(tmp_path, teacher=labels, mask=mask)
     trainer.train_dataset.select(np.setdiff1d(np.arange(88), mask.kept)[:1])
     assert trainer.train_dataset[0]["teacher_logits"].isnan().all()
 
 
-def test_what_cannot_be_made_is_refused(masks):
-    dataset = train_set(masks["paper"])
-    with pytest.raises(ValueError, match="make it with training=True"):
-        make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, training=False))
-    with pytest.raises(ValueError, match="The teacher has 7 classes and the data 4"):
-        make_soft_labels(network(9, num_classes=7), dataset)
-    for options, message in (
-        ({"num_views": 0}, "num_views is 0"),
-        ({"bits": 4}, "bits is 4"),
-        ({"top_k": 5}, "top_k is 5"),
+def test_soft_labels_that_cannot_be_made_are_refused(masks):
+    dataset, broken = train_set(masks["paper"]), network(9)
+    broken.get_classifier().bias.data[2] = torch.nan
+    for teacher, data, options, message in (
+        (network(9), KnowledgeDataset(TRAIN, RECIPE, training=False), {}, "make it with training=True"),
+        (network(9, num_classes=7), dataset, {}, "The teacher has 7 classes and the data 4"),
+        (network(9), dataset, {"num_views": 0}, "num_views is 0"),
+        (network(9), dataset, {"bits": 4}, "bits is 4"),
+        (network(9), dataset, {"top_k": 5}, "top_k is 5"),
+        (broken, dataset, {}, f"cifar_resnet8 answers point {int(masks['paper'].kept.min())} with NaN"),
     ):
         with pytest.raises(ValueError, match=message):
-            make_soft_labels(network(9), dataset, **options)
-    broken = network(9)
-    broken.get_classifier().bias.data[2] = torch.nan
-    with pytest.raises(ValueError, match=f"cifar_resnet8 answers point {int(masks['paper'].kept.min())} with NaN"):
-        make_soft_labels(broken, dataset)
-
-
-def test_the_results_tell_it_from_a_training_with_the_teacher(tmp_path, masks):
-    trainer = make_trainer(tmp_path, teacher=soft_labels(masks["paper"], 2, top_k=3), mask=masks["paper"], max_steps=3)
-    trainer.train()
-    results = run_results(trainer, data="noise")
-    assert results["teacher"] == "cifar_resnet8"
-    stored = results["soft_labels"]
-    assert (stored["num_views"], stored["top_k"], stored["bits"], stored["num_points"]) == (2, 3, 8, NUM_KEPT)
-    assert stored["bytes"] == NUM_KEPT * (8 + 2 * (3 + 3 + 4 + 4 + 4))
-    # A step of KD runs the teacher too; what is left of it without is not stated.
-    assert results["cost"]["step"] is None
-    assert run_label(results) == "KD on a mask, soft labels (2 views, top 3, 8 bits), resnet8 → resnet8"
+            make_soft_labels(teacher, data, **options)
 
 
 # ---- The command line ----
@@ -312,7 +282,7 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, fi
     mask = KnowledgeMask.from_pretrained(finished / "published")
     assert torch.equal(labels.points, mask.kept.sort().values)
     assert (labels.num_views, labels.top_k, labels.temperature, labels.seed) == (2, 5, 2.0, 3)
-    # The recipe of the pair serves: what it says of the teacher is set aside, and the teacher need not be there.
+    # The pair's recipe serves: its teacher is set aside, and need not exist.
     recipe = yaml.safe_load((finished / "run" / "recipe.yaml").read_text())
     recipe |= {"teacher": str(tmp_path / "nowhere"), "condense": False}
     for name in ("preset", "final_ratio", "epochs_per_stage", "shape", "first_selection", "value", "online_recording"):

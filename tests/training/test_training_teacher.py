@@ -1,4 +1,4 @@
-"""The teacher only teaches: never trained, never saved, never in train mode, and shown images as it knows them."""
+"""The teacher only teaches: never trained, never saved, never in train mode; it sees images as it was trained on."""
 
 import copy
 import logging
@@ -40,7 +40,7 @@ class ReadsPreactivations(DistillationMethod):
 def test_the_teacher_is_left_as_it_was(tmp_path):
     teacher = network(9).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    trainer = make_trainer(tmp_path, PAPER, teacher=teacher, save_strategy="epoch")
+    trainer = make_trainer(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
     trainer.train()
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert int(teacher.bn1.num_batches_tracked) == 0
@@ -52,27 +52,8 @@ def test_the_teacher_is_left_as_it_was(tmp_path):
     assert trainer.model.state_dict().keys() == {f"student.{name}" for name in before}
 
 
-def test_the_teacher_sees_images_normalised_as_it_was_trained(tmp_path):
-    teacher = network(9)
-    teacher.pretrained_cfg.update(mean=(0.1, 0.2, 0.6), std=(0.5, 0.4, 0.1))
-    trainer = make_trainer(tmp_path, method="spy", teacher=teacher, num_train_epochs=1)
-    trainer.train()
-    reference = network(9).double().eval()
-    recipe = trainer.train_dataset.preprocessing
-
-    def channels(values):
-        return torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
-
-    for step in trainer.method.steps:
-        pixels = step["pixel_values"].double() * channels(recipe.std) + channels(recipe.mean)
-        assert pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
-        with torch.no_grad():
-            expected = reference((pixels - channels((0.1, 0.2, 0.6))) / channels((0.5, 0.4, 0.1)))
-        assert (step["teacher_logits"] - expected).abs().max() < 1e-3 * expected.abs().max()
-
-
 def test_bfloat16_trains_and_values_stay_finite(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=4, lr_decay_epochs=[3])
+    trainer = make_trainer(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=3, lr_decay_epochs=[2])
     trainer.train()
     assert {step["teacher_logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     assert {step["logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
@@ -85,52 +66,48 @@ def test_bfloat16_trains_and_values_stay_finite(tmp_path):
 
 def test_the_model_moves_its_teacher_along(tmp_path):
     trainer = make_trainer(tmp_path)
-    model = trainer.model
+    model = trainer.model.double()
     assert isinstance(model, DistillationModel)
-    model.double()
     assert {parameter.dtype for parameter in trainer.teacher.parameters()} == {torch.float64}
-    logits = model(torch.randn(2, 3, 8, 8, dtype=torch.float64))
-    assert logits.shape == (2, 4) and model.num_classes == 4
+    assert model(torch.randn(2, 3, 8, 8, dtype=torch.float64)).shape == (2, 4) and model.num_classes == 4
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = model.nothing_like_it
 
 
-def _pixels(size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
+def channels(values) -> torch.Tensor:
+    return torch.tensor(values).double().view(1, 3, 1, 1)
 
 
-def _normalised(pixels, mean, std):
-    return (pixels - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(std).double().view(1, 3, 1, 1)
+def normalized(pixels, mean, std) -> torch.Tensor:
+    return (pixels - channels(mean)) / channels(std)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("size", "teachers"), [((8, 8), (20, 12)), ((24, 16), (8, 8)), ((8, 8), (8, 8))])
-def test_the_teacher_sees_the_pixels_at_its_size_and_with_its_normalisation(size, teachers, interpolation):
+def test_the_teacher_sees_the_pixels_at_its_size_and_with_its_normalization(size, teachers, interpolation):
     view = TeacherImages(ImageConfig((3, *teachers), (0.1, 0.2, 0.6), (0.5, 0.4, 0.1), interpolation), MEAN, STD, size)
     view.apply(torch.Tensor.double)
-    pixels = _pixels(size)
+    pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shrinks = teachers[0] < size[0]
     resized = pixels if teachers == size else F.interpolate(pixels, teachers, mode=interpolation, antialias=shrinks)
-    found = view(_normalised(pixels, MEAN, STD))
-    torch.testing.assert_close(found, _normalised(resized, (0.1, 0.2, 0.6), (0.5, 0.4, 0.1)), rtol=1e-5, atol=1e-5)
+    found = view(normalized(pixels, MEAN, STD))
+    torch.testing.assert_close(found, normalized(resized, (0.1, 0.2, 0.6), (0.5, 0.4, 0.1)), rtol=1e-5, atol=1e-5)
 
 
-def test_images_that_the_teacher_knows_are_handed_on_untouched():
+def test_images_that_the_teacher_knows_pass_untouched_and_other_channels_are_refused():
     view = TeacherImages(ImageConfig((3, 8, 8), MEAN, STD, "bicubic"), MEAN, STD, (8, 8))
     images = torch.randn(2, 3, 8, 8)
     assert view(images) is images
-    # A method may cut or enlarge the batch: what counts is the size that arrives.
+    # A method may cut or enlarge the batch: the size that arrives counts.
     assert view(torch.randn(2, 3, 10, 12)).shape == (2, 3, 8, 8)
-
-
-def test_a_teacher_of_other_channels_is_refused():
     with pytest.raises(ValueError, match="takes images of 1 channels and the data has 3"):
         TeacherImages(ImageConfig((1, 8, 8), (0.5,), (0.5,), "bilinear"), MEAN, STD, (8, 8))
 
 
-def test_a_teacher_of_larger_images_gets_them_and_the_run_says_so(tmp_path, caplog):
-    teacher = network(9, pretrained_cfg_overlay={"input_size": (3, 16, 16)})
+@pytest.mark.parametrize("side", [8, 16])
+def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplog, side):
+    teacher = network(9, pretrained_cfg_overlay={"input_size": (3, side, side)})
+    teacher.pretrained_cfg.update(mean=(0.1, 0.2, 0.6), std=(0.5, 0.4, 0.1))
     # It is said once, and other tests have such teachers, too.
     warning_once.cache_clear()
     logger = logging.getLogger("hf_kcd")
@@ -139,17 +116,16 @@ def test_a_teacher_of_larger_images_gets_them_and_the_run_says_so(tmp_path, capl
         trainer = make_trainer(tmp_path, method="spy", teacher=teacher, num_train_epochs=1)
     finally:
         logger.removeHandler(caplog.handler)
-    assert "images of 16 x 16: the data's 8 x 8 are resized" in caplog.text
+    assert ("images of 16 x 16: the data's 8 x 8 are resized" in caplog.text) == (side == 16)
     trainer.train()
-    reference = copy.deepcopy(teacher).double()
-    recipe = trainer.train_dataset.preprocessing
-    config = teacher.pretrained_cfg
+    reference, preprocessing = copy.deepcopy(teacher).double(), trainer.train_dataset.preprocessing
     for step in trainer.method.steps:
-        assert step["pixel_values"].shape[-1] == 8
-        mean, std = (torch.tensor(values).double().view(1, 3, 1, 1) for values in (recipe.mean, recipe.std))
-        pixels = F.interpolate(step["pixel_values"].double() * std + mean, (16, 16), mode="bilinear")
+        pixels = step["pixel_values"].double() * channels(preprocessing.std) + channels(preprocessing.mean)
+        assert pixels.shape[-1] == 8 and pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
+        if side == 16:
+            pixels = F.interpolate(pixels, (16, 16), mode="bilinear")
         with torch.no_grad():
-            expected = reference(_normalised(pixels, config["mean"], config["std"]))
+            expected = reference(normalized(pixels, (0.1, 0.2, 0.6), (0.5, 0.4, 0.1)))
         assert (step["teacher_logits"] - expected).abs().max() < 1e-3 * expected.abs().max()
 
 

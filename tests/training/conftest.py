@@ -1,0 +1,33 @@
+"""Whole condensed runs, each trained once and read by many tests."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from distillation_runs import PAPER, RELEASED, Watch, dropout_network, make_trainer
+
+RUNS = {
+    "paper": {"kcd": PAPER, "method": "spy", "lr_decay_epochs": [2, 4]},
+    "released": {"kcd": RELEASED, "method": "spy"},
+    "random": {"kcd": replace(PAPER, value="random"), "method": "spy"},
+    "cross_entropy": {"kcd": replace(PAPER, value="cross_entropy"), "method": "spy"},
+    "kd_divergence": {"kcd": replace(PAPER, value="kd_divergence"), "method": "spy"},
+    "dropout": {"kcd": PAPER},
+}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Return a finished run of `RUNS`: its trainer, its folder, and the `Watch` that saw it. Tests only read them."""
+    runs = {}
+
+    def run(name: str) -> SimpleNamespace:
+        if name not in runs:
+            folder, watch = tmp_path_factory.mktemp(name), Watch()
+            model = dropout_network() if name == "dropout" else None
+            trainer = make_trainer(folder, callbacks=[watch], model=model, **RUNS[name])
+            trainer.train()
+            runs[name] = SimpleNamespace(trainer=trainer, folder=folder, watch=watch)
+        return runs[name]
+
+    return run
