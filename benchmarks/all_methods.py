@@ -25,8 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback, KnowledgeDataset, load_model
 from hf_kcd.artifacts.files import read_json, write_json
-from hf_kcd.cli.run import first_points
-from hf_kcd.data import load_image_data
+from hf_kcd.data import first_points, load_image_data
 from hf_kcd.methods import available_methods, method_options
 from hf_kcd.methods.registry import get_method
 from hf_kcd.reporting.compare import format_table

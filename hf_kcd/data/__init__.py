@@ -9,7 +9,7 @@ from .preprocessing import (
     guess_preprocessing,
 )
 from .soft_labels import SoftLabels
-from .sources import ImageData, load_image_data
+from .sources import ImageData, first_points, load_image_data
 
 __all__ = [
     "CIFAR_PREPROCESSING",
@@ -20,6 +20,7 @@ __all__ = [
     "Preprocessing",
     "SoftLabels",
     "collate",
+    "first_points",
     "guess_preprocessing",
     "load_image_data",
 ]

@@ -282,7 +282,7 @@ class SoftLabels:
         if missing:
             raise FileNotFoundError(
                 f"{name} holds no soft labels: {' and '.join(missing)} missing. Masks come with them when they were published "
-                "with hf-kcd push --with-soft-labels; learn from the teacher otherwise."
+                "with hf-kcd push --with_soft_labels; learn from the teacher otherwise."
             )
         path = folder / TENSOR_FILE
         config = _read_config(folder / CONFIG_FILE)

@@ -74,6 +74,74 @@ def load_model(
     return _load_published(name, num_classes) if published else _load_folder(folder, num_classes)
 
 
+def brings_weights(name: str) -> bool:
+    """Whether the name of a network comes with weights: a tag, a folder or a Hub id does, a bare timm name does not."""
+    return "." in name or not timm.is_model(name)
+
+
+def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
+    """Load a network with trained weights.
+
+    Args:
+        name: What `load_model` takes.
+        num_classes: Number of classes of the data.
+        checkpoint: File with weights, for a network given by its timm name.
+
+    Raises:
+        ValueError: When the name comes without weights and there is no checkpoint.
+    """
+    if checkpoint is None and not brings_weights(name):
+        raise ValueError(
+            f"{name} is a network without weights: give the file that has them (teacher_checkpoint; --checkpoint of "
+            "hf-kcd evaluate), the folder of a run instead of the name, or a timm name with a tag such as resnet34.tv_in1k."
+        )
+    return load_model(name, num_classes, checkpoint)
+
+
+def load_student(
+    name: str,
+    num_classes: int,
+    checkpoint: str | None = None,
+    new_classifier: bool = False,
+    freeze_backbone: bool = False,
+) -> nn.Module:
+    """Make a network to train: new, from weights, or transferred to other classes.
+
+    Args:
+        name: What `load_model` takes.
+        num_classes: Number of classes of the data.
+        checkpoint: File with weights to start from, for a network given by its timm name.
+        new_classifier: Replace the classifier of the weights.
+        freeze_backbone: Train the classifier alone.
+
+    Raises:
+        ValueError: When the weights have other classes and no new classifier was asked for, or there are no weights to
+            transfer.
+    """
+    if checkpoint is None and not brings_weights(name):
+        for option, asked in (("new_classifier", new_classifier), ("freeze_backbone", freeze_backbone)):
+            if asked:
+                raise ValueError(
+                    f"{option} was asked for, but {name} starts without weights: give student_checkpoint, a folder, or a "
+                    "timm name with a tag such as resnet34.tv_in1k."
+                )
+        return load_model(name, num_classes)
+    student = load_model(name, checkpoint=checkpoint)
+    if new_classifier:
+        student.reset_classifier(num_classes)
+    elif student.num_classes != num_classes:
+        raise ValueError(
+            f"{checkpoint or name} has {student.num_classes} classes and the data has {num_classes}: add --new_classifier "
+            "to transfer it to them."
+        )
+    if freeze_backbone:
+        student.requires_grad_(False)
+        classifier = student.get_classifier()
+        for layer in classifier if isinstance(classifier, tuple) else (classifier,):
+            layer.requires_grad_(True)
+    return student
+
+
 def load_checkpoint(
     name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
 ) -> nn.Module:

@@ -190,7 +190,7 @@ class _Source:
             load = f'load_dataset("{repository or name or "FOLDER"}", split="{split}")'
         options = f"--data {name or 'FOLDER'}" + (f" --train_split {split}" if split != "train" else "")
         if points is not None:
-            imports += ["from hf_kcd.cli.run import first_points"]
+            imports += ["from hf_kcd.data import first_points"]
             load, options = f"first_points({load}, {points})", f"{options} --train_points {points}"
         return cls(name, repository, sorted(["from hf_kcd import KnowledgeMask", *imports]), load, options)
 

@@ -1,7 +1,7 @@
 """What people look at: plots, results of runs, comparisons of masks and of results."""
 
 from ..artifacts.results import Results, group_results, read_results, run_label, write_results
-from .compare import chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
+from .compare import NOTHING, chance_distance, compare_masks, describe_mask, format_table, mask_table, results_table
 from .plots import (
     contact_sheet,
     plot_curves,
@@ -15,6 +15,7 @@ from .plots import (
 from .student_card import student_card
 
 __all__ = [
+    "NOTHING",
     "Results",
     "chance_distance",
     "compare_masks",

@@ -10,7 +10,7 @@ import torch
 from ..artifacts.results import Results
 from ..condensation import KnowledgeMask
 
-_NOTHING = "–"
+NOTHING = "–"
 
 
 def compare_masks(masks: Mapping[str, KnowledgeMask]) -> np.ndarray:
@@ -57,7 +57,7 @@ def mask_table(masks: Mapping[str, KnowledgeMask], *, markdown: bool = False) ->
     rows = []
     for row, (name, mask) in enumerate(masks.items()):
         cells = [
-            _NOTHING if row == column else f"{distances[row, column]:,} ({chance_distance(mask, other):,.0f})"
+            NOTHING if row == column else f"{distances[row, column]:,} ({chance_distance(mask, other):,.0f})"
             for column, other in enumerate(masks.values())
         ]
         rows.append([name, f"{len(mask.kept):,} of {mask.num_points:,}", *cells])
@@ -163,7 +163,7 @@ def format_table(
 def _spread(runs: Sequence[Results], read: Callable[[Results], float | None]) -> str:
     values = [value for run in runs if (value := read(run)) is not None]
     if not values:
-        return _NOTHING
+        return NOTHING
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{spread}"
 

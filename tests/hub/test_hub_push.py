@@ -90,7 +90,7 @@ def test_student_and_mask_go_where_the_command_says(hub, run_folder, capsys):
 
 
 def test_no_uploaded_byte_is_a_pickle_a_token_or_a_folder_of_this_machine(hub, run_folder):
-    hf_kcd("push", run_folder, "me/first", "--with-soft-labels", "--views", "1")
+    hf_kcd("push", run_folder, "me/first", "--with_soft_labels", "--views", "1")
     home = str(run_folder.parent).encode()
     for repo_id, kind in (("me/first", "model"), ("me/first-mask", "dataset")):
         for name, content in hub.files(repo_id, kind).items():
@@ -113,7 +113,7 @@ STRANGER = """
 import json
 import hf_kcd, timm, torch
 from datasets import load_dataset
-from hf_kcd.cli.run import first_points
+from hf_kcd.data import first_points
 from hf_kcd.data import load_image_data
 from transformers import AutoModelForImageClassification, pipeline
 
@@ -138,7 +138,7 @@ print(json.dumps({
 
 
 def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, run_fresh, tmp_path, capsys):
-    hf_kcd("push", run_folder, "me/first", "--with-soft-labels", "--views", "2", "--top_k", "3", "--bits", "16")
+    hf_kcd("push", run_folder, "me/first", "--with_soft_labels", "--views", "2", "--top_k", "3", "--bits", "16")
     capsys.readouterr()
     mask = KnowledgeMask.from_pretrained(run_folder / "mask")
     done = run_fresh(["-W", "ignore", "-c", STRANGER], cache=tmp_path / "cache")
@@ -199,7 +199,7 @@ def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_
 
 
 def test_size_of_soft_labels_is_said_before_they_are_made(run_folder, tmp_path, capsys):
-    words = ["--dry_run", tmp_path / "out", "--mask_only", "--with-soft-labels", "--views", "3"]
+    words = ["--dry_run", tmp_path / "out", "--mask_only", "--with_soft_labels", "--views", "3"]
     hf_kcd("push", run_folder, "me/points", *words)
     said = capsys.readouterr().out
     assert "3 views of 60 points, all 10 classes, 8 bits" in said
@@ -265,10 +265,10 @@ def test_a_mask_that_was_here_when_it_was_trained_on_is_no_repository(hub, run_f
         (["{run}", "first"], "give user/name"),
         (["{run}", "me/fir/st"], "cannot exist"),
         (["{run}", "me/first", "--mask_only", "--mask_repo", "me/x"], "leave --mask_repo out"),
-        (["{run}", "me/first", "--student_only", "--with-soft-labels"], "no mask to push"),
-        (["{run}", "me/first", "--with-soft-labels", "--bits", "4"], "bits is 4"),
-        (["{run}", "me/first", "--with-soft-labels", "--views", "0"], "num_views is 0"),
-        (["{run}/mask", "me/first", "--mask_only", "--with-soft-labels"], "recipe.yaml"),
+        (["{run}", "me/first", "--student_only", "--with_soft_labels"], "no mask to push"),
+        (["{run}", "me/first", "--with_soft_labels", "--bits", "4"], "bits is 4"),
+        (["{run}", "me/first", "--with_soft_labels", "--views", "0"], "num_views is 0"),
+        (["{run}/mask", "me/first", "--mask_only", "--with_soft_labels"], "recipe.yaml"),
         (["{run}", "you/first"], "may not be written to"),
     ],
 )
@@ -279,7 +279,7 @@ def test_what_cannot_be_pushed_is_one_line_and_leaves_nothing(hub, run_folder, w
 
 def test_without_a_login_nothing_is_made(hub, run_folder, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    assert "hf auth login" in refused(capsys, run_folder, "me/first", "--with-soft-labels")
+    assert "hf auth login" in refused(capsys, run_folder, "me/first", "--with_soft_labels")
     assert not hub.repositories
 
 

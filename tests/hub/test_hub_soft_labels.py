@@ -27,7 +27,7 @@ def digits() -> KnowledgeDataset:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[Path, SoftLabels]:
-    """A folder as `hf-kcd push --with-soft-labels` uploads it: a mask of 64 digits and a teacher's soft labels of them."""
+    """A folder as `hf-kcd push --with_soft_labels` uploads it: a mask of 64 digits and a teacher's soft labels of them."""
     datasets.disable_progress_bars()
     folder, dataset = tmp_path_factory.mktemp("published"), digits()
     kept = torch.arange(0, 640, 10)
