@@ -35,7 +35,7 @@ from hf_kcd import (
     load_model,
 )
 from hf_kcd.artifacts.files import read_json, write_json
-from hf_kcd.data import SoftLabels, load_image_data
+from hf_kcd.data import SoftLabels, first_points, load_image_data
 from hf_kcd.reporting.compare import format_table
 from hf_kcd.training import apply_mask
 from hf_kcd.training.soft_labels import make_soft_labels

@@ -90,8 +90,11 @@ class RunConfig:
     teacher_checkpoint: str | None = _option(
         None, "File with the weights of a teacher given by its timm name (.safetensors, .pth)."
     )
-    assistants: list[str] | None = HfArg(
-        default=None, help="Networks between teacher and student, largest first (TAKD, DGKD); trained where needed."
+    assistants: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Networks between teacher and student, largest first (TAKD, DGKD); those without weights are trained."
+        },
     )
     mask: str | None = _option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")
     mask_mixing: bool = _option(True, "Mix the mask's borderline images as the mask says.")
