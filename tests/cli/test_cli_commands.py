@@ -175,8 +175,8 @@ def start_and_signal(words: list[object], folder: Path, number: signal.Signals) 
 
 
 def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, refused):
-    words = ["distill", "--data", "digits", "--train_points", "300", "--method", "ce", *CONDENSED, "--use_cpu"]
-    words += ["--num_train_epochs", "12", "--seed", "1", "--no_plots", "--output_dir"]
+    words = ["distill", "--data", "digits", "--train_points", "200", "--method", "ce", *CONDENSED, "--use_cpu"]
+    words += ["--num_train_epochs", "8", "--seed", "1", "--no_plots", "--output_dir"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     hf_kcd(*words, whole)
     code, _ = start_and_signal([*words, cut], cut, signal.SIGKILL)
