@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Container, Sequence
@@ -27,9 +26,10 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, doc: str, epilog: str | None = None, imports: bool = False) -> None:
+        description = doc.split(": ", 1)[1]
         super().__init__(
             prog=f"hf-kcd {command}",
-            description=doc.split(": ", 1)[1],
+            description=description[0].upper() + description[1:],
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -73,42 +73,22 @@ def import_module(name: str) -> None:
     Raises:
         ImportError: When there is no such module, its name is taken, or it raises an error.
     """
-    path = Path(name)
-    module = path.stem if path.suffix == ".py" else name
-    loaded = sys.modules.get(module)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise ImportError(f"Cannot import {name}: there is no such file. Give its path from the current folder.")
-        if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() != path.resolve():
-            raise ImportError(f"Cannot import {name}: a module {module} is loaded already. Rename the file.")
-    if loaded is not None:
-        return
-    # At the end of the search path, a folder of the user's hides no installed package.
-    for folder in (str(path.parent.resolve()), os.getcwd()):
-        if folder not in sys.path:
-            sys.path.append(folder)
+    path = Path(name) if name.endswith(".py") else None
+    if path is not None and not path.is_file():
+        raise ImportError(f"Cannot import {name}: there is no such file. Give its path from the current folder.")
+    # At the end of the search path, the user's folder hides no installed package.
+    sys.path.append(os.getcwd() if path is None else str(path.parent.resolve()))
+    wanted = name if path is None else path.stem
     try:
-        if path.suffix == ".py":
-            _execute(module, path)
-        else:
-            importlib.import_module(module)
+        module = importlib.import_module(wanted)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            reason = "there is no such module, neither installed nor in the current folder"
-        else:
-            reason = f"it raised {type(error).__name__}: {error}"
-        raise ImportError(f"Cannot import {name}: {reason}.") from error
-
-
-def _execute(module: str, path: Path) -> None:
-    # Not by its name, under which another file could be found first.
-    spec = importlib.util.spec_from_file_location(module, path.resolve())
-    sys.modules[module] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(sys.modules[module])
-    except BaseException:
-        del sys.modules[module]
-        raise
+        missing = isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}.")
+        reason = "there is no such module, neither installed nor in the current folder"
+        raise ImportError(
+            f"Cannot import {name}: {reason if missing else f'it raised {type(error).__name__}: {error}'}."
+        ) from error
+    if path is not None and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+        raise ImportError(f"Cannot import {name}: another module is called {wanted}. Rename the file.")
 
 
 def current_name(name: str, valid: Container[str]) -> str:

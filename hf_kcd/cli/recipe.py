@@ -76,24 +76,20 @@ class RunConfig:
     student: str = HfArg(
         default="cifar_resnet8",
         aliases=["--network"],
-        help="Network to train (or --network): a timm name, a folder, or hf_hub:user/name.",
+        help="Network to train (also --network): a timm name, a folder, or hf_hub:user/name.",
     )
     student_checkpoint: str | None = _option(None, "File with weights to start from.")
-    new_classifier: bool = _option(
-        False, "Replace the classifier of pretrained weights, to transfer to other classes."
-    )
+    new_classifier: bool = _option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
     freeze_backbone: bool = _option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
     image_size: int | None = _option(
-        None, "Height and width to resize images to; by default the data's, or the pretrained network's."
+        None, "Size to resize images to; by default the data's or the pretrained network's."
     )
     teacher: str | None = _option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
-    teacher_checkpoint: str | None = _option(
-        None, "File with the weights of a teacher given by its timm name (.safetensors, .pth)."
-    )
+    teacher_checkpoint: str | None = _option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
     assistants: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Networks between teacher and student, largest first (TAKD, DGKD); those without weights are trained."
+            "help": "Networks between teacher and student, largest first (TAKD, DGKD); untrained ones are trained."
         },
     )
     mask: str | None = _option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")

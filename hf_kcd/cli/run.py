@@ -20,10 +20,10 @@ from ..publishing import push_student
 from ..reporting.run import draw_run
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
+from ..training.interruption import interruptible
+from ..training.progress import show_progress
 from ..training.results import run_results
-from .interruption import interruptible
 from .options import RunFailed, say
-from .progress import show_progress
 from .recipe import Recipe, RunConfig
 
 

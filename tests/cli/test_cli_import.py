@@ -69,7 +69,7 @@ def test_methods_values_and_networks_of_a_user_work_in_every_command(folder, tea
             "lonely_module",
             "Cannot import lonely_module: it raised ModuleNotFoundError: No module named 'not_installed'",
         ),
-        ("timm.py", "Cannot import timm.py: a module timm is loaded already"),
+        ("timm.py", "Cannot import timm.py: another module is called timm"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_reported_in_one_line(name, said, tmp_path, monkeypatch, refused):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hf_kcd.artifacts.identity import DatasetIdentity
-from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing, KnowledgeDataset
+from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, KnowledgeDataset, Preprocessing
 
 RECIPE = replace(CIFAR_PREPROCESSING, size=12, padding=2)
 STILL = replace(RECIPE, augmentation="none", padding=0)

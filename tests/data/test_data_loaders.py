@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, Preprocessing, KnowledgeDataset, collate
+from hf_kcd.data import CIFAR_PREPROCESSING, IMAGENET_PREPROCESSING, KnowledgeDataset, Preprocessing, collate
 
 CROP = Preprocessing(CIFAR_PREPROCESSING.mean, CIFAR_PREPROCESSING.std, 12, "crop_flip", padding=2)
 CUT = Preprocessing(IMAGENET_PREPROCESSING.mean, IMAGENET_PREPROCESSING.std, 16, "resized_crop_flip")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from hf_kcd.artifacts.files import load_tensors, save_tensors
-from hf_kcd.data import Preprocessing, KnowledgeDataset, SoftLabels, collate
+from hf_kcd.data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from hf_kcd.data.soft_labels import pack_logits
 
 RECIPE = Preprocessing((0.5,) * 3, (0.25,) * 3, 12, "crop_flip", padding=2)

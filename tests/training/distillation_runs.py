@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
-from hf_kcd.data import Preprocessing, KnowledgeDataset
+from hf_kcd.data import KnowledgeDataset, Preprocessing
 from hf_kcd.methods import register_method
 from hf_kcd.methods.kd import KD
 from hf_kcd.training import DistillationConfig, DistillationTrainer, KCDConfig, KCDTrainerCallback

@@ -7,8 +7,8 @@ import torch
 from transformers import TrainerCallback
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KnowledgeDataset, load_model
-from hf_kcd.cli.interruption import interruptible
 from hf_kcd.data import load_image_data
+from hf_kcd.training.interruption import interruptible
 
 
 class PressesInsideADestructor(TrainerCallback):
@@ -28,7 +28,7 @@ class PressesInsideADestructor(TrainerCallback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_dropped_by_the_interpreter_stops_the_training(tmp_path):
     data = load_image_data("digits")
-    dataset = KnowledgeDataset(data.train.select(range(128)), data.recipe)
+    dataset = KnowledgeDataset(data.train.select(range(128)), data.preprocessing)
     args = DistillationConfig(
         str(tmp_path), method="ce", num_train_epochs=4, save_strategy="no", disable_tqdm=True, report_to="none"
     )
