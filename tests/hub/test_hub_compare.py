@@ -42,7 +42,7 @@ def refused(words, capsys) -> str:
 
 
 def test_what_is_no_run_is_one_line(published, tmp_path, capsys):
-    assert "runs/nowhere is no folder here, and as a Hub id: The model repository 'runs/nowhere' does not exist" in (
+    assert "runs/nowhere is not a folder here, and as a Hub id: The model repository 'runs/nowhere' does not exist" in (
         refused(["plot", "runs/nowhere", "me/kd"], capsys)
     )
     published.put("me/other", {"config.json": b"{}"})

@@ -258,7 +258,7 @@ def test_a_mask_that_was_here_when_it_was_trained_on_is_no_repository(hub, run_f
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere", "me/first"], "nowhere is no folder"),
+        (["nowhere", "me/first"], "nowhere is not a folder"),
         (["{run}/plots", "me/first"], "results.json does not exist"),
         (["{run}/plots", "me/first", "--mask_only"], "no mask to push"),
         (["{run}/mask", "me/first"], "add --mask_only"),
@@ -286,7 +286,7 @@ def test_without_a_login_nothing_is_made(hub, run_folder, capsys, monkeypatch):
 def test_a_push_that_breaks_off_says_what_is_up_and_the_same_command_goes_on(hub, run_folder, capsys, waits):
     hub.fail("POST /api/datasets/.*/commit/", "status", 100, status=500)
     said = refused(capsys, run_folder, "me/first", code=1)
-    assert "me/first is uploaded" in said and "me/first-mask is as it was" in said
+    assert "me/first is uploaded" in said and "me/first-mask is unchanged" in said
     assert set(hub.files("me/first")) == STUDENT_FILES and hub.files("me/first-mask", "dataset") == {}
     hub.mend()
     commits = hub.commits("me/first")
