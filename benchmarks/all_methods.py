@@ -1,7 +1,7 @@
 """Every distillation method, plain and condensed, over a few epochs of a part of a data set: does it train, at what cost?
 
-Each run is a process of its own, so that its peak memory is its own. A run whose result stands in --json is not repeated,
-so the script goes on where it was interrupted. Accuracies after three epochs say that a method works, not how well.
+Each run is a process of its own, so that its peak memory is its own. A run whose result is in --json is not repeated,
+so an interrupted script continues. Accuracies after three epochs say that a method works, not how well.
 
     python benchmarks/all_methods.py --data_dir CIFAR100_FOLDER --teacher_checkpoint resnet20_vanilla.pth --json methods.json
 """
@@ -48,7 +48,7 @@ class StepTimes(TrainerCallback):
 
 
 def train(options: argparse.Namespace, method: str, condensed: bool) -> dict[str, Any]:
-    """Train once and say what came of it."""
+    """Train once and collect the results."""
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     data = load_image_data(options.data, options.data_dir)
@@ -59,9 +59,9 @@ def train(options: argparse.Namespace, method: str, condensed: bool) -> dict[str
     student = load_model(options.student, dataset.num_classes)
     teacher: Any = load_model(options.teacher, dataset.num_classes, options.teacher_checkpoint)
     if get_method(method).many_teachers:
-        # Stands for an assistant; what matters here is that there are two.
+        # A stand-in for an assistant: the method needs two teachers.
         teacher = [teacher, load_model(options.teacher, dataset.num_classes, options.teacher_checkpoint)]
-    # Long first phases are cut, which says nothing of what the method reaches.
+    # Long first phases are cut short.
     known = method_options(method)
     own = {"first_phase_epochs": min(1, known["first_phase_epochs"])} if "first_phase_epochs" in known else {}
     times = StepTimes()
@@ -105,7 +105,7 @@ def train(options: argparse.Namespace, method: str, condensed: bool) -> dict[str
 
 
 def complaints(run: dict[str, Any]) -> list[str]:
-    """Say what is wrong with a run: a part that is not finite, or at zero throughout."""
+    """List the faults of a run: loss parts that are not finite, or always zero."""
     found = []
     for name, values in run["parts"].items():
         if not all(math.isfinite(value) for value in values):
@@ -116,7 +116,7 @@ def complaints(run: dict[str, Any]) -> list[str]:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Lay the runs out, a method a row."""
+    """Write one row per method."""
     kd = next((run["ms_per_step"] for run in runs if run["method"] == "kd" and not run["condensed"]), math.nan)
     rows = []
     for method in sorted({run["method"] for run in runs}):

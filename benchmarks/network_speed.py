@@ -1,6 +1,6 @@
 """Time forward and backward of networks, contiguous against channels-last, in turns in one run.
 
-A step is forward in training mode, cross-entropy and backward; no data, no optimiser. In each round every network takes
+A step is forward in training mode, cross-entropy and backward; no data, no optimizer. In each round every network takes
 its turn in every variant, so that whatever else the machine does falls on all of them.
 
     python benchmarks/network_speed.py --json network_speed.json

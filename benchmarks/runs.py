@@ -1,4 +1,4 @@
-"""What the benchmarks of whole trainings share: options that name a pair and its data, and runs in processes of their own."""
+"""Shared by the benchmarks of whole trainings: options for a pair and its data, and runs in their own processes."""
 
 import argparse
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def pair_options(description: str, epochs: int) -> argparse.ArgumentParser:
-    """Make a parser of the options that such a benchmark takes.
+    """Make the parser of such a benchmark.
 
     Args:
-        description: What the benchmark is about, for its help.
-        epochs: How many a training has by default.
+        description: Of the benchmark, for its help.
+        epochs: Default number of epochs.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="cifar100", help="data set: digits, cifar100, a folder or a Hub id")
@@ -25,12 +25,12 @@ def pair_options(description: str, epochs: int) -> argparse.ArgumentParser:
     )
     parser.add_argument("--eval_points", type=int, default=2000, help="points that are evaluated on [%(default)s]")
     parser.add_argument("--epochs", type=int, default=epochs)
-    parser.add_argument("--json", required=True, help="file the results are kept in, and taken up from")
+    parser.add_argument("--json", required=True, help="file for the results; finished runs in it are not repeated")
     return parser
 
 
 def run_apart(*words: str) -> Any:
-    """Run this script again with `--one` and more words, and take what the last line of its output says.
+    """Run this script again with `--one` and more words, and return the JSON in the last line of its output.
 
     Raises:
         RuntimeError: With the last line of its errors, when it fails.

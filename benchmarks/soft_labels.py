@@ -36,7 +36,7 @@ from hf_kcd import (
 )
 from hf_kcd.artifacts.files import read_json, write_json
 from hf_kcd.data import SoftLabels, first_points, load_image_data
-from hf_kcd.reporting import format_table
+from hf_kcd.reporting.compare import format_table
 from hf_kcd.training.soft_labels import make_soft_labels
 
 # Views, classes that are stored (0: all), bits; None is the teacher itself. As many views as epochs: no view twice.

@@ -1,4 +1,4 @@
-"""A chain of distillations from one recipe: assistants that learn from those before them, and the student at its end."""
+"""A chain of distillations from one recipe: each assistant learns from those before it, the student from the last or all."""
 
 from copy import copy
 from dataclasses import replace
@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from ..artifacts.results import Results
-from ..artifacts.run_folder import RECIPE_NAME
-from ..methods import method_options, renamed_options
+from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME
+from ..methods import method_options
 from ..methods.registry import get_method
 from ..models import load_model
+from ..models.loading import brings_weights
 from ..reporting import read_results
+from ..reporting.run import describe_run
+from .options import say
 from .recipe import Recipe
-from .run import RESULTS_NAME, assistant_folders, brings_weights, find_checkpoint, run, say, summary, train
+from .run import assistant_folders, find_checkpoint, run, train
 
 
 def run_chain(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
-    """Train the assistants of a recipe that have no weights yet, then its student; without assistants, the student.
+    """Train the assistants of a recipe that have no weights yet, then its student.
 
-    Each assistant is a run of its own in `assistant-<number>` of the output folder, under the recipe's method and settings,
-    on all points: what condensation or a mask chooses, it chooses for the student. Resumed, the chain goes on with the first
-    run that is not finished.
+    Each assistant is a run of its own in `assistant-<number>` of the output folder, with the recipe's method and settings, on
+    all points: condensation and masks are for the student. A resumed chain goes on with the first unfinished run.
 
     Args:
         recipe: What to train and how.
@@ -31,7 +33,7 @@ def run_chain(recipe: Recipe, command: str | None = None, quiet: bool = False) -
         The student's results.
 
     Raises:
-        ValueError: When the recipe cannot be followed, or a finished assistant was trained otherwise.
+        ValueError: When the recipe cannot be followed, or a finished assistant has other settings.
         RunFailed: When a training stops.
     """
     if recipe.config.assistants:
@@ -45,11 +47,7 @@ def run_chain(recipe: Recipe, command: str | None = None, quiet: bool = False) -
 
 
 def assistant_recipes(recipe: Recipe) -> list[Recipe]:
-    """Make the recipes of the assistants that are to be trained, in their order.
-
-    Args:
-        recipe: That of the whole chain.
-    """
+    """Make the recipes of the assistants that still need training, in order, from the recipe of the chain."""
     folders = assistant_folders(recipe.config, recipe.args.output_dir)
     recipes = []
     for number, name in enumerate(recipe.config.assistants or []):
@@ -70,12 +68,12 @@ def assistant_recipes(recipe: Recipe) -> list[Recipe]:
         args.output_dir = folders[number]
         args.resume_from_checkpoint = None
         args.push_to_hub = False
-        recipes.append(Recipe(config, args, None, recipe.given))
+        recipes.append(replace(recipe, config=config, args=args, kcd=None))
     return recipes
 
 
 def _check(recipe: Recipe, links: list[Recipe]) -> None:
-    """Refuse what would otherwise come up only when the assistants have been trained."""
+    """Refuse now what would otherwise fail only after the assistants are trained."""
     method = recipe.args.method
     if not get_method(method).teacher_reads:
         raise ValueError(
@@ -95,7 +93,6 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
 def _check_finished(link: Recipe) -> None:
     folder, args = Path(link.args.output_dir), link.args
     results = read_results(folder / RESULTS_NAME)
-    results["method_options"] = renamed_options(results["method"], results["method_options"])
     wanted: dict[str, Any] = {
         "student": link.config.student,
         "data": link.config.data,
@@ -107,8 +104,8 @@ def _check_finished(link: Recipe) -> None:
     for name, value in wanted.items():
         if results[name] != value:
             raise ValueError(
-                f"{folder} holds an assistant of another chain: {name} is {value} here and {results[name]} there. Choose another "
-                "output_dir, or give the folder itself as the assistant."
+                f"{folder} holds an assistant of another chain: {name} is {value} here and {results[name]} there. Choose "
+                "another output_dir, or give the folder itself as the assistant."
             )
 
 
@@ -119,7 +116,7 @@ def _train_assistant(link: Recipe, command: str | None, quiet: bool) -> None:
         return
     results = train(link, command, quiet)
     if not quiet:
-        say(summary(results, folder))
+        say(describe_run(results, folder))
     # No process reads the assistant before the first has written it.
     link.args.distributed_state.wait_for_everyone()
 

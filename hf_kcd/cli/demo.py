@@ -1,6 +1,5 @@
-"""`hf-kcd demo`: the whole story on embedded digits in minutes: alone, with KD, with condensed KD, with random points."""
+"""`hf-kcd demo`: compare a student alone, with KD, with condensed KD and with random points, on small images of digits."""
 
-import argparse
 import shlex
 import shutil
 import sys
@@ -12,9 +11,11 @@ import torch
 
 from ..artifacts.files import write_json
 from ..artifacts.results import Results
+from ..artifacts.run_folder import RESULTS_NAME
 from ..reporting import plot_curves, read_results, results_table, save_figure
+from .options import CommandParser
 from .recipe import read_recipe
-from .run import RESULTS_NAME, run
+from .run import run
 
 # With all 1,501 training images the small student needs no teacher (98 % and more, whatever the method); with 300 it does.
 _TRAIN_POINTS = 300
@@ -28,10 +29,10 @@ _STUDENTS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = argparse.ArgumentParser(prog="hf-kcd demo", description=__doc__.split(": ", 1)[1], allow_abbrev=False)
-    parser.add_argument("--output_dir", default="demo", help="where everything is written [%(default)s]")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each student [%(default)s]")
-    parser.add_argument("--quick", action="store_true", help="a quarter of the epochs: to see that everything runs")
+    parser = CommandParser("demo", __doc__)
+    parser.add_argument("--output_dir", metavar="FOLDER", default="demo", help="folder to write to [%(default)s]")
+    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="runs of each student [%(default)s]")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the epochs, to see that everything runs")
     options = parser.parse_args(arguments)
     folder = Path(options.output_dir)
     if options.seeds < 1:
@@ -40,13 +41,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"{folder} is not empty: remove it, or choose another --output_dir.")
 
     started = time.perf_counter()
-    # Images of 8 x 8 keep no second core busy: sharing them out only waits, on a busy machine for minutes.
+    # Images of 8 x 8 are too small for several threads, which only wait for each other.
     torch.set_num_threads(1)
     teacher_epochs, epochs, stage = (3, 6, 1) if options.quick else (12, 24, 4)
     print(
         "Digits (1,797 images of 8 x 8, embedded in scikit-learn). The teacher, cifar_resnet20, learns from all 1,501 training "
         f"images; the\nstudents, cifar_resnet8, from {_TRAIN_POINTS} of them (with all, they need no teacher), for {epochs} epochs "
-        "in 6 stages. All are tested on\nthe other 296: one is 0.34 %.\n"
+        "in 6 stages. All are tested on\nthe other 296; one image is 0.34 %.\n"
     )
     words = ["--network", "cifar_resnet20", "--method", "ce", "--lr_schedule", "cosine"]
     words += ["--num_train_epochs", str(teacher_epochs)]
@@ -58,12 +59,12 @@ def main(arguments: Sequence[str]) -> None:
             words += ["--teacher", str(folder / "teacher")]
         if "--condense" in own:
             words += ["--epochs_per_stage", str(stage)]
-        # One picture book is enough for all seeds.
+        # The plots of one seed are enough.
         groups[name] = [
             _run(folder / subfolder / f"seed-{seed}", words, seed, plots=seed == 0) for seed in range(options.seeds)
         ]
     _report(folder, groups)
-    print(f"\nAll of it took {time.perf_counter() - started:.0f} s. {_next_steps(folder, options.seeds)}")
+    print(f"\nEverything took {time.perf_counter() - started:.0f} s. {_next_steps(folder, options.seeds)}")
 
 
 def _run(folder: Path, words: list[str], seed: int, plots: bool) -> Results:
@@ -76,7 +77,7 @@ def _run(folder: Path, words: list[str], seed: int, plots: bool) -> Results:
 
 
 def _report(folder: Path, groups: dict[str, list[Results]]) -> None:
-    print(f"\n{results_table(groups)}\n\nMean ± standard deviation over seeds: differences within it are noise.")
+    print(f"\n{results_table(groups)}\n\nMean ± standard deviation over seeds. Differences within it are noise.")
     write_json(folder / RESULTS_NAME, groups)
     students = {name: folder / subfolder / "seed-0" for name, (subfolder, _) in _STUDENTS.items()}
     figure = plot_curves([read_results(path / RESULTS_NAME) for path in students.values()], list(students))
@@ -86,11 +87,11 @@ def _report(folder: Path, groups: dict[str, list[Results]]) -> None:
 def _next_steps(folder: Path, num_seeds: int) -> str:
     condensed = folder / "kc_kd" / "seed-0"
     other = folder / ("kc_kd" if num_seeds > 1 else "random") / f"seed-{min(1, num_seeds - 1)}"
-    # Not everybody has activated the environment that `make demo` builds.
+    # The environment that `make demo` builds may not be activated.
     started_as = Path(sys.argv[0])
     command = started_as if started_as.name == "hf-kcd" and not shutil.which("hf-kcd") else "hf-kcd"
-    return f"""It is in {folder}: results.json, comparison.png, and a folder a run with
-student (model.safetensors), mask, recipe.yaml; pictures of the first condensed run are in {condensed / "plots"}.
+    return f"""The results are in {folder}: results.json, comparison.png, and one folder per run with
+the student (model.safetensors), its mask and recipe.yaml. See the plots of the first condensed run in {condensed / "plots"}.
 
 What to try next:
   {command} mask show {condensed}

@@ -1,38 +1,38 @@
-"""`hf-kcd plot`: draw the plots of a run again, or several runs in one, published ones too."""
+"""`hf-kcd plot`: redraw the plots of a run, or draw several runs in one plot, published runs included."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..artifacts.run_folder import RECIPE_NAME
+from ..artifacts.run_folder import RESULTS_NAME, read_run
 from ..data import KnowledgeDataset
 from ..hub.download import fetch_files
 from ..reporting import group_results, plot_curves, read_results, results_table, save_figure
-from .recipe import read_recipe
-from .run import RESULTS_NAME, draw_plots, load_run_data
+from ..reporting.run import draw_run
+from .options import CommandParser
+from .recipe import RunConfig
+from .run import load_run_data
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = argparse.ArgumentParser(prog="hf-kcd plot", description=__doc__.split(": ")[1], allow_abbrev=False)
+    parser = CommandParser("plot", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or Hub id of a student")
     parser.add_argument(
-        "--output", metavar="FILE", default="comparison.png", help="the plot of several runs [%(default)s]"
+        "--output", metavar="FILE", default="comparison.png", help="file for the plot of several runs [%(default)s]"
     )
     options = parser.parse_args(arguments)
 
     results = [read_results(_results_file(run)) for run in options.runs]
     if len(results) == 1 and Path(options.runs[0]).is_dir():
         folder = Path(options.runs[0])
-        for path in draw_plots(folder, results[0], _training_set(folder)):
+        for path in draw_run(folder, results[0], _training_set(folder)):
             print(path)
         return
     groups = group_results(results)
-    # Seeds of one experiment share its name, and so its colour.
+    # Seeds of one experiment share its name, and so its color.
     names = {id(result): name for name, group in groups.items() for result in group}
     save_figure(plot_curves(results, [names[id(result)] for result in results]), options.output)
-    print(results_table(groups))
-    print(f"\nDrawn: {options.output}")
+    print(f"{results_table(groups)}\n\nDrawn: {options.output}")
 
 
 def _results_file(run: str) -> Path:
@@ -41,18 +41,21 @@ def _results_file(run: str) -> Path:
     try:
         return fetch_files(run, [RESULTS_NAME]) / RESULTS_NAME
     except (OSError, ValueError) as error:
-        raise type(error)(f"{run} is no folder here, and as a Hub id: {error}") from error
+        raise type(error)(f"{run} is not a folder here, and as a Hub id: {error}") from error
 
 
 def _training_set(folder: Path) -> KnowledgeDataset | None:
-    """Load the run's images for the contact sheets; without them the other plots are drawn."""
-    recipe = folder / RECIPE_NAME
+    """Load the run's images for the contact sheets; without them, the other plots are drawn."""
+    _, recipe = read_run(folder)
+    # Only what names the data: a look at a run imports no module that its recipe asks for.
+    names = ("data", "data_dir", "train_split", "eval_split", "image_column", "label_column", "train_points")
+    config = RunConfig(**{name: value for name, value in (recipe or {}).items() if name in names})
     try:
-        config = read_recipe("distill", ["--config", str(recipe), "--output_dir", str(folder)]).config
+        if recipe is None:
+            raise FileNotFoundError(f"{folder} has no recipe, which names the data.")
         data = load_run_data(config)
     except OSError as error:
         print(f"No contact sheets: {error}")
         return None
-    return KnowledgeDataset(
-        data.train, data.preprocessing, image_column=config.image_column, label_column=config.label_column
-    )
+    columns = {"image_column": config.image_column, "label_column": config.label_column}
+    return KnowledgeDataset(data.train, data.preprocessing, **columns)

@@ -1,25 +1,29 @@
-"""A run's configuration: fields with a help each, read from a YAML file and the command line, and written back as a file."""
+"""The configuration of a run: read from a YAML file and the command line, and written back as a file."""
 
 import argparse
 import difflib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import HfArg
 
 from ..artifacts.files import atomic_file
+from ..artifacts.run_folder import RECIPE_NAME
 from ..errors import unknown_name
+from ..methods import method_options
 from ..training import DistillationConfig, KCDConfig
+from .options import add_import_option, current_name, current_words, say
 
 _PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
-
-# What most runs change. The order is the one of the help and of the files that are written.
-_COMMON = (
+# What most runs change, in the order of the help and of written files.
+_COMMON = [
     "output_dir",
     "method",
     "method_options",
@@ -43,10 +47,15 @@ _COMMON = (
     "max_steps",
     "save_total_limit",
     "disable_tqdm",
-)
+]
 _TEACHER = ("teacher", "teacher_checkpoint", "assistants")
-# Where a run is written and whether it is taken up again is not what is trained.
+# Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
+_KINDS = {int: "N", float: "X"}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass
@@ -57,74 +66,42 @@ class RunConfig:
         ValueError: When fields contradict each other.
     """
 
-    data: str = field(
-        default="digits",
-        metadata={"help": "Data set: 'digits', 'cifar100', 'imagenet', a folder, or a Hub id such as user/name."},
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder with that data, so that nothing is fetched."})
-    train_split: str | None = field(default=None, metadata={"help": "Split to train on; 'train' without it."})
-    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; found by name without it."})
-    image_column: str | None = field(default=None, metadata={"help": "Image column; found by type without it."})
-    label_column: str | None = field(default=None, metadata={"help": "Label column; found by type without it."})
-    train_points: int | None = field(
-        default=None, metadata={"help": "Train on the first n points of a fixed order that alternates the classes."}
-    )
+    data: str = _option("digits", "Data set: digits, cifar100, imagenet, a folder, or a Hub id such as user/name.")
+    data_dir: str | None = _option(None, "Folder that holds the data set already; nothing is downloaded then.")
+    train_split: str | None = _option(None, "Split to train on; 'train' by default.")
+    eval_split: str | None = _option(None, "Split to evaluate on; found by its name by default.")
+    image_column: str | None = _option(None, "Column with the images; found by its type by default.")
+    label_column: str | None = _option(None, "Column with the labels; found by its type by default.")
+    train_points: int | None = _option(None, "Train on this many images only, balanced over the classes.")
     student: str = HfArg(
         default="cifar_resnet8",
         aliases=["--network"],
-        help="Network that is trained (--network means the same): a timm name, a folder, or hf_hub:user/name.",
+        help="Network to train (also --network): a timm name, a folder, or hf_hub:user/name.",
     )
-    student_checkpoint: str | None = field(default=None, metadata={"help": "File with weights that it starts from."})
-    new_classifier: bool = field(
-        default=False,
-        metadata={"help": "Put a new classifier on the weights it starts from, to transfer it to the data's classes."},
+    student_checkpoint: str | None = _option(None, "File with weights to start from.")
+    new_classifier: bool = _option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
+    freeze_backbone: bool = _option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
+    image_size: int | None = _option(
+        None, "Size to resize images to; by default the data's or the pretrained network's."
     )
-    freeze_backbone: bool = field(
-        default=False,
-        metadata={"help": "Train its classifier alone and leave the weights it starts from as they are."},
-    )
-    image_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Height and width its images are resized to; without it the data's, or those its weights know."
-        },
-    )
-    teacher: str | None = field(
-        default=None, metadata={"help": "Network it learns from: a timm name, a run's folder, or hf_hub:user/name."}
-    )
-    teacher_checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "File with the weights of a teacher given by its timm name (.safetensors, .pth)."},
-    )
+    teacher: str | None = _option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
+    teacher_checkpoint: str | None = _option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
     assistants: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Networks of middle size between teacher and student, from the first to the last (TAKD, DGKD). Each timm "
-            "name is trained in output_dir/assistant-N, from those before it; a folder with weights is used as it is."
+            "help": "Networks between teacher and student, largest first (TAKD, DGKD); untrained ones are trained."
         },
     )
-    mask: str | None = field(
-        default=None,
-        metadata={
-            "help": "Knowledge mask (folder or Hub id, also user/name@revision) whose points are trained on from the start."
-        },
-    )
-    mask_mixing: bool = field(default=True, metadata={"help": "Mix the mask's borderline points as it says."})
-    soft_labels: bool = field(
-        default=False,
-        metadata={"help": "Learn from the teacher's soft labels that came with the mask, without the teacher."},
-    )
-    plots: bool = field(default=True, metadata={"help": "Draw the run's plots at its end."})
-    resume: bool = field(
-        default=False, metadata={"help": "Continue the run in output_dir from its last whole checkpoint."}
-    )
-    condense: bool = field(default=False, metadata={"help": "Condense the knowledge while training."})
-    preset: str = field(
-        default="paper", metadata={"help": "What the options below start from: 'paper' or 'released_code'."}
-    )
+    mask: str | None = _option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")
+    mask_mixing: bool = _option(True, "Mix the mask's borderline images as the mask says.")
+    soft_labels: bool = _option(False, "Learn from the soft labels stored with the mask instead of a teacher.")
+    plots: bool = _option(True, "Draw the plots of the run at its end.")
+    resume: bool = _option(False, "Continue the run in output_dir from its last complete checkpoint.")
+    condense: bool = _option(False, "Condense the knowledge while training.")
+    preset: str = _option("paper", "Starting values of the options below: 'paper' or 'released_code'.")
 
     def __post_init__(self) -> None:
-        # What is a folder here reads as a Hub id wherever it is not.
+        # On another machine, a relative folder would read as a Hub id.
         for name in ("data", "mask"):
             value = getattr(self, name)
             if value and "/" in value and not value.startswith((".", "/", "~")) and Path(value).is_dir():
@@ -133,86 +110,81 @@ class RunConfig:
             raise unknown_name("preset", self.preset, _PRESETS)
         if self.train_points is not None and self.train_points < 1:
             raise ValueError(f"train_points is {self.train_points}: give at least 1, or leave it out for all points.")
-        if self.teacher_checkpoint is not None and self.teacher is None:
-            raise ValueError(
-                "teacher_checkpoint is given but teacher is not: name the network these weights belong to."
-            )
-        if self.assistants and self.teacher is None:
-            raise ValueError(
-                "assistants is given but teacher is not: name the network that the first of them learns from."
-            )
+        for name in ("teacher_checkpoint", "assistants"):
+            if getattr(self, name) and self.teacher is None:
+                raise ValueError(f"{name} is given but teacher is not: name the teacher, too.")
         if self.soft_labels and self.mask is None:
-            raise ValueError("soft_labels come with a mask: say which, e.g. --mask user/name.")
+            raise ValueError("soft_labels come with a mask: name it, e.g. --mask user/name.")
         if self.soft_labels and self.teacher is not None:
-            raise ValueError("soft_labels stand in for the teacher: leave teacher out, or soft_labels.")
+            raise ValueError("soft_labels replace the teacher: leave teacher or soft_labels out.")
         if self.mask is not None and self.condense:
-            raise ValueError(
-                "mask fixes the points of the whole training, condense selects them anew: give one of them."
-            )
+            raise ValueError("mask fixes the points of the whole training, condense selects them: give one of them.")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: what, how, and how it is condensed.
+    """A whole run: what is trained, how, and how it is condensed.
 
     Args:
         config: What is trained.
         args: How it is trained.
-        kcd: How knowledge is condensed; None where it is not.
+        kcd: How knowledge is condensed; None for a run without condensation.
         given: Names of the options that the file or the command line gave.
+        imports: Modules of the user that the run needs.
     """
 
     config: RunConfig
     args: DistillationConfig
     kcd: KCDConfig | None
     given: frozenset[str]
+    imports: tuple[str, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as a YAML file that `--config` takes."""
         names = dict.fromkeys((*_COMMON, *sorted(self.given & _names(DistillationConfig))))
-        values = {
-            **asdict(self.config),
-            **{name: getattr(self.args, name) for name in names},
-            **({} if self.kcd is None else self.kcd.to_dict()),
-        }
+        values = {"import": list(self.imports) or None, **asdict(self.config)}
+        values |= {name: getattr(self.args, name) for name in names}
         if self.kcd is None:
             del values["preset"]
+        else:
+            values |= self.kcd.to_dict()
         kept = {key: value for key, value in values.items() if value is not None and key not in _NOT_IN_RECIPE}
-        # Through JSON, which has no enumerations and no tuples.
+        # JSON has no enumerations and no tuples.
         plain = json.loads(json.dumps(kept, default=lambda value: getattr(value, "value", str(value))))
         with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120))
 
 
 def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Recipe:
-    """Read a run's configuration.
+    """Read the configuration of a run.
 
     Args:
         command: Name of the command, for its help.
         arguments: Command-line words behind it. `--config FILE.yaml` gives values that the other words override.
-        **defaults: Defaults of this command where they differ from the fields' own.
+        **defaults: Defaults of this command that differ from the fields' own.
 
     Returns:
-        The run, checked as far as it can be without data and networks.
+        The run, checked as far as possible without data and networks.
 
     Raises:
-        ValueError: For unknown names, values that cannot be, and condensation options without `condense`.
+        ValueError: For unknown names, values out of range, and condensation options without `condense`.
         FileNotFoundError: When the file does not exist.
+        ImportError: When a module of the user cannot be imported.
     """
     parser = _RecipeParser(command)
     parser.set_defaults(logging_strategy="epoch", eval_strategy="epoch", **defaults)
-    file, words = _config_option(arguments)
-    file_words = [] if file is None else parser.words_of_file(file)
-    namespace, unknown = parser.parse_known_args([*file_words, *words])
+    line = current_words(parser, arguments)
+    file = parser.parse_known_args(line)[0].config
+    words = [*([] if file is None else parser.words_of_file(Path(file))), *line]
+    namespace, unknown = parser.parse_known_args(words)
     if unknown:
         raise parser.unknown_option(f"option of hf-kcd {command}", unknown[0])
     values = vars(namespace)
     overrides = {name: values.pop(name) for name in _names(KCDConfig) if name in values}
-    given = parser.names_in([*file_words, *words])
+    given, from_line = parser.names_in(words), parser.names_in(line)
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
-    from_line = parser.names_in(words)
-    # A pair's recipe also serves on a published mask, and without its teacher: what the file says against it is set aside.
+    # A recipe of a pair also serves on a published mask, and without its teacher: its own contrary options are ignored.
     if "mask" in from_line and "condense" not in from_line:
         values["condense"] = False
         from_line |= {"condense"}
@@ -220,18 +192,32 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
         values.update({name: None for name in _TEACHER if name not in from_line})
     config = RunConfig(**{name: values[name] for name in _names(RunConfig)})
     if values["output_dir"] is None:
-        raise ValueError("output_dir is missing: say where the run is written, e.g. --output_dir runs/first.")
+        raise ValueError("output_dir is missing: name the folder to write to, e.g. --output_dir runs/first.")
     args = DistillationConfig(**{name: values[name] for name in _names(DistillationConfig) if name in values})
-    if config.condense:
-        return Recipe(config, args, _PRESETS[config.preset](**overrides), given)
-    # A recipe that condenses also serves as the one without: --condense false sets the file's own options aside.
-    for name in sorted((from_line if "condense" in from_line else given) & (_names(KCDConfig) | {"preset"})):
-        raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
-    return Recipe(config, args, None, given)
+    known = method_options(args.method)
+    args.method_options = {current_name(name, known): value for name, value in args.method_options.items()}
+    kcd = _PRESETS[config.preset](**overrides) if config.condense else None
+    if kcd is None:
+        # With --condense false on the command line, a recipe that condenses also serves without condensation.
+        for name in sorted((from_line if "condense" in from_line else given) & (_names(KCDConfig) | {"preset"})):
+            raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
+    return Recipe(config, args, kcd, given, tuple(values["imports"]))
+
+
+def run_recipe(run_folder: str | Path) -> Recipe:
+    """Read the recipe in the folder of a run.
+
+    Raises:
+        FileNotFoundError: When the folder has none.
+    """
+    path = Path(run_folder) / RECIPE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_folder} has no {RECIPE_NAME}: give the folder that a run was written to.")
+    return read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder)])
 
 
 class _RecipeParser(HfArgumentParser):
-    """The options of a run, with the few that most need first in the help, and errors that the caller words."""
+    """The options of a run: the most needed first in the help, and errors as exceptions."""
 
     def __init__(self, command: str) -> None:
         super().__init__(
@@ -243,76 +229,72 @@ class _RecipeParser(HfArgumentParser):
         self.add_argument(
             "--config", metavar="FILE", help="YAML file with any of the options below; the command line wins."
         )
+        add_import_option(self)
         for action in self._actions:
             if action.dest in _names(KCDConfig):
-                # A preset says what is not given, so there is a difference between a default and nothing.
+                # The preset fills what is not given, so absence differs from the default.
                 action.help += f" Paper: {action.default}."
                 action.default = argparse.SUPPRESS
 
-    def words_of_file(self, path: str, above: tuple[Path, ...] = ()) -> list[str]:
-        """Turn a YAML file's keys and values into command-line words, which are then checked in one place.
-
-        Its `base` is another such file, beside it, whose values it overrides.
-        """
+    def words_of_file(self, path: Path, above: tuple[Path, ...] = ()) -> list[str]:
+        """Turn a YAML file into command-line words; its `base` is another file beside it, whose values it overrides."""
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no YAML file: {error}") from error
+            raise ValueError(f"{path} is not a YAML file: {error}") from error
         if values is None:
             return []
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a {type(values).__name__}: write one 'option: value' a line.")
         base, words = values.pop("base", None), []
         if base is not None:
-            above = (*above, Path(path).resolve())
-            if (Path(path).parent / str(base)).resolve() in above:
-                raise ValueError(f"base in {path} is {base}, which is based on {path} itself: leave one of them out.")
-            words = self.words_of_file(str(Path(path).parent / str(base)), above)
+            above = (*above, path.resolve())
+            if (path.parent / str(base)).resolve() in above:
+                raise ValueError(f"base in {path} is {base}, which is based on {path} itself: remove one of them.")
+            words = self.words_of_file(path.parent / str(base), above)
+        valid = {option.removeprefix("--") for option in self._option_string_actions} - {"config", "help"}
         for key, value in values.items():
-            option = f"--{key}"
-            if option not in self._option_string_actions or key in ("config", "help"):
-                raise self.unknown_option(f"key in {path}", str(key))
-            if isinstance(value, list):
-                words += [option, *map(str, value)]
+            key = current_name(str(key), valid)
+            if key not in valid:
+                raise self.unknown_option(f"key in {path}", key)
+            if key == "import":
+                words += _import_words(path, value)
+            elif isinstance(value, list):
+                words += [f"--{key}", *map(str, value)]
             elif isinstance(value, dict):
-                words.append(f"{option}={json.dumps(value)}")
+                words.append(f"--{key}={json.dumps(value)}")
             elif value is not None:
-                words.append(f"{option}={value}")
+                words.append(f"--{key}={value}")
         return words
 
     def names_in(self, words: Sequence[str]) -> frozenset[str]:
         """Name the fields that words give a value to."""
-        options = (word.split("=")[0] for word in words)
-        return frozenset(
-            self._option_string_actions[word].dest for word in options if word in self._option_string_actions
-        )
+        actions = (self._option_string_actions.get(word.split("=")[0]) for word in words)
+        return frozenset(action.dest for action in actions if action is not None)
 
     def unknown_option(self, kind: str, word: str) -> ValueError:
-        """Word the error for an option that does not exist; there are too many to list them all."""
+        """Build the error for an unknown option; there are too many to list them all."""
         name = word.lstrip("-").split("=")[0].replace("-", "_")
-        valid = sorted({action.dest for action in self._actions})
-        nearest = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+        nearest = difflib.get_close_matches(name, sorted({action.dest for action in self._actions}), n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
         return ValueError(f"Unknown {kind}: {word!r}. {hint}{self.prog} --help lists all of them.")
 
     def error(self, message: str) -> None:
-        """Raise instead of printing two screens of usage."""
         raise ValueError(f"{message}. See {self.prog} --help.")
 
     def format_help(self) -> str:
-        """Write the help in groups, the options that most runs need first."""
         actions = {}
         for action in self._actions:
             actions.setdefault(action.dest, action)
-        what = ("config", *(f.name for f in fields(RunConfig) if f.name not in ("condense", "preset")))
-        how_condensed = ("condense", "preset", *(f.name for f in fields(KCDConfig)))
-        rest = [name for name in actions if name not in {*what, *how_condensed, *_COMMON, "help"}]
+        condensation = ["condense", "preset", *(f.name for f in fields(KCDConfig))]
+        what = ["config", "imports", *(f.name for f in fields(RunConfig) if f.name not in condensation)]
+        rest = [name for name in actions if name not in {*what, *condensation, *_COMMON, "help"}]
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {self.prog} [--config FILE.yaml] --output_dir FOLDER [--option value ...]")
         for title, names in (
             ("What is trained", what),
             ("How it is trained", _COMMON),
-            ("How knowledge is condensed", how_condensed),
+            ("How knowledge is condensed", condensation),
             ("Everything else of transformers.TrainingArguments", rest),
         ):
             formatter.start_section(title)
@@ -340,17 +322,17 @@ class _OneSpelling(argparse.HelpFormatter):
         return f"{text} [%(default)s]" if shown else text
 
 
-_KINDS = {int: "N", float: "X"}
-
-
-def _config_option(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config")
-    try:
-        namespace, words = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(f"{error}: give a YAML file, e.g. --config recipes/digits/kd.yaml.") from error
-    return namespace.config, words
+def _import_words(path: Path, value: Any) -> list[str]:
+    """Turn the `import` of a recipe into words; a recipe from the Hub, which is a stranger's, may not have one."""
+    modules = value if isinstance(value, list) else [value]
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE).resolve()
+    if path.absolute().is_relative_to(cache) or path.resolve().is_relative_to(cache):
+        raise ValueError(
+            f"{path} comes from the Hub and asks to import {', '.join(map(str, modules))}: a recipe from the Hub may not run "
+            "code. Copy the recipe, read the module, and import it with --import."
+        )
+    say(f"hf-kcd: {path} imports {', '.join(map(str, modules))}.", sys.stderr)
+    return [f"--import={module}" for module in modules]
 
 
 def _names(config: type) -> frozenset[str]:

@@ -1,34 +1,36 @@
-"""Soft labels of a finished run: its teacher answers the points of its mask, as its student saw them."""
+"""Soft labels of a finished run: its teacher's answers on the points of its mask, on the images that its student saw."""
 
 from pathlib import Path
 
-from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME
+from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..methods import method_options
+from ..models.loading import load_trained_model
 from ..training.soft_labels import make_soft_labels
-from .recipe import Recipe, read_recipe
-from .run import load_run_data, load_trained_model, student_and_training_set, teachers_of
+from .recipe import run_recipe
+from .run import load_run_data, student_and_training_set, teachers_of
 
 
 def soft_labels_of_run(run_folder: str | Path, *, num_views: int = 4, top_k: int = 0, bits: int = 8) -> SoftLabels:
     """Make soft labels for the mask of a finished run, with the run's teacher, images, seed and temperature.
 
     Args:
-        run_folder: Folder of a run that condensed: its recipe.yaml and mask/ are read.
+        run_folder: Folder of a run that condensed; its recipe.yaml and mask/ are read.
         num_views: Views of every point.
-        top_k: Classes of each row that are stored; 0 for all.
+        top_k: Classes to store per row; 0 for all.
         bits: Bits of a logit, 8 or 16.
 
     Raises:
         FileNotFoundError: When the folder has no recipe or no mask.
-        ValueError: When the run has no teacher or several, or for numbers that cannot be.
+        ValueError: When the run has no teacher or several, or a number is out of range.
     """
     recipe = run_recipe(run_folder)
     teachers = teachers_of(recipe)
     if len(teachers) != 1:
         raise ValueError(
-            f"Soft labels are one teacher's, and the run in {run_folder} learnt from {len(teachers) or 'none'}: leave them out."
+            f"Soft labels come from one teacher, and the run in {run_folder} learned from {len(teachers) or 'none'}: leave "
+            "them out."
         )
     mask = KnowledgeMask.from_pretrained(Path(run_folder) / MASK_FOLDER)
     _, dataset = student_and_training_set(recipe, load_run_data(recipe.config))
@@ -46,15 +48,3 @@ def soft_labels_of_run(run_folder: str | Path, *, num_views: int = 4, top_k: int
         recipe.args.device,
         recipe.args.dataloader_num_workers,
     )
-
-
-def run_recipe(run_folder: str | Path) -> Recipe:
-    """Read the recipe that a run's folder keeps.
-
-    Raises:
-        FileNotFoundError: When it has none.
-    """
-    path = Path(run_folder) / RECIPE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{run_folder} has no {RECIPE_NAME}: give the folder that a run was written to.")
-    return read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder)])

@@ -1,10 +1,12 @@
-"""`hf-kcd train-teacher`: train a network alone, to be somebody's teacher."""
+"""`hf-kcd train-teacher`: train a network alone."""
 
 import shlex
 from collections.abc import Sequence
 
+from ..reporting.run import describe_run
+from .options import say
 from .recipe import read_recipe
-from .run import run, say, summary
+from .run import run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -13,4 +15,4 @@ def main(arguments: Sequence[str]) -> None:
     if recipe.config.teacher is not None:
         raise ValueError("A teacher is trained alone: leave teacher out, or use hf-kcd distill.")
     results = run(recipe, command=f"hf-kcd train-teacher {shlex.join(arguments)}")
-    say(summary(results, recipe.args.output_dir))
+    say(describe_run(results, recipe.args.output_dir))

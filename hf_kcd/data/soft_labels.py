@@ -63,7 +63,7 @@ class SoftLabels(Artifact):
     CONFIG_FILE = "soft_labels.json"
     TENSOR_FILE = "soft_labels.safetensors"
     FACTS = (*_SIZE, *_OWN, "dataset")
-    ADVICE = "A mask has soft labels when it was published with hf-kcd push --with-soft-labels; otherwise learn from the teacher."
+    ADVICE = "A mask has soft labels when it was published with hf-kcd push --with_soft_labels; otherwise learn from the teacher."
 
     points: Tensor
     codes: Tensor

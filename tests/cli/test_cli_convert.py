@@ -7,27 +7,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 
-from hf_kcd.cli.main import main
 from hf_kcd.models import ModelSpec, load_model
 
 TEACHER = Path(__file__).resolve().parents[3] / "shared" / "teachers" / "cifar100_resnet20" / "resnet20_vanilla.pth"
 RESNET8_PARAMETERS = 83_892
-
-
-def here(capsys, *words):
-    main([*map(str, words)])
-    return capsys.readouterr().out
-
-
-def error_here(capsys, *words):
-    with pytest.raises(SystemExit) as exit_:
-        main([*map(str, words)])
-    assert exit_.value.code == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("hf-kcd: error: ")
-    return lines[0]
 
 
 def logits(network):
@@ -50,10 +34,10 @@ def file(tmp_path, resnet8):
     return tmp_path / "ckpt_epoch_240.pth"
 
 
-def test_the_folder_is_read_by_load_model_timm_and_transformers(tmp_path, capsys, file, resnet8):
+def test_the_folder_is_read_by_load_model_timm_and_transformers(tmp_path, file, resnet8, hf_kcd):
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / "deep" / "resnet8"
-    said = here(capsys, "convert", file, "--network", "cifar_resnet8", "--output", folder)
+    said = hf_kcd("convert", file, "--network", "cifar_resnet8", "--output", folder)
     assert f"cifar_resnet8, {RESNET8_PARAMETERS:,} parameters, 100 classes" in said
     assert "epoch 240, accuracy 59.98" in said
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
@@ -73,56 +57,56 @@ def test_the_folder_is_read_by_load_model_timm_and_transformers(tmp_path, capsys
     assert torch.equal(logits(names["model"]), logits(resnet8))
 
 
-def test_the_network_is_found_by_its_weights(tmp_path, capsys):
+def test_the_network_is_found_by_its_weights(tmp_path, hf_kcd):
     vgg = timm.create_model("cifar_vgg8", num_classes=7).state_dict()
     student = {f"module.student.{key}": tensor for key, tensor in vgg.items()}
     torch.save({"model": student, "best_acc": torch.tensor([71.5]), "epoch": 3}, tmp_path / "latest")
-    said = here(capsys, "convert", tmp_path / "latest", "--output", tmp_path / "out")
+    said = hf_kcd("convert", tmp_path / "latest", "--output", tmp_path / "out")
     assert "cifar_vgg8, " in said and "7 classes" in said and "best_acc 71.5" in said
     assert load_model(tmp_path / "out").num_classes == 7
 
 
-def test_one_of_several_networks_is_chosen_by_its_part(tmp_path, capsys):
+def test_one_of_several_networks_is_chosen_by_its_part(tmp_path, hf_kcd, refused):
     networks = {part: timm.create_model("cifar_resnet8", num_classes=5) for part in ("student", "teacher")}
     state = {f"module.{part}.{key}": t for part, net in networks.items() for key, t in net.state_dict().items()}
     torch.save({"model": state}, tmp_path / "latest.pth")
     words = ["convert", tmp_path / "latest.pth", "--output", tmp_path / "out"]
     for more in ([], ["--network", "cifar_resnet8"]):
-        line = error_here(capsys, *words, *more)
+        line = refused(*words, *more)
         assert "model.module.student, model.module.teacher" in line and "--part" in line
-    assert "no part 'assistant'. It fits cifar_resnet8 (under" in error_here(capsys, *words, "--part", "assistant")
+    assert "no part 'assistant'. It fits cifar_resnet8 (under" in refused(*words, "--part", "assistant")
     assert not (tmp_path / "out").exists()
-    here(capsys, *words, "--part", "teacher")
+    hf_kcd(*words, "--part", "teacher")
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(networks["teacher"]))
-    here(capsys, *words, "--part", "model.module.student", "--overwrite")
+    hf_kcd(*words, "--part", "model.module.student", "--overwrite")
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(networks["student"]))
 
 
-def test_two_architectures_are_both_named(tmp_path, capsys, resnet8):
+def test_two_architectures_are_both_named(tmp_path, resnet8, hf_kcd, refused):
     wrn = timm.create_model("cifar_wrn_16_2")
     torch.save({"student": resnet8.state_dict(), "teacher": wrn.state_dict()}, tmp_path / "pair.pth")
-    line = error_here(capsys, "convert", tmp_path / "pair.pth", "--output", tmp_path / "out")
+    line = refused("convert", tmp_path / "pair.pth", "--output", tmp_path / "out")
     assert "It fits cifar_resnet8 (under 'student') or cifar_wrn_16_2 (under 'teacher')." in line
-    said = here(capsys, "convert", tmp_path / "pair.pth", "--network", "cifar_wrn_16_2", "--output", tmp_path / "out")
+    said = hf_kcd("convert", tmp_path / "pair.pth", "--network", "cifar_wrn_16_2", "--output", tmp_path / "out")
     assert "cifar_wrn_16_2, 703,284 parameters" in said
 
 
-def test_any_network_of_timm_is_converted_when_it_is_named(tmp_path, capsys):
+def test_any_network_of_timm_is_converted_when_it_is_named(tmp_path, hf_kcd, refused):
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", num_classes=3)
     torch.save({"state_dict": {f"module.{k}": t for k, t in network.state_dict().items()}}, tmp_path / "a.tar")
     words = ["convert", tmp_path / "a.tar", "--output", tmp_path / "out"]
-    assert "--network" in error_here(capsys, *words)
-    here(capsys, *words, "--network", "resnet10t")
+    assert "--network" in refused(*words)
+    hf_kcd(*words, "--network", "resnet10t")
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(network))
     assert ModelSpec.of(load_model(tmp_path / "out")).mean == (0.485, 0.456, 0.406)
 
 
-def test_labels_and_normalisation_travel_with_the_network(tmp_path, capsys, file):
+def test_labels_and_normalization_travel_with_the_network(tmp_path, file, hf_kcd):
     (tmp_path / "names.txt").write_text("\n".join(f"Klasse {i} ä" for i in range(100)) + "\n\n", encoding="utf-8")
     takd = ["--mean", 0.507, 0.487, 0.441, "--std", 0.267, 0.256, 0.276]
     words = ["convert", file, "--label_names", tmp_path / "names.txt", *takd, "--output", tmp_path / "out"]
-    assert "mean 0.507 0.487 0.441 and std 0.267 0.256 0.276" in here(capsys, *words)
+    assert "mean 0.507 0.487 0.441 and std 0.267 0.256 0.276" in hf_kcd(*words)
     spec = ModelSpec.of(load_model(tmp_path / "out"))
     assert (spec.mean, spec.std) == ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))
     assert (
@@ -130,62 +114,54 @@ def test_labels_and_normalisation_travel_with_the_network(tmp_path, capsys, file
     )
 
 
-def test_a_network_is_replaced_only_when_told(tmp_path, capsys, file, resnet8):
+def test_a_network_is_replaced_only_when_told(tmp_path, file, resnet8, hf_kcd, refused):
     folder = tmp_path / "out"
     words = ["convert", file, "--output", folder]
-    here(capsys, *words)
+    hf_kcd(*words)
     (folder / "README.md").write_text("mine")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert "--overwrite" in error_here(capsys, *words)
+    assert "--overwrite" in refused(*words)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     wrn = timm.create_model("cifar_wrn_16_2", num_classes=4)
     torch.save(wrn.state_dict(), tmp_path / "wrn.pth")
-    here(capsys, "convert", tmp_path / "wrn.pth", "--output", folder, "--overwrite")
+    hf_kcd("convert", tmp_path / "wrn.pth", "--output", folder, "--overwrite")
     assert torch.equal(logits(load_model(folder)), logits(wrn))
     assert (folder / "README.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--network", "resnet8"], "Did you mean 'cifar_resnet8'"),
-        (["--network", "cifar_resnet20"], "It fits cifar_resnet8 (under 'model')."),
-        (["--num_classes", "10"], "has 100 classes and num_classes=10"),
-        (["--mean", "0.5"], "--mean has 1 values for 3 channels"),
-        (["--std", "0.2", "0.2", "0"], "--std is (0.2, 0.2, 0.0)"),
-        (["--mean", "nan", "0.2", "0"], "--mean is (nan, 0.2, 0.0)"),
-        (["--label_names", "two.txt"], "names 2 classes and the network has 100"),
-        (["--label_names", "ckpt_epoch_240.pth"], "is no text file"),
-        (["--label_names", "nowhere.txt"], "nowhere.txt"),
-        (["--part", "teacher"], "no part 'teacher'"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, file, words, said):
+def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, file, refused):
     monkeypatch.chdir(tmp_path)
     Path("two.txt").write_text("ant\nbee\n")
-    assert said in error_here(capsys, "convert", file, "--output", "out", *words)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_epoch_240.pth", "two.txt"]
+    for words, said in (
+        ("--network resnet8", "Did you mean 'cifar_resnet8'"),
+        ("--network cifar_resnet20", "It fits cifar_resnet8 (under 'model')."),
+        ("--num_classes 10", "has 100 classes and num_classes=10"),
+        ("--mean 0.5", "--mean has 1 values for 3 channels"),
+        ("--std 0.2 0.2 0", "--std is (0.2, 0.2, 0.0)"),
+        ("--mean nan 0.2 0", "--mean is (nan, 0.2, 0.0)"),
+        ("--label_names two.txt", "names 2 classes and the network has 100"),
+        ("--label_names ckpt_epoch_240.pth", "is not a text file"),
+        ("--label_names nowhere.txt", "nowhere.txt"),
+        ("--part teacher", "no part 'teacher'"),
+    ):
+        assert said in refused("convert", file, "--output", "out", "--network", "cifar_resnet8", *words.split())
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt_epoch_240.pth", "two.txt"]
 
 
-def test_a_file_with_options_in_it_is_refused_with_the_way_out(tmp_path, capsys, resnet8):
+def test_files_with_code_missing_files_and_unwritable_folders_are_refused(tmp_path, file, resnet8, refused):
     torch.save({"opt": argparse.Namespace(lr=0.05), "model": resnet8.state_dict()}, tmp_path / "resnet8_last.pth")
-    line = error_here(capsys, "convert", tmp_path / "resnet8_last.pth", "--output", tmp_path / "out")
+    line = refused("convert", tmp_path / "resnet8_last.pth", "--output", tmp_path / "out")
     assert "argparse.Namespace" in line and "ckpt_epoch_240.pth" in line
-    assert "does not exist" in error_here(capsys, "convert", tmp_path / "nowhere.pth", "--output", tmp_path / "out")
+    assert "does not exist" in refused("convert", tmp_path / "nowhere.pth", "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_said(tmp_path, capsys, file):
     (tmp_path / "file").write_text("")
-    assert "Cannot write" in error_here(capsys, "convert", file, "--output", tmp_path / "file" / "out")
+    words = ["--network", "cifar_resnet8", "--output", tmp_path / "file" / "out"]
+    assert "Cannot write" in refused("convert", file, *words)
 
 
 @pytest.mark.skipif(not TEACHER.is_file(), reason="the trained teacher is not here")
-def test_the_trained_teacher_is_the_same_bit_for_bit(tmp_path, capsys):
-    said = here(capsys, "convert", TEACHER, "--output", tmp_path)
+def test_the_trained_teacher_is_the_same_bit_for_bit(tmp_path, hf_kcd):
+    said = hf_kcd("convert", TEACHER, "--output", tmp_path)
     assert "cifar_resnet20, 278,324 parameters, 100 classes" in said and "accuracy 67.56" in said
-    direct = load_model("cifar_resnet20", checkpoint=TEACHER)
-    assert torch.equal(logits(load_model(tmp_path)), logits(direct))
-    written = load_file(tmp_path / "model.safetensors")
-    assert written.keys() == direct.state_dict().keys()
-    assert all(torch.equal(written[key], tensor) for key, tensor in direct.state_dict().items())
+    direct, written = load_model("cifar_resnet20", checkpoint=TEACHER).state_dict(), load_model(tmp_path).state_dict()
+    assert written.keys() == direct.keys() and all(torch.equal(written[key], direct[key]) for key in direct)

@@ -1,11 +1,14 @@
-"""What a run is told: a YAML file under the command line, names that do not exist, and what goes back into a file."""
+"""The recipe of a run: a YAML file under the command line, wrong names, and what is written back into a file."""
 
 import os
 
+import numpy as np
 import pytest
 import yaml
 
+from hf_kcd.cli.options import RENAMED
 from hf_kcd.cli.recipe import read_recipe
+from hf_kcd.data import first_points, load_image_data
 from hf_kcd.training import KCDConfig
 
 
@@ -27,17 +30,23 @@ def test_command_line_wins_over_file_and_file_over_default(read):
     assert recipe.args.momentum == 0.9
 
 
-def test_both_spellings_name_one_option(read):
-    assert read("--condense --final-ratio 0.4").kcd == read("--condense --final_ratio 0.4").kcd
+def test_old_names_of_options_keys_and_method_options_work_with_a_warning(read, monkeypatch, capsys):
+    monkeypatch.setitem(RENAMED, "share_kept", "final_ratio")
+    expected = read("--condense --final_ratio 0.4").kcd
+    assert capsys.readouterr().err == ""
+    assert read("--condense --final-ratio 0.4").kcd == read("--condense --share_kept=0.4").kcd == expected
+    assert read("--condense", share_kept=0.4).kcd == read(**{"condense": True, "final-ratio": 0.4}).kcd == expected
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 4 and all("is now spelled final_ratio" in line for line in told)
+    monkeypatch.setitem(RENAMED, "softness", "temperature")
+    assert read('--method_options {"softness":2}').args.method_options == {"temperature": 2}
+    assert "softness is now spelled temperature" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", 0.001])
-def test_numbers_in_a_file_are_what_people_mean(read, tmp_path, number):
+def test_values_of_a_file_mean_what_people_mean(read):
     # YAML itself takes 1e-3 for a word.
-    assert read(learning_rate=number).args.learning_rate == 0.001
-
-
-def test_lists_mappings_and_switches_of_a_file(read):
+    for number in ("1e-3", "1.0e-3", 0.001):
+        assert read(learning_rate=number).args.learning_rate == 0.001
     recipe = read(lr_decay_epochs=[8, 10.5], num_train_epochs=12, method_options={"temperature": 2}, plots=False)
     assert recipe.args.lr_decay_epochs == [8, 10.5]
     assert recipe.args.method_options == {"temperature": 2}
@@ -51,42 +60,38 @@ def test_options_of_condensation_override_the_preset_alone(read):
     )
 
 
-def test_option_of_condensation_without_condense_is_refused(read):
-    with pytest.raises(ValueError, match="final_ratio is given but condense is not"):
-        read("--final_ratio 0.5")
-    with pytest.raises(ValueError, match="preset is given but condense is not"):
-        read(preset="paper")
-
-
-def test_condensed_recipe_serves_on_a_mask(read):
+def test_a_condensed_recipe_serves_on_a_mask_and_without_condensation(read):
     recipe = read("--mask me/my-mask", condense=True, final_ratio=0.5)
     assert recipe.kcd is None and recipe.config.mask == "me/my-mask"
-    with pytest.raises(ValueError, match="give one of them"):
-        read("--mask me/my-mask --condense")
-    with pytest.raises(ValueError, match="give one of them"):
-        read(condense=True, mask="me/my-mask")
-    with pytest.raises(ValueError, match="final_ratio is given but condense is not"):
-        read("--mask me/my-mask --final_ratio 0.5", condense=True)
-
-
-def test_condensed_recipe_serves_as_the_plain_one(read):
     assert read("--condense false", condense=True, final_ratio=0.5).kcd is None
-    with pytest.raises(ValueError, match="final_ratio is given but condense is not"):
-        read("--condense false --final_ratio 0.5", condense=True)
 
 
-def test_unknown_names_come_with_the_nearest(read):
-    with pytest.raises(ValueError, match=r"file\.yaml.*'final_rato'.*final_ratio"):
-        read(final_rato=0.5)
-    with pytest.raises(ValueError, match=r"'--learning_rat'.*learning_rate"):
-        read("--learning_rat 0.5")
-    with pytest.raises(ValueError, match=r"'papr'.*'paper'"):
-        read("--condense --preset papr")
+@pytest.mark.parametrize(
+    ("words", "values", "said"),
+    [
+        ("--final_ratio 0.5", {}, "final_ratio is given but condense is not"),
+        ("", {"preset": "paper"}, "preset is given but condense is not"),
+        ("--condense false --final_ratio 0.5", {"condense": True}, "final_ratio is given but condense is not"),
+        ("--mask me/my-mask --final_ratio 0.5", {"condense": True}, "final_ratio is given but condense is not"),
+        ("--mask me/my-mask --condense", {}, "give one of them"),
+        ("", {"condense": True, "mask": "me/my-mask"}, "give one of them"),
+        ("--teacher_checkpoint t.pth", {}, "teacher_checkpoint is given but teacher is not"),
+        ("--soft_labels", {}, "soft_labels come with a mask"),
+        ("--soft_labels --mask me/my-mask --teacher t", {}, "soft_labels replace the teacher"),
+        ("--train_points 0", {}, "train_points is 0"),
+        ("", {"final_rato": 0.5}, r"file\.yaml.*'final_rato'.*final_ratio"),
+        ("--learning_rat 0.5", {}, r"'--learning_rat'.*learning_rate"),
+        ("--condense --preset papr", {}, r"'papr'.*'paper'"),
+    ],
+)
+def test_contradictions_and_unknown_names_are_refused(read, words, values, said):
+    with pytest.raises(ValueError, match=said):
+        read(words, **values)
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("learning_rate: [", "no YAML file"), ("- 1", "list"), ("learning_rate: fast", "learning_rate.*'fast'")],
+    [("learning_rate: [", "not a YAML file"), ("- 1", "list"), ("learning_rate: fast", "learning_rate.*'fast'")],
 )
 def test_files_that_are_no_recipe(tmp_path, content, said):
     (tmp_path / "bad.yaml").write_text(content)
@@ -101,15 +106,6 @@ def test_file_and_folder_must_be_named(tmp_path):
         read_recipe("distill", [])
 
 
-def test_contradictions_are_refused(read):
-    with pytest.raises(ValueError, match="teacher_checkpoint"):
-        read("--teacher_checkpoint t.pth")
-    with pytest.raises(ValueError, match="mask"):
-        read("--condense --mask m")
-    with pytest.raises(ValueError, match="train_points is 0"):
-        read("--train_points 0")
-
-
 @pytest.mark.parametrize("condense", [True, False])
 def test_saved_recipe_reads_back_as_itself(read, tmp_path, condense):
     words = '--adam_beta1 0.8 --lr_decay_epochs 3 5 --num_train_epochs 7 --method_options {"temperature":2.5}'
@@ -121,13 +117,23 @@ def test_saved_recipe_reads_back_as_itself(read, tmp_path, condense):
     first, second = recipe.args.to_dict(), again.args.to_dict()
     assert first == second
     assert first["adam_beta1"] == 0.8
-
-
-def test_saved_recipe_names_no_place_that_was_not_typed(read, tmp_path):
-    read("--data digits").save(tmp_path / "saved.yaml")
+    # It names no place that was not typed.
     text = (tmp_path / "saved.yaml").read_text()
     assert str(tmp_path) not in text
     assert os.path.expanduser("~") not in text
+
+
+def test_first_points_take_the_classes_in_turn():
+    digits = load_image_data("digits").train
+    labels = np.array(digits["label"])
+    chosen = first_points(digits, 95)
+    # 95 of ten classes: ten of five classes, nine of the others; and always the first of each class.
+    counts = np.bincount(chosen["label"], minlength=10)
+    assert sorted(counts) == [9] * 5 + [10] * 5
+    expected = sorted(row for label in range(10) for row in np.flatnonzero(labels == label)[: counts[label]])
+    assert chosen["label"] == labels[expected].tolist()
+    with pytest.raises(ValueError, match="1501"):
+        first_points(digits, 1502)
 
 
 def test_a_file_overrides_its_base_and_the_command_line_both(tmp_path):

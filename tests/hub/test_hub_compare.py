@@ -37,7 +37,7 @@ def test_what_is_no_run_is_one_line(published, tmp_path, capsys):
         assert error.count("\n") == 1 and "Traceback" not in error
         return error
 
-    nowhere = "runs/nowhere is no folder here, and as a Hub id: The model repository 'runs/nowhere' does not exist"
+    nowhere = "runs/nowhere is not a folder here, and as a Hub id: The model repository 'runs/nowhere' does not exist"
     assert nowhere in refused("runs/nowhere")
     published.put("me/other", {"config.json": b"{}"})
     assert "'me/other' has no results.json" in refused("me/other")

@@ -31,7 +31,7 @@ def refused(capsys, *words: object, code: int = 2) -> str:
 
 
 def test_student_and_mask_go_where_the_command_says_and_nothing_private_with_them(hub, run_folder, capsys):
-    command("push", run_folder, "me/first", "--license", "apache-2.0", "--with-soft-labels", "--views", 1)
+    command("push", run_folder, "me/first", "--license", "apache-2.0", "--with_soft_labels", "--views", 1)
     said = capsys.readouterr().out
     student, mask = hub.files("me/first"), hub.files("me/first-mask", "dataset")
     assert set(student) == STUDENT_FILES and set(mask) == MASK_FILES | SOFT_LABEL_FILES
@@ -107,7 +107,7 @@ print(json.dumps(found))
 
 
 def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, run_fresh, tmp_path, capsys):
-    command("push", run_folder, "me/first", "--with-soft-labels", "--views", 2, "--top_k", 3, "--bits", 16)
+    command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
     command("push", run_folder.parent / "teacher", "me/teacher")
     image = load_image_data("digits").eval[0]["image"].convert("RGB")
     image.save(tmp_path / "image.png")
@@ -146,7 +146,7 @@ def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, r
 
 def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    words = ["--dry_run", tmp_path / "out", "--mask_repo", "me/points", "--with-soft-labels", "--views", 3]
+    words = ["--dry_run", tmp_path / "out", "--mask_repo", "me/points", "--with_soft_labels", "--views", 3]
     command("push", run_folder, "me/first", *words)
     said = capsys.readouterr().out
     assert "nothing was uploaded" in said and "→ me/points (data set)" in said and not hub.requests
@@ -204,17 +204,17 @@ def test_a_local_mask_that_is_gone_is_no_repository(hub, run_folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere", "me/first"], "nowhere is no folder"),
+        (["nowhere", "me/first"], "nowhere is not a folder"),
         (["{run}/plots", "me/first"], "results.json does not exist"),
         (["{run}/plots", "me/first", "--mask_only"], "no mask to push"),
         (["{run}/mask", "me/first"], "add --mask_only"),
         (["{run}", "first"], "give user/name"),
         (["{run}", "me/fir/st"], "cannot exist"),
         (["{run}", "me/first", "--mask_only", "--mask_repo", "me/x"], "leave --mask_repo out"),
-        (["{run}", "me/first", "--student_only", "--with-soft-labels"], "no mask to push"),
-        (["{run}", "me/first", "--with-soft-labels", "--bits", "4"], "bits is 4"),
-        (["{run}", "me/first", "--with-soft-labels", "--views", "0"], "num_views is 0"),
-        (["{run}/mask", "me/first", "--mask_only", "--with-soft-labels"], "recipe.yaml"),
+        (["{run}", "me/first", "--student_only", "--with_soft_labels"], "no mask to push"),
+        (["{run}", "me/first", "--with_soft_labels", "--bits", "4"], "bits is 4"),
+        (["{run}", "me/first", "--with_soft_labels", "--views", "0"], "num_views is 0"),
+        (["{run}/mask", "me/first", "--mask_only", "--with_soft_labels"], "recipe.yaml"),
         (["{run}", "you/first"], "may not be written to"),
     ],
 )
@@ -225,14 +225,14 @@ def test_a_push_that_cannot_work_is_one_line_and_leaves_nothing(hub, run_folder,
 
 def test_without_a_login_nothing_is_made(hub, run_folder, capsys, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    assert "hf auth login" in refused(capsys, run_folder, "me/first", "--with-soft-labels")
+    assert "hf auth login" in refused(capsys, run_folder, "me/first", "--with_soft_labels")
     assert not hub.repositories
 
 
 def test_a_push_that_breaks_off_says_what_is_up_and_the_same_command_goes_on(hub, run_folder, capsys, waits):
     hub.fail("POST /api/datasets/.*/commit/", "status", 100, status=500)
     said = refused(capsys, run_folder, "me/first", code=1)
-    assert "me/first is uploaded" in said and "me/first-mask is as it was" in said
+    assert "me/first is uploaded" in said and "me/first-mask is unchanged" in said
     assert set(hub.files("me/first")) == STUDENT_FILES and hub.files("me/first-mask", "dataset") == {}
     hub.mend()
     commits = hub.commits("me/first")

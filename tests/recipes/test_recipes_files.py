@@ -2,9 +2,8 @@
 
 import json
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,8 @@ FILES = sorted(RECIPES.rglob("*.yaml"))
 # Those of other methods than KD stand in folders of the methods' names, on the base of the pairs' own.
 CHAINS = [path for path in FILES if path.parent.name in ("takd", "dgkd")]
 METHOD_FILES = [path for path in FILES if path.parent.parent.parent == RECIPES and path not in CHAINS]
+
+PAPERS = [path for path in FILES if "cifar100" in path.parts and "short" not in path.stem and path not in CHAINS]
 
 
 def name_of(path: Path) -> str:
@@ -55,43 +56,23 @@ def words_behind(command: list[str]) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_every_recipe_is_a_run(path):
+def test_every_recipe_is_a_run_named_after_its_networks(path):
     recipe = read(path)
-    assert recipe.config.data == path.relative_to(RECIPES).parts[0]
-    assert timm.is_model(recipe.config.student)
-    if recipe.config.teacher is not None:
-        assert timm.is_model(recipe.config.teacher)
-    assert set(recipe.args.method_options) <= set(method_options(recipe.args.method))
-    assert not Path(recipe.config.data_dir or "").is_absolute()
+    config, args = recipe.config, recipe.args
+    assert config.data == path.relative_to(RECIPES).parts[0] and not Path(config.data_dir or "").is_absolute()
+    assert all(timm.is_model(name) for name in (config.student, config.teacher) if name is not None)
+    assert set(args.method_options) <= set(method_options(args.method))
     if recipe.kcd is not None:
-        schedule = recipe.kcd.schedule(1_000, recipe.args.num_train_epochs)
-        assert schedule.num_kept(recipe.args.num_train_epochs) == 700
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_name_of_a_recipe_is_its_pair(path):
-    config = read(path).config
-    student, teacher = (
-        name and name.removeprefix("cifar_").split(".")[0] for name in (config.student, config.teacher)
-    )
+        assert recipe.kcd.schedule(1_000, args.num_train_epochs).num_kept(args.num_train_epochs) == 700
+    names = [name for name in (config.teacher, *(config.assistants or []), config.student) if name is not None]
+    pair = "_".join(name.removeprefix("cifar_").split(".")[0] for name in names)
     if path.stem.startswith("teacher_"):
-        assert path.stem == f"teacher_{student}"
-    elif path in CHAINS:
-        assistants = [name.removeprefix("cifar_") for name in config.assistants]
-        assert path.stem == "_".join([teacher, *assistants, student])
-    elif teacher is not None:
-        assert path.stem.removeprefix("short_") == f"{teacher}_{student}"
+        assert path.stem == f"teacher_{pair}"
+    elif config.teacher is not None:
+        assert path.stem.removeprefix("short_") == pair
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for path in FILES
-        if path.relative_to(RECIPES).parts[0] == "cifar100" and "short" not in path.stem and path not in CHAINS
-    ],
-    ids=name_of,
-)
+@pytest.mark.parametrize("path", PAPERS, ids=name_of)
 def test_cifar_recipes_are_the_papers(path):
     recipe = read(path)
     args = recipe.args
@@ -140,22 +121,20 @@ def papers_figures() -> dict[tuple[str, str, str, str], float]:
 
 
 @pytest.mark.parametrize(
-    ("method", "paper", "printed"),
-    [("pkt", "KCD", "KC-PKT"), ("crd", "KCD", "KC-CRD"), ("sskd", "KCD", "KC-SSKD"), ("slkd", "SLKD", "SLKD")],
+    ("folder", "paper", "printed"),
+    [
+        (".", "KCD", "KC-KD"),
+        ("pkt", "KCD", "KC-PKT"),
+        ("crd", "KCD", "KC-CRD"),
+        ("sskd", "KCD", "KC-SSKD"),
+        ("slkd", "SLKD", "SLKD"),
+    ],
 )
-def test_every_pair_of_the_papers_has_a_recipe_with_the_printed_figure(method, paper, printed):
+def test_every_pair_of_the_papers_has_a_recipe_with_the_printed_figure(folder, paper, printed):
     figures = {key[1:3]: value for key, value in papers_figures().items() if key[0] == paper and key[3] == printed}
     assert len(figures) == 11
     for (teacher, student), value in figures.items():
-        text = (RECIPES / "cifar100" / method / f"{teacher}_{student}.yaml").read_text()
-        assert f"{value:.2f} %" in text
-
-
-def test_every_pair_of_kc_kd_has_a_recipe_with_the_printed_figure():
-    figures = {key[1:3]: value for key, value in papers_figures().items() if key[3] == "KC-KD"}
-    assert len(figures) == 11
-    for (teacher, student), value in figures.items():
-        assert f"{value:.2f} %" in (RECIPES / "cifar100" / f"{teacher}_{student}.yaml").read_text()
+        assert f"{value:.2f} %" in (RECIPES / "cifar100" / folder / f"{teacher}_{student}.yaml").read_text()
 
 
 @pytest.mark.parametrize("data", TEACHERS)
@@ -170,7 +149,7 @@ def test_every_teacher_of_the_papers_has_a_recipe(data):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_commands_in_comments_are_as_they_can_be_typed(path, monkeypatch):
+def test_commands_and_files_in_comments_exist(path, monkeypatch):
     monkeypatch.chdir(RECIPES.parent)
     commands = commands_in(path)
     assert commands
@@ -180,12 +159,16 @@ def test_commands_in_comments_are_as_they_can_be_typed(path, monkeypatch):
         assert Path(rest[rest.index("--config") + 1]).samefile(path)
         assert timm.is_model(recipe.config.student)
         assert (recipe.config.teacher is None) <= (recipe.args.method == "ce")
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_that_comments_name_are_there(path):
     for name in re.findall(r"recipes/\S+?\.(?:yaml|py)", path.read_text()):
-        assert (RECIPES.parent / name).is_file(), name
+        assert Path(name).is_file(), name
+
+
+@pytest.mark.parametrize("path", CHAINS, ids=name_of)
+def test_chains_have_the_schedule_of_both_reference_codes(path):
+    args = read(path).args
+    assert args.method == path.parent.name
+    assert (args.num_train_epochs, args.per_device_train_batch_size, args.weight_decay) == (160, 128, 1e-4)
+    assert (args.learning_rate, args.lr_decay_epochs, args.lr_decay_rate) == (0.1, [80, 120], 0.1)
 
 
 def test_networks_alone_take_the_learning_rates_of_repdistiller(monkeypatch):
@@ -197,22 +180,15 @@ def test_networks_alone_take_the_learning_rates_of_repdistiller(monkeypatch):
     assert rates == {"cifar_vgg8": 0.05, "cifar_shufflenetv2": 0.01}
 
 
-def test_imagenet_teacher_is_trained_as_torchvisions_was():
-    args = read(RECIPES / "imagenet" / "teacher_resnet34.yaml").args
-    assert (args.num_train_epochs, args.learning_rate, args.lr_decay_epochs) == (90, 0.1, [30, 60])
+def test_imagenet_recipes_are_torchvisions_and_the_papers():
+    teacher, pair = (read(RECIPES / "imagenet" / f"{name}.yaml") for name in ("teacher_resnet34", "resnet34_resnet18"))
+    for args in (teacher.args, pair.args):
+        assert (args.num_train_epochs, args.learning_rate, args.lr_decay_epochs) == (90, 0.1, [30, 60])
+    args = teacher.args
     assert (args.lr_decay_rate, args.momentum, args.weight_decay) == (0.1, 0.9, 1e-4)
     processes = re.search(r"--num_processes (\d+)", (RECIPES / "imagenet" / "teacher_resnet34.yaml").read_text())[1]
     assert args.per_device_train_batch_size * int(processes) == 256
-
-
-def test_imagenet_recipe_is_the_papers():
-    recipe = read(RECIPES / "imagenet" / "resnet34_resnet18.yaml")
-    assert (recipe.args.num_train_epochs, recipe.args.learning_rate, recipe.args.lr_decay_epochs) == (
-        90,
-        0.1,
-        [30, 60],
-    )
-    assert (recipe.kcd.epochs_per_stage, recipe.kcd.final_ratio) == (15, 0.7)
+    assert (pair.kcd.epochs_per_stage, pair.kcd.final_ratio) == (15, 0.7)
 
 
 def test_digits_recipe_is_what_the_demo_does():
@@ -222,7 +198,8 @@ def test_digits_recipe_is_what_the_demo_does():
 
 
 @pytest.mark.parametrize("name", ["distill", "train_teacher"])
-def test_files_for_accelerate_launch_start(name):
-    done = subprocess.run([sys.executable, RECIPES / f"{name}.py", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert f"usage: hf-kcd {name.replace('_', '-')}" in done.stdout
+def test_files_for_accelerate_launch_start(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
+    assert exit_.value.code == 0 and f"usage: hf-kcd {name.replace('_', '-')}" in capsys.readouterr().out

@@ -305,9 +305,9 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, fi
 
 def test_the_command_line_refuses_in_one_line(tmp_path, capsys, finished):
     published, out = str(finished / "published"), ["--output_dir", str(tmp_path / "out")]
-    assert "say which, e.g. --mask user/name" in failure(capsys, "--soft_labels", *out)
+    assert "name it, e.g. --mask user/name" in failure(capsys, "--soft_labels", *out)
     both = failure(capsys, "--soft_labels", "--mask", published, "--teacher", "cifar_resnet8", *out)
-    assert "soft_labels stand in for the teacher: leave teacher out" in both
+    assert "soft_labels replace the teacher: leave teacher or soft_labels out" in both
     without = failure(capsys, "--soft_labels", "--mask", str(finished / "run" / "mask"), *out)
     assert "holds no soft labels: soft_labels.json and soft_labels.safetensors missing" in without
     seen = failure(capsys, "--soft_labels", "--mask", published, "--mask_mixing", "false", *out)
@@ -317,5 +317,5 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys, finished):
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match=r"has no recipe\.yaml"):
         soft_labels_of_run(finished / "published")
-    with pytest.raises(ValueError, match="learnt from none"):
+    with pytest.raises(ValueError, match="learned from none"):
         soft_labels_of_run(finished / "teacher")

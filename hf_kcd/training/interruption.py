@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: the interpreter drops an interrupt that falls into one of its own callbacks."""
+"""Ctrl-C that is not lost: Python drops an interrupt that arrives inside one of its own callbacks."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from transformers import Trainer, TrainerCallback
 
 
 class _Interruption(TrainerCallback):
-    """Notes that Ctrl-C was pressed, and interrupts the training at its next step if it still runs."""
+    """Remembers Ctrl-C, and interrupts the training at its next step if it still runs."""
 
     def __init__(self) -> None:
         self.pressed = False
@@ -25,13 +25,9 @@ class _Interruption(TrainerCallback):
 
 @contextmanager
 def interruptible(trainer: Trainer) -> Iterator[None]:
-    """Stop a training for certain when Ctrl-C is pressed within the block.
-
-    Args:
-        trainer: What trains there.
-    """
+    """Make sure that Ctrl-C within the block stops the training of `trainer`."""
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread receives signals, or may say what becomes of them.
+        # Only the main thread receives signals and may install handlers.
         yield
         return
     interruption = _Interruption()

@@ -1,4 +1,4 @@
-"""What is seen while a run trains: a bar on a terminal, and one line an epoch everywhere."""
+"""Progress of a training: a bar on a terminal, and one line per epoch everywhere."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 
 class EpochLines(TrainerCallback):
-    """Print one line for each line of the log, joined with the evaluation that follows it."""
+    """Prints one line for each line of the log, together with the evaluation that follows it."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -16,7 +16,7 @@ class EpochLines(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.process_index == 0:
-            # None leaves the bar out where nobody looks: in files and pipes.
+            # None shows the bar on a terminal only.
             self._bar = tqdm(total=state.max_steps, unit="step", leave=False, disable=args.disable_tqdm or None)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -48,7 +48,7 @@ class EpochLines(TrainerCallback):
 
 
 def show_progress(trainer: Trainer, quiet: bool = False) -> None:
-    """Replace the Trainer's own way of printing its log, by silence where that is wanted."""
+    """Replace the Trainer's own printing of its log, by nothing when quiet."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if not quiet:

@@ -1,4 +1,4 @@
-"""What a training step under a method costs on this machine."""
+"""Milliseconds of a training step under a method, for `hf-kcd methods --measure`."""
 
 import statistics
 import time
@@ -10,38 +10,30 @@ from tqdm.auto import tqdm
 from ..methods import create_method
 from ..methods.facts import example_teachers
 from ..models import image_config, load_model
-from .model import DistillationModel
+from ..training.model import DistillationModel
 
 _WARM_UP_STEPS = 2
 
 
 def measure_methods(
-    names: Sequence[str],
-    student: str,
-    teacher: str,
-    num_points: int,
-    batch_size: int = 64,
-    rounds: int = 3,
-    steps: int = 5,
-    quiet: bool = False,
+    names: Sequence[str], student: str, teacher: str, num_points: int, batch_size: int, rounds: int, steps: int
 ) -> dict[str, float]:
     """Measure a training step (both networks, loss, backward, update) under several methods, in turns.
 
     Args:
         names: The methods.
-        student, teacher: The networks' names in timm.
-        num_points: Number of points of the training set, for memories.
+        student, teacher: Names of the networks in timm.
+        num_points: Number of points of the training set, which sizes the memories of methods.
         batch_size: Images of a step.
         rounds: How often each method has its turn.
         steps: Steps of a turn.
-        quiet: Show no progress bar.
 
     Returns:
         Median milliseconds of a step by method.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in names}
-    # A bar that is written to a file is noise: None leaves it out there.
-    with tqdm(total=rounds * len(names), unit="turn", leave=False, disable=True if quiet else None) as bar:
+    # None shows the bar on a terminal only.
+    with tqdm(total=rounds * len(names), unit="turn", leave=False, disable=None) as bar:
         for _ in range(rounds):
             for name in names:
                 milliseconds[name] += _steps(name, student, teacher, num_points, batch_size, steps)
@@ -51,21 +43,23 @@ def measure_methods(
 
 def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: int, steps: int) -> list[float]:
     generator = torch.Generator().manual_seed(0)
-    network, teachers = load_model(student), example_teachers(name, teacher)
-    images, classes = image_config(network), network.num_classes
+    network = load_model(student)
+    teachers = example_teachers(name, teacher)
+    images = image_config(network)
     method = create_method(name, network, teachers, num_points)
-    method.labels = torch.randint(classes, (num_points,), generator=generator)
+    method.labels = torch.randint(network.num_classes, (num_points,), generator=generator)
     model = DistillationModel(network, method, teachers, images.mean, images.std, images.input_size[1:])
     model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     pixels = torch.randn(batch_size, *images.input_size, generator=generator)
+    points = torch.randperm(num_points, generator=generator)[:batch_size]
     batch = {
         "pixel_values": pixels.contiguous(memory_format=torch.channels_last),
-        "point_ids": torch.randperm(num_points, generator=generator)[:batch_size],
+        "labels": method.labels[points],
+        "point_ids": points,
         "partner_ids": torch.full((batch_size,), -1),
         "perturbation": torch.zeros(batch_size),
     }
-    batch["labels"] = method.labels[batch["point_ids"]]
     # Past every ramp, where all parts are computed.
     method.epoch = 100.0
     times = []

@@ -7,8 +7,8 @@ import torch
 from transformers import TrainerCallback
 
 from hf_kcd import DistillationConfig, DistillationTrainer, KnowledgeDataset, load_model
-from hf_kcd.cli.interruption import interruptible
 from hf_kcd.data import load_image_data
+from hf_kcd.training.interruption import interruptible
 
 
 class PressesInsideADestructor(TrainerCallback):

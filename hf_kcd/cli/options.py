@@ -1,0 +1,121 @@
+"""What the commands share: their parser, renamed options, and modules of the user's own."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+# Old name -> new name, of options, recipe keys and method options. An old name works for one version, with a warning.
+RENAMED = {"initialisation_epochs": "first_phase_epochs"}
+
+
+class RunFailed(Exception):
+    """A training or upload that had begun and could not go on; the message says why."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The options of one command.
+
+    Args:
+        command: Its name.
+        doc: "`hf-kcd NAME`: what it does.", the docstring of its file.
+        epilog: Printed below the options.
+        imports: Whether it has `--import`.
+    """
+
+    def __init__(self, command: str, doc: str, epilog: str | None = None, imports: bool = False) -> None:
+        description = doc.split(": ", 1)[1]
+        super().__init__(
+            prog=f"hf-kcd {command}",
+            description=description[0].upper() + description[1:],
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if imports:
+            add_import_option(self)
+
+    def parse_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        return super().parse_args(current_words(self, args), namespace)
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}. See {self.prog} --help.")
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--import`, which imports a module as soon as it is read."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action=_Import,
+        default=[],
+        help="Python file or module to import first, such as my_methods.py: it registers your own methods, values or "
+        "networks (repeatable)",
+    )
+
+
+class _Import(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        import_module(value)
+        names = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, names if value in names else [*names, value])
+
+
+def import_module(name: str) -> None:
+    """Import a user's module, once.
+
+    Args:
+        name: A file ("my_methods.py") or a dotted name, which is also looked for in the current folder.
+
+    Raises:
+        ImportError: When there is no such module, its name is taken, or it raises an error.
+    """
+    path = Path(name) if name.endswith(".py") else None
+    if path is not None and not path.is_file():
+        raise ImportError(f"Cannot import {name}: there is no such file. Give its path from the current folder.")
+    # At the end of the search path, the user's folder hides no installed package.
+    sys.path.append(os.getcwd() if path is None else str(path.parent.resolve()))
+    wanted = name if path is None else path.stem
+    try:
+        module = importlib.import_module(wanted)
+    except (Exception, SystemExit) as error:
+        missing = isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}.")
+        reason = "there is no such module, neither installed nor in the current folder"
+        raise ImportError(
+            f"Cannot import {name}: {reason if missing else f'it raised {type(error).__name__}: {error}'}."
+        ) from error
+    if path is not None and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+        raise ImportError(f"Cannot import {name}: another module is called {wanted}. Rename the file.")
+
+
+def current_name(name: str, valid: Container[str]) -> str:
+    """Translate the old name of an option or recipe key into the new one, with a warning.
+
+    Args:
+        name: What was given.
+        valid: Names that exist now; a name whose translation is not among them stays as it is.
+    """
+    new = RENAMED.get(name, name).replace("-", "_")
+    if new == name or new not in valid:
+        return name
+    say(f"hf-kcd: {name} is now spelled {new}. The old spelling will stop working in the next version.", sys.stderr)
+    return new
+
+
+def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Translate the old names of options among command-line words."""
+    valid = {option.removeprefix("--") for option in parser._option_string_actions}
+    current = []
+    for word in words:
+        name, sign, value = word.removeprefix("--").partition("=")
+        current.append(f"--{current_name(name, valid)}{sign}{value}" if word.startswith("--") else word)
+    return current
+
+
+def say(text: str, file=None) -> None:
+    """Print, once however many processes there are."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=file, flush=True)
