@@ -6,7 +6,7 @@ from ..artifacts.results import Results
 from ..artifacts.run_folder import STAGES_FOLDER
 from ..condensation import KnowledgeMask
 from ..data import KnowledgeDataset
-from .plots import write_run_plots
+from .run_plots import write_run_plots
 
 
 def describe_run(results: Results, folder: str | Path) -> str:
