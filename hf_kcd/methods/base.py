@@ -31,7 +31,6 @@ class FirstPhase:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", whole_number("first_phase_epochs", self.epochs))
-        object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(
                 f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None for the training's."
