@@ -65,13 +65,13 @@ class DistillationMethod(nn.Module):
     """What it reads from the teacher, where that differs; by default `reads`. Empty for a method without a teacher."""
 
     many_teachers: ClassVar[bool] = False
-    """Whether it learns from several teachers: the constructor and `forward` then get a list."""
+    """Whether it learns from several teachers; the constructor and `forward` then get lists."""
 
     teacher_batch_statistics: ClassVar[bool] = False
     """Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged."""
 
     copies_teacher: ClassVar[bool] = False
-    """Whether it creates networks of the teacher's architecture, so that the teacher's logits alone are not enough."""
+    """Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough."""
 
     unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
     """Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step."""
