@@ -1,6 +1,7 @@
 """SLKD: Eq. 1 to 7 in NumPy, the gradients, its ablations, and the sequential form."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,3 +153,5 @@ def test_cost_of_a_step_counts_two_more_teachers_that_learn():
     sequential = create_method("slkd", *specs, 9, first_phase_epochs=1)
     assert sequential.step_cost == pytest.approx((kd + 2 * 327.6) / kd, rel=1e-3)
     assert create_method("slkd", *specs, 9, self_learning_weight=0).step_cost == 1
+    # A student that cannot be made by its name counts as free.
+    assert create_method("slkd", replace(specs[0], name="other"), specs[1], 9).step_cost == 5
