@@ -65,11 +65,14 @@ def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]
         raise ValueError(
             "No logits of a self-learning teacher were given. Give those of at least one; the paper has two."
         )
-    weights = fusion
-    if not isinstance(fusion, Sequence):
-        weights = [1.0] if number == 1 else [fusion, 1 - fusion]
+    if isinstance(fusion, Sequence):
+        weights = list(fusion)
+    elif number == 1:
+        weights = [1.0]
+    else:
+        weights = [fusion, 1 - fusion]
     if len(weights) != number or min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-6):
         raise ValueError(
             f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights, none negative, adding up to 1."
         )
-    return list(weights)
+    return weights

@@ -70,7 +70,7 @@ def sskd_losses(
 
     logits = student_logits, teacher_logits.detach()
     (student_upright, student_rotated), (teacher_upright, teacher_rotated) = map(_split, logits)
-    similarities = map(_similarities, widen(student_embedding, teacher_embedding.detach()))
+    student_similarity, teacher_similarity = map(_similarities, widen(student_embedding, teacher_embedding.detach()))
     truth = labels.repeat_interleave(3)
     origins = torch.arange(len(labels), device=labels.device).repeat_interleave(3)
     return {
@@ -79,7 +79,9 @@ def sskd_losses(
         "rotation": _kept_divergence(
             student_rotated, teacher_rotated, truth, rotation_temperature, rotation_keep_ratio
         ),
-        "similarity": _kept_divergence(*similarities, origins, similarity_temperature, similarity_keep_ratio),
+        "similarity": _kept_divergence(
+            student_similarity, teacher_similarity, origins, similarity_temperature, similarity_keep_ratio
+        ),
     }
 
 

@@ -31,7 +31,6 @@ class FirstPhase:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", whole_number("first_phase_epochs", self.epochs))
-        object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(
                 f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None for the training's."
@@ -66,13 +65,13 @@ class DistillationMethod(nn.Module):
     """What it reads from the teacher, where that differs; by default `reads`. Empty for a method without a teacher."""
 
     many_teachers: ClassVar[bool] = False
-    """Whether it learns from several teachers: the constructor and `forward` then get a list."""
+    """Whether it learns from several teachers; the constructor and `forward` then get lists."""
 
     teacher_batch_statistics: ClassVar[bool] = False
     """Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged."""
 
     copies_teacher: ClassVar[bool] = False
-    """Whether it creates networks of the teacher's architecture, so that the teacher's logits alone are not enough."""
+    """Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough."""
 
     unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
     """Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step."""

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..errors import whole_number
 from ..losses import one_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
@@ -49,11 +50,9 @@ class ONE(DistillationMethod):
     ) -> None:
         super().__init__(student, teacher, num_points)
         check_temperature(temperature)
-        if num_branches < 2 or not ramp_epochs > 0:
-            raise ValueError(
-                f"num_branches is {num_branches} and ramp_epochs {ramp_epochs}: give at least 2 branches, and a positive "
-                "number of epochs."
-            )
+        num_branches = whole_number("num_branches", num_branches, at_least=2)
+        if not ramp_epochs > 0:
+            raise ValueError(f"ramp_epochs is {ramp_epochs}: give a positive number of epochs.")
         self.temperature = temperature
         self.ramp_epochs = ramp_epochs
         self.branches = nn.ModuleList(_branch(student) for _ in range(num_branches - 1))

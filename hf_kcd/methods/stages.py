@@ -13,14 +13,7 @@ from .term import TermMethod
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One of the maps that a network returns.
-
-    Args:
-        position: Its position in the returned list.
-        layer: Its position among all maps of the network.
-        channels: Its channels.
-        size: Its height and width, at the input size of its network.
-    """
+    """A map that a network returns: its place in the returned list and among all maps, its channels, height and width."""
 
     position: int
     layer: int

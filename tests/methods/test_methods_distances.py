@@ -341,6 +341,8 @@ def test_adapters_have_the_published_shapes_and_initial_values():
     assert make("ofd").teacher_batch_statistics and {"margin0", "margin1"} <= make("ofd").state_dict().keys()
     # ReviewKD fuses in as many channels as the embedding has, up to 512.
     assert [fusion.reduce[0].out_channels for fusion in make("reviewkd").fusions] == [4, 4, 4]
+    larger = make("reviewkd", spec("larger", (2, 3, 4), (8, 8, 8), 4), warmup_epochs=0)
+    assert run(larger)[0]["reviewkd"] > 0
     wide = spec("wide", (2, 3, 4), (8, 4, 2), 1280)
     assert make("reviewkd", wide).fusions[0].reduce[0].out_channels == 512
     assert make("reviewkd", wide, max_fusion_channels=256).fusions[0].reduce[0].out_channels == 256

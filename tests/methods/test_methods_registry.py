@@ -43,6 +43,7 @@ def test_methods_are_listed_sorted_and_created_from_networks_or_specs():
         method = create_method("kd", one, other, 50, temperature=2.0)
         assert (method.student_spec.name, method.teacher_spec.name) == ("cifar_resnet8", "cifar_resnet20")
         assert (method.num_points, method.temperature, method.first_phase) == (50, 2.0, None)
+        assert (method.step_cost, create_method("ce", one, None, 50).step_cost) == (1.0, None)
 
 
 def test_the_options_are_the_published_ones():
@@ -116,7 +117,9 @@ def test_a_name_is_registered_once_and_only_for_methods():
         register_method("test_no_method")(torch.nn.Linear)
     assert "test_no_method" not in available_methods()
     with pytest.raises(TypeError, match="ReadsFeatures defines no forward"):
-        ReadsFeatures(None, None, 5)(None, None, {})
+        ReadsFeatures(None, None, 5).first_phase_losses(None, None, {})
+    with pytest.raises(TypeError, match="Terse defines no term"):
+        Terse(None, None, 5).term(None, None, {})
 
 
 def test_a_method_gets_the_layers_that_were_chosen():

@@ -1,6 +1,7 @@
 """SLKD: Eq. 1 to 7 in NumPy, the gradients, its ablations, and the sequential form."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,9 @@ def test_parts_are_those_of_the_paper(options):
         **{f"sl_teacher_{i}": loss(logits, target) for i, logits in enumerate(own, start=1)},
     }
     assert {name: part.item() for name, part in parts.items()} == pytest.approx(expected, rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts, *_ = step(method)
+    assert all(part.isfinite() and part.dtype == torch.float32 for part in parts.values())
 
 
 def test_each_learns_from_its_own_losses_alone():
@@ -76,11 +80,7 @@ def test_each_learns_from_its_own_losses_alone():
     assert gradients("sl_teacher_1", [student, *second, teacher]) == (None,) * (len(second) + 2)
     sum(parts.values()).backward()
     assert all(weight.grad is not None for weight in method.parameters()) and teacher.grad is None
-
-
-def test_sl_teachers_are_untrained_networks_of_the_teacher_and_run_once_a_step():
-    method = create_method("slkd", *SPECS, 8)
-    step(method)
+    # The SL-teachers are untrained networks of the teacher's architecture and run once a step.
     weights = [one.conv1.weight for one in (TEACHER, *method.sl_teachers)]
     assert all(weight.shape == weights[0].shape for weight in weights)
     assert not any(torch.equal(weights[i], weights[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
@@ -106,7 +106,7 @@ def test_sequential_sl_teachers_learn_first_and_teach_frozen():
     first = method.first_phase_losses(None, ModelOutputs(logits=teacher), batch)
     assert first.keys() == {"sl_teacher_1", "sl_teacher_2"}
     sum(first.values()).backward()
-    assert all(weight.grad.abs().sum() >= 0 for weight in method.parameters())
+    assert all(weight.grad is not None for weight in method.parameters())
     method.zero_grad()
     before = deepcopy(method.state_dict())
     parts, student, *_ = step(method.train())
@@ -138,9 +138,7 @@ def test_sequential_sl_teachers_learn_first_and_teach_frozen():
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         create_method("slkd", *SPECS, 8, **options)
-
-
-def test_teacher_that_is_bound_to_other_images_is_refused():
+    # So is a teacher for images of another size only.
     with torch.device("meta"):
         bound = load_model("vit_tiny_patch16_224", 4)
     with pytest.raises(ValueError, match="vit_tiny_patch16_224 for images of 8 x 8"):
@@ -155,9 +153,5 @@ def test_cost_of_a_step_counts_two_more_teachers_that_learn():
     sequential = create_method("slkd", *specs, 9, first_phase_epochs=1)
     assert sequential.step_cost == pytest.approx((kd + 2 * 327.6) / kd, rel=1e-3)
     assert create_method("slkd", *specs, 9, self_learning_weight=0).step_cost == 1
-
-
-def test_half_precision():
-    with torch.autocast("cpu", torch.bfloat16):
-        parts, *_ = step(create_method("slkd", *SPECS, 8))
-    assert all(part.isfinite() and part.dtype == torch.float32 for part in parts.values())
+    # A student that cannot be made by its name counts as free.
+    assert create_method("slkd", replace(specs[0], name="other"), specs[1], 9).step_cost == 5

@@ -80,7 +80,7 @@ def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from
 # ---- The batch ----
 
 
-def test_every_image_comes_upright_and_turned_three_times_with_its_label_and_id():
+def test_every_image_comes_upright_and_rotated_three_times_with_its_label_and_id():
     images = batch()
     prepared = make().prepare_batch(images, None)
     assert prepared.keys() == images.keys()
@@ -89,12 +89,8 @@ def test_every_image_comes_upright_and_turned_three_times_with_its_label_and_id(
         np.testing.assert_array_equal(prepared["pixel_values"][row], expected)
         for name in ("labels", "point_ids", "partner_ids", "perturbation"):
             assert prepared[name][row] == images[name][row // 4]
-
-
-def test_points_are_valued_by_their_upright_copies():
-    method, images = make(), batch()
-    prepared = method.prepare_batch(images, None)
-    rows = method.point_rows(prepared)
+    # The upright copies give the values of the points.
+    rows = make().point_rows(prepared)
     assert torch.equal(prepared["pixel_values"][rows], images["pixel_values"])
     assert torch.equal(prepared["point_ids"][rows], images["point_ids"])
 
