@@ -88,6 +88,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
+        self.schedule = build_schedule(args, train_dataset, self.kcd)
         super().__init__(
             model=model,
             args=args,
@@ -99,7 +100,6 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             preprocess_logits_for_metrics=rank_classes,
             **kwargs,
         )
-        self.schedule = build_schedule(args, train_dataset, self.kcd)
         self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)
         self._reset_step_records()
         if self.kcd is not None:

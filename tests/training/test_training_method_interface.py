@@ -1,14 +1,8 @@
-"""A stranger's method in a few lines: each kind trains, resumes to the bit, and does what it is for.
-
-The methods here belong to the tests. Each shows one ability: trainable adapters over features, a changed batch, a
-co-trained network, a memory by point id, a first phase, a look at the student before the step, a ramp over epochs.
-"""
+"""A stranger's method in a few lines: adapters over features, a first phase, a changed batch; exact over a restart."""
 
 import pytest
-import timm
 import torch
 from distillation_runs import (
-    NUM_CLASSES,
     RECIPE,
     TRAIN,
     SaveAt,
@@ -22,7 +16,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from hf_kcd.condensation import prediction_entropy
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.losses import kd_loss
 from hf_kcd.methods import DistillationMethod, FirstPhase, register_method
@@ -94,66 +87,6 @@ class Rotations(DistillationMethod):
         return {"kd": kd_loss(student.logits, teacher.logits, 3.0)}
 
 
-@register_method("test_peer")
-class Peer(DistillationMethod):
-    """An untrained network of the teacher's architecture that learns beside the student."""
-
-    def __init__(self, student, teacher, num_points):
-        super().__init__(student, teacher, num_points)
-        self.peer = timm.create_model(teacher.name, num_classes=teacher.num_classes)
-
-    def forward(self, student, teacher, batch):
-        peer, labels = self.peer(batch["pixel_values"]), batch["labels"]
-        return {
-            "ce": F.cross_entropy(student.logits, labels),
-            "peer": F.cross_entropy(peer, labels),
-            "kd": kd_loss(student.logits, peer.detach(), 4.0),
-        }
-
-
-@register_method("test_memory")
-class Memory(DistillationMethod):
-    """A memory of the student's embedding of every point, on which the next epoch pulls."""
-
-    student_reads = frozenset({"logits", "embedding"})
-
-    def __init__(self, student, teacher, num_points):
-        super().__init__(student, teacher, num_points)
-        self.register_buffer("memory", torch.zeros(num_points, student.embedding_dim))
-
-    def forward(self, student, teacher, batch):
-        ids = batch["point_ids"]
-        pull = F.mse_loss(student.embedding, self.memory[ids])
-        self.memory.index_copy_(0, ids, 0.5 * self.memory[ids] + 0.5 * student.embedding.detach())
-        return {"kd": kd_loss(student.logits, teacher.logits, 4.0), "pull": pull}
-
-
-@register_method("test_subset")
-class Subset(DistillationMethod):
-    """The half of the batch that the student is least sure of, mixed with the other half."""
-
-    def prepare_batch(self, batch, student):
-        with torch.no_grad():
-            order = prediction_entropy(student(batch["pixel_values"])).argsort(descending=True, stable=True)
-        half = len(order) // 2
-        chosen = {name: values[order[:half]] for name, values in batch.items()}
-        others = batch["pixel_values"][order[half : 2 * half]]
-        return {**chosen, "pixel_values": 0.8 * chosen["pixel_values"] + 0.2 * others}
-
-    def forward(self, student, teacher, batch):
-        return {"kd": kd_loss(student.logits, teacher.logits, 4.0)}
-
-
-@register_method("test_ramp")
-class Ramp(DistillationMethod):
-    """A weight that rises with the epochs trained."""
-
-    def forward(self, student, teacher, batch):
-        ce = F.cross_entropy(student.logits, batch["labels"])
-        return {"ce": ce, "kd": min(1.0, self.epoch / 2) * kd_loss(student.logits, teacher.logits, 4.0)}
-
-
-METHODS = ["hint", "two_phases", "rotations", "peer", "memory", "subset", "ramp"]
 NUM_POINTS, SIZES = 48, [48, 38, 30]  # 3, 3 and 2 batches
 
 
@@ -191,7 +124,7 @@ def trained(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["hint", "two_phases", "rotations"])
 def test_every_kind_of_method_trains_and_resumes_exactly(tmp_path, trained, method):
     whole, _, folder = trained(method)
     assert whole.cost.points == SIZES and whole.state.global_step == 3 + 3 + 2
@@ -219,22 +152,6 @@ def test_rotations_are_recorded_and_counted_as_one_point(trained):
     assert record.value.tolist() == pytest.approx(means, rel=1e-4, abs=1e-6)
 
 
-def test_a_co_trained_network_learns(trained):
-    trainer, start, _ = trained("peer")
-    fresh = timm.create_model("cifar_wrn_16_2", num_classes=NUM_CLASSES)
-    assert trainer.method.peer.state_dict().keys() == fresh.state_dict().keys()
-    assert losses(trainer)[-1]["loss_peer"] < losses(trainer)[0]["loss_peer"]
-    assert int(trainer.method.peer.bn1.num_batches_tracked) == 8
-    assert all(
-        not torch.equal(weight, start[f"peer.{name}"]) for name, weight in trainer.method.peer.named_parameters()
-    )
-
-
-def test_a_memory_has_an_entry_for_every_point(trained):
-    memory = trained("memory")[0].method.memory
-    assert memory.shape == (NUM_POINTS, 64) and (memory.abs().sum(1) > 0).all()
-
-
 def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logged(trained):
     trainer, *_ = trained("two_phases")
     seen = trainer.method.seen
@@ -244,9 +161,3 @@ def test_the_first_phase_trains_by_its_own_loss_and_is_neither_recorded_nor_logg
         assert torch.cat([ids for *_, ids in phase_epoch]).sort().values.tolist() == list(range(NUM_POINTS))
     assert int(trainer.kcd.condenser.record.frequency.max()) == 3
     assert all("loss_hint" not in line for line in losses(trainer))
-
-
-def test_a_ramp_follows_the_epochs_as_they_shrink(trained):
-    first, *others = losses(trained("ramp")[0])
-    assert first["loss_kd"] == 0
-    assert all(line["loss_kd"] > 0 for line in others)

@@ -35,8 +35,8 @@ NUM_KEPT = 44
 
 
 @pytest.fixture(scope="module")
-def masks(finished) -> dict[str, KnowledgeMask]:
-    return {name: finished(name).trainer.knowledge_mask for name in ("paper", "released")}
+def masks(distilled) -> dict[str, KnowledgeMask]:
+    return {name: distilled(name).trainer.knowledge_mask for name in ("paper", "released")}
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +259,9 @@ TINY = ["--data", "digits", "--train_points", "60", "--num_train_epochs", "2", "
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def distilled(tmp_path_factory) -> Path:
     """A condensed run of digits, its teacher, and a folder with the mask and its soft labels as a repository has them."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("distilled")
     main(["train-teacher", *TINY, "--network", "cifar_resnet8", "--output_dir", str(folder / "teacher")])
     words = ["--teacher", str(folder / "teacher"), "--condense", "--epochs_per_stage", "1", "--final_ratio", "0.5"]
     main(["distill", *TINY, *words, "--method_options", "temperature: 2.0", "--output_dir", str(folder / "run")])
@@ -277,20 +277,20 @@ def failure(capsys, *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, finished):
-    labels = SoftLabels.from_pretrained(finished / "published")
-    mask = KnowledgeMask.from_pretrained(finished / "published")
+def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, distilled):
+    labels = SoftLabels.from_pretrained(distilled / "published")
+    mask = KnowledgeMask.from_pretrained(distilled / "published")
     assert torch.equal(labels.points, mask.kept.sort().values)
     assert (labels.num_views, labels.top_k, labels.temperature, labels.seed) == (2, 5, 2.0, 3)
     # The pair's recipe serves: its teacher is set aside, and need not exist.
-    recipe = yaml.safe_load((finished / "run" / "recipe.yaml").read_text())
+    recipe = yaml.safe_load((distilled / "run" / "recipe.yaml").read_text())
     recipe |= {"teacher": str(tmp_path / "nowhere"), "condense": False}
     for name in ("preset", "final_ratio", "epochs_per_stage", "shape", "first_selection", "value", "online_recording"):
         recipe.pop(name)
     for name in ("cost_exponent", "augmentation", "max_perturbation", "partners", "cumulative_mixing"):
         recipe.pop(name)
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(recipe))
-    words = ["--config", tmp_path / "pair.yaml", "--mask", finished / "published", "--soft_labels", "true"]
+    words = ["--config", tmp_path / "pair.yaml", "--mask", distilled / "published", "--soft_labels", "true"]
     main(["distill", *map(str, words), "--output_dir", str(tmp_path / "again")])
     assert "from the soft labels of cifar_resnet8" in capsys.readouterr().out
     results = json.loads((tmp_path / "again" / "results.json").read_text())
@@ -303,12 +303,12 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, fi
     assert third["accuracy"] == results["accuracy"] and third["history"]["loss"] == results["history"]["loss"]
 
 
-def test_the_command_line_refuses_in_one_line(tmp_path, capsys, finished):
-    published, out = str(finished / "published"), ["--output_dir", str(tmp_path / "out")]
+def test_the_command_line_refuses_in_one_line(tmp_path, capsys, distilled):
+    published, out = str(distilled / "published"), ["--output_dir", str(tmp_path / "out")]
     assert "name it, e.g. --mask user/name" in failure(capsys, "--soft_labels", *out)
     both = failure(capsys, "--soft_labels", "--mask", published, "--teacher", "cifar_resnet8", *out)
     assert "soft_labels replace the teacher: leave teacher or soft_labels out" in both
-    without = failure(capsys, "--soft_labels", "--mask", str(finished / "run" / "mask"), *out)
+    without = failure(capsys, "--soft_labels", "--mask", str(distilled / "run" / "mask"), *out)
     assert "holds no soft labels: soft_labels.json and soft_labels.safetensors missing" in without
     seen = failure(capsys, "--soft_labels", "--mask", published, "--mask_mixing", "false", *out)
     assert "of another selection" in seen
@@ -316,6 +316,6 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys, finished):
     assert "reads the teacher's features" in method
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match=r"has no recipe\.yaml"):
-        soft_labels_of_run(finished / "published")
+        soft_labels_of_run(distilled / "published")
     with pytest.raises(ValueError, match="learned from none"):
-        soft_labels_of_run(finished / "teacher")
+        soft_labels_of_run(distilled / "teacher")
