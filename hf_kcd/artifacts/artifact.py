@@ -16,7 +16,8 @@ from ..version import __version__
 from .files import read_json, save_tensors, sha256_of, write_json
 from .identity import DatasetIdentity
 
-Tensors, Facts = dict[str, torch.Tensor], dict[str, Any]
+Tensors = dict[str, torch.Tensor]
+Facts = dict[str, Any]
 # Type and largest shape of every tensor.
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 # As the header of a safetensors file names them.

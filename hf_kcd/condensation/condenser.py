@@ -194,17 +194,17 @@ class KnowledgeCondenser:
                 self._mixing_history.append(Selection(**mixing))
             for selection in (self.selection, *self._mixing_history):
                 selection.check(self.schedule.num_points)
-            self._check_selected()
+            self._check_selected(self.selection)
         except (KeyError, TypeError) as error:
             raise ValueError(f"The condenser's state is incomplete ({error}): take an older one.") from error
 
-    def _check_selected(self) -> None:
+    def _check_selected(self, selection: Selection) -> None:
         """Refuse a selection of another schedule, and stages without their mixing."""
         stage, num_kept = (ask(self._selected_before) for ask in (self.schedule.stage, self.schedule.num_kept))
         num_mixings = stage if self.config.cumulative_mixing else 0
-        if len(self.selection.points) != num_kept or len(self._mixing_history) != num_mixings:
+        if len(selection.points) != num_kept or len(self._mixing_history) != num_mixings:
             raise ValueError(
-                f"The condenser's state holds {len(self.selection.points)} points and {len(self._mixing_history)} mixings "
+                f"The condenser's state holds {len(selection.points)} points and {len(self._mixing_history)} mixings "
                 f"in stage {stage} instead of {num_kept} and {num_mixings}: it is of another configuration, or incomplete."
             )
 

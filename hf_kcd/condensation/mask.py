@@ -239,8 +239,9 @@ class KnowledgeMask(Artifact):
         for name in (TABLE_FILE, *pictures):
             (folder / name).parent.mkdir(exist_ok=True)
         self.to_table().to_parquet(folder / TABLE_FILE)
-        for name in pictures:
-            shutil.copyfile(Path(run_folder) / name, folder / name)
+        if run_folder is not None:
+            for name in pictures:
+                shutil.copyfile(Path(run_folder) / name, folder / name)
         if (self.frequency > 0).any():
             value = str(self.schedule.get("value", "value"))
             figure = value_figure([self.recorded_values], [self.stage], self.num_points, value)
@@ -287,8 +288,14 @@ class KnowledgeMask(Artifact):
                 soft_labels=soft_labels,
                 license=license,
             )
-            where = {"private": private, "revision": revision, "commit_message": commit_message}
-            return upload(folder, repo_id, repo_type="dataset", **where)
+            return upload(
+                folder,
+                repo_id,
+                repo_type="dataset",
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+            )
 
     def tensors(self) -> Tensors:
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
@@ -302,7 +309,9 @@ class KnowledgeMask(Artifact):
     @classmethod
     def layout(cls, facts: Facts, dataset: DatasetIdentity, names: Collection[str]) -> Layout:
         shape = (dataset.num_points,)
-        layout = {name: (dtype, shape) for name, dtype in _TENSORS.items() if name != "labels" or name in names}
+        layout: Layout = {
+            name: (dtype, shape) for name, dtype in _TENSORS.items() if name != "labels" or name in names
+        }
         mixing = [(dtype, shape) for dtype in _SELECTION.values()]
         for stage in range(_num_mixings(names)):
             layout |= zip(_mixing_names(stage), mixing, strict=True)
@@ -312,8 +321,8 @@ class KnowledgeMask(Artifact):
     def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> "KnowledgeMask":
         stages = range(_num_mixings(tensors))
         history = [Selection(*map(tensors.pop, _mixing_names(stage))) for stage in stages]
-        facts = {name: facts[name] for name in cls.FACTS}
-        return cls(**tensors, **facts | {"dataset": dataset}, mixing_history=history)
+        parts: dict[str, Any] = {**tensors, **{name: facts[name] for name in cls.FACTS}, "dataset": dataset}
+        return cls(**parts, mixing_history=history)
 
     def _check_soft_labels(self, soft_labels: Artifact) -> None:
         self.check(soft_labels.dataset)

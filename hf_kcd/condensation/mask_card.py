@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..artifacts.cards import format_size, one_line, render_card
 from ..artifacts.results import Results
 from ..hub.names import dataset_repository, network_repository
 from ..hub.privacy import without_folders
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCardData
 
 TABLE_FILE = "data/points.parquet"
 # Pictures of a run that are about its knowledge, with what they show.
@@ -113,7 +116,7 @@ def _source(data: str | None, recipe: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metadata(mask: dict[str, Any], repo_id: str, source: dict[str, Any], license: str | None):
+def _metadata(mask: dict[str, Any], repo_id: str, source: dict[str, Any], license: str | None) -> "DatasetCardData":
     from huggingface_hub import DatasetCardData
 
     size = min(max(len(str(mask["num_points"])) - 3, 0), len(_SIZES) - 1)

@@ -11,7 +11,7 @@ import math
 import numbers
 from functools import cached_property
 
-from ..errors import unknown_name
+from ..errors import unknown_name, whole_number
 
 SHAPES = ("exponential", "linear")
 FIRST_SELECTIONS = ("after_first_epoch", "after_first_stage")
@@ -60,7 +60,8 @@ class CondensationSchedule:
             value = getattr(self, name)
             if name != "batch_size" or value is not None:
                 # TrainingArguments keeps its number of epochs as a float: 240.0 is as good as 240.
-                object.__setattr__(self, name, _positive_whole(name, value))
+                hint = "Epochs under condensation are whole: each ends with a recording." if "epochs" in name else ""
+                object.__setattr__(self, name, whole_number(name, value, hint=hint))
         if not (isinstance(self.final_ratio, numbers.Real) and 0 < self.final_ratio <= 1):
             raise ValueError(
                 f"final_ratio is {self.final_ratio!r}. "
@@ -211,10 +212,3 @@ class CondensationSchedule:
 
 def _ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
-
-
-def _positive_whole(name: str, value: object) -> int:
-    if not isinstance(value, numbers.Real) or not float(value).is_integer() or value < 1:
-        hint = " Epochs under condensation are whole: each ends with a recording." if "epochs" in name else ""
-        raise ValueError(f"{name} is {value!r}. Give a positive whole number.{hint}")
-    return int(value)

@@ -76,15 +76,15 @@ def summarize_knowledge(
         raise unknown_name("augmentation", augmentation, AUGMENTATIONS)
     if partners not in PARTNERS:
         raise unknown_name("partners", partners, PARTNERS)
-    if partners == "newly_discarded" and not num_kept <= (previous_num_kept or 0) <= num_points:
+    before = num_points if partners == "discarded" else previous_num_kept or 0
+    if not num_kept <= before <= num_points:
         raise ValueError(
             f"previous_num_kept is {previous_num_kept}. With partners='newly_discarded' give the number of points "
             f"kept before this selection, from num_kept={num_kept} to {num_points}."
         )
 
     kept, discarded = order[:num_kept], order[num_kept:]
-    num_dropped = len(discarded) if partners == "discarded" else previous_num_kept - num_kept
-    num_low = min(num_kept, num_dropped)
+    num_low = min(num_kept, before - num_kept)
     high, low = kept.split([num_kept - num_low, num_low])
     partner = torch.full_like(kept, -1)
     perturbation = torch.zeros(num_kept, dtype=torch.float32, device=order.device)

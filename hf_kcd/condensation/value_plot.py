@@ -1,6 +1,7 @@
 """Histograms of the points' values at each stage, kept points apart from discarded ones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,11 +32,11 @@ def value_figure(
     edges, logarithmic = _bins(values)
     # Values under the first edge of a logarithmic axis (often exactly 0) are counted in the first bin.
     counts = [[np.histogram(part.clip(edges[0], edges[-1]), edges)[0] for part in group] for group in groups]
-    scale = 0.92 / max(sum(pair).max() for pair in counts)
+    scale = 0.92 / max((kept + discarded).max() for kept, discarded in counts)
     figure = new_figure(8, 1.6 + 0.85 * len(groups))
     axes = figure.subplots()
-    discarded_style = {"fill": True, "color": GRAY, "alpha": 0.55}
-    kept_style = {"fill": True, "color": BLUE}
+    discarded_style: dict[str, Any] = {"fill": True, "color": GRAY, "alpha": 0.55}
+    kept_style: dict[str, Any] = {"fill": True, "color": BLUE}
     for floor, (kept, discarded) in enumerate(reversed(counts)):
         border = scale * discarded + floor
         axes.stairs(border, edges, baseline=floor, zorder=2, **discarded_style)

@@ -69,7 +69,7 @@ def unpack_logits(
     offset, levels = 2 ** (bits - 1), 2**bits - 1
     low, high = low[:, None], high[:, None]
     logits = (codes.float() + offset) * ((high - low) / levels) + low
-    if classes is None:
+    if classes is None or rest is None:
         return logits
     return rest[:, None].repeat(1, num_classes).scatter_(1, classes.long(), logits)
 

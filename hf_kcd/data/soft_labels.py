@@ -155,13 +155,16 @@ class SoftLabels(Artifact):
             float32 [B, num_classes]; NaN for a point that has no soft labels.
         """
         rows = torch.searchsorted(self.points, point_ids).clamp(max=len(self.points) - 1)
-        packed = {name: tensor if tensor is None else tensor[rows, views] for name, tensor in self._packed().items()}
+        packed: dict[str, Any] = {
+            name: tensor if tensor is None else tensor[rows, views] for name, tensor in self._packed().items()
+        }
         logits = unpack_logits(**packed, num_classes=self.num_classes)
         return logits.masked_fill((self.points[rows] != point_ids)[:, None], math.nan)
 
     def to(self, device: torch.device | str) -> "SoftLabels":
         """Put the tensors on a device."""
-        return dataclasses.replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return dataclasses.replace(self, **moved)
 
     def check(self, dataset: DatasetIdentity, preprocessing: Preprocessing, selection: str) -> None:
         """Make sure that a training shows exactly the images that the teacher answered.
@@ -222,8 +225,8 @@ class SoftLabels(Artifact):
 
     @classmethod
     def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> "SoftLabels":
-        own = {name: facts[name] for name in _OWN}
-        soft_labels = cls(**{"classes": None, "rest": None, **tensors}, **own, dataset=dataset)
+        parts: dict[str, Any] = {"classes": None, "rest": None, **tensors, **{name: facts[name] for name in _OWN}}
+        soft_labels = cls(**parts, dataset=dataset)
         found = soft_labels.description()
         for name in _SIZE:
             _require(found[name] == facts[name], name, f"is {facts[name]}, but {found[name]} in the tensors")

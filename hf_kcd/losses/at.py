@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .common import match_stages, unit
+from .common import match_stages, total, unit
 
 
 def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -30,7 +30,7 @@ def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tenso
         (_attention(student) - _attention(teacher)).square().mean()
         for student, teacher in match_stages(student_features, teacher_features)
     ]
-    return sum(losses)
+    return total(losses)
 
 
 def _attention(feature: Tensor) -> Tensor:

@@ -85,7 +85,13 @@ def soften(logits: Tensor, temperature: float) -> Tensor:
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Compute T^2 KL(teacher || student) of two log-probabilities [B, C] that were softened with T, batch mean."""
-    return F.kl_div(*widen(student, teacher), reduction="batchmean", log_target=True) * temperature**2
+    student, teacher = widen(student, teacher)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def total(losses: Sequence[Tensor]) -> Tensor:
+    """Add losses, at least one."""
+    return sum(losses[1:], losses[0])
 
 
 def as_map(feature: Tensor) -> Tensor:

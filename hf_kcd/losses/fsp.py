@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn import functional as F
 
-from .common import as_map, check_counts, check_maps, product, same_size, widen
+from .common import as_map, check_counts, check_maps, product, same_size, total, widen
 
 
 def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -33,8 +33,8 @@ def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     for stage, (student, teacher) in enumerate(zip(student_features, teacher_features, strict=True)):
         check_maps(student, teacher, f"stage {stage}", same_channels=True)
     flows = zip(_flows(student_features), _flows([feature.detach() for feature in teacher_features]), strict=True)
-    losses = [F.mse_loss(*widen(student, teacher)) for student, teacher in flows]
-    return sum(losses)
+    losses = [F.mse_loss(student, teacher) for student, teacher in (widen(*pair) for pair in flows)]
+    return total(losses)
 
 
 def _flows(features: Sequence[Tensor]) -> list[Tensor]:

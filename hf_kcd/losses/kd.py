@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .common import check_logits, check_temperature, divergence, soften
+from .common import check_logits, check_temperature, divergence, soften, total
 
 
 def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,4 +61,4 @@ def dml_loss(logits: Tensor, peer_logits: Sequence[Tensor], temperature: float =
     """
     if len(peer_logits) == 0:
         raise ValueError("No logits of a peer were given. Mutual learning needs at least one other network.")
-    return sum(kd_loss(logits, peer, temperature) for peer in peer_logits) / len(peer_logits)
+    return total([kd_loss(logits, peer, temperature) for peer in peer_logits]) / len(peer_logits)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .common import match_stages, product, unit
+from .common import match_stages, product, total, unit
 
 
 def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -30,7 +30,7 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
         _discrepancy(unit(student.flatten(2)), unit(teacher.flatten(2)))
         for student, teacher in match_stages(student_features, teacher_features)
     ]
-    return sum(losses)
+    return total(losses)
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from .common import match_stages
+from .common import match_stages, total
 
 
 def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -27,7 +27,7 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021; weights as in the authors' code.
     """
     losses = [_hierarchy(*pair) for pair in match_stages(student_features, teacher_features, same_channels=True)]
-    return sum(losses)
+    return total(losses)
 
 
 def _hierarchy(student: Tensor, teacher: Tensor) -> Tensor:

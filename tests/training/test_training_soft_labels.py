@@ -35,8 +35,8 @@ NUM_KEPT = 44
 
 
 @pytest.fixture(scope="module")
-def masks(distilled) -> dict[str, KnowledgeMask]:
-    return {name: distilled(name).trainer.knowledge_mask for name in ("paper", "released")}
+def masks(finished) -> dict[str, KnowledgeMask]:
+    return {name: finished(name).trainer.knowledge_mask for name in ("paper", "released")}
 
 
 @pytest.fixture(scope="module")
