@@ -17,8 +17,8 @@ ROOT = Path(hf_kcd.__file__).parent
 GROUND = {"artifacts", "hub", "condensation", "data"}
 ARROWS = {
     "losses": set(),
-    "artifacts": set(),
-    "hub": {"artifacts"},
+    "hub": set(),
+    "artifacts": {"hub"},
     "condensation": {"losses", "artifacts", "hub"},
     "models": {"artifacts", "hub"},
     "data": {"condensation", "artifacts", "hub", "models"},

@@ -64,7 +64,7 @@ SHA = "0" * 64
         ({"format_version": "1"}, "format version '1'"),
         ({"stage": "gone"}, "missing stage"),
         ({"stage": "six"}, "no valid knowledge mask: stage is 'six'"),
-        ({"dataset": {"num_points": 30}}, "no object of num_points, class_names, labels, images"),
+        ({"dataset": {"num_points": 30}}, "not an object of num_points, class_names, labels, images"),
         ({"dataset": None}, "no valid knowledge mask"),
         ({"schedule": []}, "schedule is no plain JSON"),
         ({"provenance": {"loss": float("nan")}}, "provenance is no plain JSON"),
@@ -77,7 +77,7 @@ SHA = "0" * 64
         ({"labels": "short"}, "labels that are no SHA-256"),
         ({"labels": 5}, "labels that are no SHA-256"),
         ({"images": SHA + "\n"}, "images that are no SHA-256"),
-        ({"more": 1}, "no object of"),
+        ({"more": 1}, "not an object of"),
     ],
 )
 def test_descriptions_that_cannot_be_are_refused(saved, identity, changes, message):
