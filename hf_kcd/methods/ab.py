@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..losses import ab_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .adapters import regressor
 from .base import Batch, check_weights
 from .registry import register_method
@@ -28,10 +28,8 @@ class AB(FirstPhaseMethod, StageMethod):
     paper = "Heo et al., AAAI 2019"
     reads = ("logits", "preactivations")
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, margin: float = 1.0, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args: Any, margin: float = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
         check_weights(margin=margin)
         self.margin = margin
         self.connectors = nn.ModuleList(

@@ -20,10 +20,6 @@ def regressor(student: FeatureMap, teacher: FeatureMap, *, activation: bool) -> 
 
     As in RepDistiller's code, a map of half the size goes through a transposed convolution and one of twice the size through
     a strided one. Others go through a 1x1 convolution; the loss then pools the larger map.
-
-    Args:
-        student, teacher: The maps.
-        activation: Whether a ReLU follows.
     """
     channels = student.channels, teacher.channels
     if student.size == _doubled(teacher.size):

@@ -32,9 +32,7 @@ class FirstPhase:
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", whole_number("first_phase_epochs", self.epochs))
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(
-                f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None for the training's."
-            )
+            raise ValueError(f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None.")
 
 
 class DistillationMethod(nn.Module):
@@ -49,35 +47,24 @@ class DistillationMethod(nn.Module):
         num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
     """
 
+    # The name it is registered under; authors, venue and year of its paper.
     name: ClassVar[str]
-    """The name it is registered under."""
-
     paper: ClassVar[str] = ""
-    """Authors, venue and year of its paper."""
-
+    # What it reads from both networks: of "logits", "embedding", "features", "preactivations".
     reads: ClassVar[Collection[str]] = ("logits",)
-    """What it reads from both networks: of "logits", "embedding", "features", "preactivations"."""
-
+    # What it reads from one of them, where they differ; by default `reads`. Empty for a method without a teacher.
     student_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What it reads from the student, where that differs; by default `reads`."""
-
     teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What it reads from the teacher, where that differs; by default `reads`. Empty for a method without a teacher."""
-
+    # Whether it learns from several teachers; the constructor and `forward` then get lists.
     many_teachers: ClassVar[bool] = False
-    """Whether it learns from several teachers; the constructor and `forward` then get lists."""
-
+    # Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged.
     teacher_batch_statistics: ClassVar[bool] = False
-    """Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged."""
-
+    # Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough.
     copies_teacher: ClassVar[bool] = False
-    """Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough."""
-
+    # Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step.
     unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
-    """Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step."""
-
+    # The phase before the training, if there is one.
     first_phase: FirstPhase | None = None
-    """The phase before the training, if there is one."""
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -150,10 +137,7 @@ class DistillationMethod(nn.Module):
         return {name: values[rows] for name, values in found.items()}
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the timm networks that train along and are useful themselves (peers), by name; by default none.
-
-        Each of them is evaluated, and saved beside the student.
-        """
+        """Return the timm networks that train along, by name: each is evaluated and saved too; by default none."""
         return {}
 
     @property

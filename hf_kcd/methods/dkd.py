@@ -1,10 +1,12 @@
 """DKD: the teacher's knowledge of the target class and of the other classes, weighted separately."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, dkd_loss
 from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch, DistillationMethod, check_weights, warm_up
 from .registry import register_method
 
@@ -30,17 +32,14 @@ class DKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args: Any,
         ce_weight: float = 1.0,
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: float = 4.0,
         warmup_epochs: float = 20.0,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_weights(ce_weight=ce_weight, alpha=alpha, beta=beta, warmup_epochs=warmup_epochs)
         check_temperature(temperature)
         self.ce_weight = ce_weight

@@ -1,10 +1,12 @@
 """KD: the student matches the teacher's softened class probabilities."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch, DistillationMethod, check_weights
 from .registry import register_method
 
@@ -21,17 +23,8 @@ class KD(DistillationMethod):
 
     paper = "Hinton et al., 2015"
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
-        temperature: float = 4.0,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
+    def __init__(self, *args: Any, ce_weight: float = 0.1, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
+        super().__init__(*args)
         check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
         check_temperature(temperature)
         self.ce_weight = ce_weight

@@ -21,9 +21,6 @@ class OFD(StageMethod):
     normalization adapts the student's maps. A student's stage without an activation at its end (`cifar_mobilenetv2_half`)
     gives its output, as in the reference. The reference's pre-activations of ShuffleNetV2 lie before the shuffle, which the
     convolution undoes. On ImageNet the weight is 1/10000.
-
-    Raises:
-        ValueError: When a pre-activation of the teacher comes out of no batch normalization.
     """
 
     paper = "Heo et al., ICCV 2019"
@@ -38,8 +35,8 @@ class OFD(StageMethod):
             norm = teacher.preactivation_norms[theirs.position]
             if norm is None:
                 raise ValueError(
-                    f"{teacher.name} has no batch normalization and activation at {theirs}, so OFD has no margin for it: choose "
-                    "other layers with teacher_layers, or another teacher or method."
+                    f"{teacher.name} has no batch normalization and activation at {theirs}, so OFD has no margin for it: "
+                    "choose other layers with teacher_layers, or another teacher or method."
                 )
             self.register_buffer(f"margin{stage}", ofd_margins(*norm))
 

@@ -1,6 +1,7 @@
 """ONE: a network with several branches on one trunk; each branch learns from their gated ensemble."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,25 +39,16 @@ class ONE(DistillationMethod):
     student_reads = frozenset({"logits", "features"})
     teacher_reads = frozenset()
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec | None,
-        num_points: int,
-        *,
-        num_branches: int = 3,
-        temperature: float = 3.0,
-        ramp_epochs: float = 80.0,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
+    def __init__(self, *args: Any, num_branches: int = 3, temperature: float = 3.0, ramp_epochs: float = 80.0) -> None:
+        super().__init__(*args)
         check_temperature(temperature)
         num_branches = whole_number("num_branches", num_branches, at_least=2)
         if not ramp_epochs > 0:
             raise ValueError(f"ramp_epochs is {ramp_epochs}: give a positive number of epochs.")
         self.temperature = temperature
         self.ramp_epochs = ramp_epochs
-        self.branches = nn.ModuleList(_branch(student) for _ in range(num_branches - 1))
-        self.gate = Gate(student.feature_channels[-2], num_branches)
+        self.branches = nn.ModuleList(_branch(self.student_spec) for _ in range(num_branches - 1))
+        self.gate = Gate(self.student_spec.feature_channels[-2], num_branches)
 
     def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
         trunk = student.features[-2]
@@ -85,8 +77,8 @@ def _branch(student: ModelSpec) -> nn.Module:
     network = untrained_network(student)
     if not isinstance(network, CifarNetwork) or len(student.layers) < 2:
         raise ValueError(
-            f"ONE copies the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be cut in "
-            "two: choose one of hf_kcd's cifar_* networks, with at least 2 maps."
+            f"ONE copies the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be cut: "
+            "choose one of hf_kcd's cifar_* networks, with at least 2 maps."
         )
     network.prune_shallow_layers(student.layers[-2])
     return network

@@ -33,7 +33,7 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
     def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
         if name in _METHODS:
             raise ValueError(
-                f"Method {name!r} is registered already, as {_METHODS[name].__qualname__}: choose another name."
+                f"Method {name!r} is registered already, as {_METHODS[name].__qualname__}: choose another."
             )
         if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
             raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
@@ -131,9 +131,7 @@ def create_method(
             raise unknown_name(f"option of method {name!r}", option, valid)
     if len(teachers) > 1 and not cls.many_teachers:
         several = ", ".join(sorted(other for other, method in _METHODS.items() if method.many_teachers))
-        raise ValueError(
-            f"Method {name!r} has one teacher and got {len(teachers)}: give one. With several: {several}."
-        )
+        raise ValueError(f"Method {name!r} got {len(teachers)} teachers: give one. With several: {several}.")
     student = _spec(name, "student", student, cls.student_reads, student_layers)
     specs = [_spec(name, "teacher", one, cls.teacher_reads, teacher_layers) for one in teachers]
     return cls(student, specs if cls.many_teachers else next(iter(specs), None), num_points, **options)
@@ -148,9 +146,7 @@ def as_teachers(teacher: Any) -> list[Any]:
 
 def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozenset[str], layers: Layers) -> ModelSpec:
     if layers is not None and (isinstance(network, ModelSpec) or not reads & {"features", "preactivations"}):
-        why = (
-            "its spec has layers already" if isinstance(network, ModelSpec) else f"{method!r} reads no features of it"
-        )
+        why = "its spec has layers" if isinstance(network, ModelSpec) else f"{method!r} reads no features of it"
         raise ValueError(f"{role}_layers is {layers!r} for the {role}, but {why}: leave it out.")
     if isinstance(network, nn.Module):
         try:
@@ -159,8 +155,8 @@ def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozens
             raise ValueError(f"Method {method!r} reads {', '.join(sorted(reads))} of the {role}. {error}") from error
     missing = sorted(reads - network.reads)
     if missing:
+        read = ", ".join(missing)
         raise ValueError(
-            f"Method {method!r} reads {', '.join(missing)} of the {role}, but {network.name} has none: choose another network "
-            "or method."
+            f"Method {method!r} reads {read} of the {role}, but {network.name} has none: choose another of both."
         )
     return network

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import hcl_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .adapters import AdapterNorm
 from .base import Batch, check_weights, warm_up
 from .registry import register_method
@@ -34,22 +34,15 @@ class ReviewKD(StageMethod):
     weight = 5.0
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        warmup_epochs: float = 20.0,
-        max_fusion_channels: int = 512,
-        **options: Any,
+        self, *args: Any, warmup_epochs: float = 20.0, max_fusion_channels: int = 512, **options: Any
     ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+        super().__init__(*args, **options)
         check_weights(warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs
-        width = min(max_fusion_channels, student.embedding_dim)
-        channels = [(ours.channels, theirs.channels) for ours, theirs in self.pairs]
-        self.fusions = nn.ModuleList(Fusion(one, width, other, True) for one, other in channels)
-        self.fusions.append(Fusion(student.embedding_dim, width, teacher.embedding_dim, False))
+        ours, theirs = self.student_spec.embedding_dim, self.teacher_spec.embedding_dim
+        width = min(max_fusion_channels, ours)
+        self.fusions = nn.ModuleList(Fusion(one.channels, width, other.channels, True) for one, other in self.pairs)
+        self.fusions.append(Fusion(ours, width, theirs, False))
 
     def ramp(self) -> float:
         return warm_up(self.epoch, self.warmup_epochs)
@@ -66,14 +59,7 @@ class ReviewKD(StageMethod):
 
 
 class Fusion(nn.Module):
-    """Fuses a map with the deeper fused map, by two attention maps, and brings the result to the teacher's shape.
-
-    Args:
-        in_channels: Channels of the student's map.
-        width: Channels of the fused maps.
-        out_channels: Channels of the teacher's map.
-        has_deeper: Whether there is a deeper map.
-    """
+    """Fuses a map with the deeper fused map, by two attention maps, and brings the result to the teacher's shape."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, has_deeper: bool) -> None:
         super().__init__()
@@ -82,13 +68,7 @@ class Fusion(nn.Module):
         self.expand = _convolution(width, out_channels, 3)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return the map to compare, [B, out_channels, *size], and the fused map, [B, width, *size].
-
-        Args:
-            x: The student's map [B, in_channels, H, W].
-            deeper: The deeper fused map, [B, width, H', W']; None at the deepest level.
-            size: Height and width of the teacher's map.
-        """
+        """Return the map to compare, [B, out_channels, *size], and the fused map, [B, width, *size], of x and the deeper."""
         x = self.reduce(x)
         if self.attention is not None:
             deeper = _resized(deeper, x.shape[2:])

@@ -33,8 +33,7 @@ class SLKD(DistillationMethod):
         alpha: Weight of the cross-entropy inside each L.
         temperature: tau, positive.
         fusion: rho, the first one's weight of two, or the weights of all; None for equal ones.
-        teacher_weight: lambda.
-        self_learning_weight: eta.
+        teacher_weight, self_learning_weight: lambda and eta.
         first_phase_epochs: Epochs in which the SL-teachers learn first, without the student, whom they then teach frozen, in
             evaluation mode (SLKD*); their learning rate becomes a tenth after 5/8, 6/8 and 7/8. 0 to learn together.
 
@@ -71,8 +70,8 @@ class SLKD(DistillationMethod):
             self.first_phase = FirstPhase(first_phase_epochs, trains_student=False, decay_epochs=decays)
             if not self_learning_weight:
                 raise ValueError(
-                    f"first_phase_epochs is {first_phase_epochs}, but self_learning_weight is 0, so that there are no SL-teachers "
-                    "to train first: give it a weight, or leave the phase out."
+                    f"first_phase_epochs is {first_phase_epochs}, but self_learning_weight is 0: give it a weight, or leave the "
+                    "phase out, because there are no SL-teachers to train first."
                 )
         self.alpha = alpha
         self.temperature = temperature

@@ -31,12 +31,8 @@ class SSKD(DistillationMethod):
         temperature, rotation_temperature, similarity_temperature: T of the three divergences, positive.
         rotation_keep_ratio, similarity_keep_ratio: Share, 0 to 1, of the rotated images that are kept although the teacher
             misses their class, or the image they come from.
-        first_phase_epochs: Epochs of the first phase, at least 1.
-        first_phase_learning_rate: Its learning rate.
+        first_phase_epochs, first_phase_learning_rate: Epochs of the first phase, at least 1, and its learning rate.
         first_phase_decay_epochs: Its epochs after which the learning rate becomes a tenth.
-
-    Raises:
-        ValueError: When an option is out of range, or the student's images are not square.
 
     Source: Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020, with the weights of the authors' code.
     """
@@ -67,8 +63,7 @@ class SSKD(DistillationMethod):
         _, height, width = student.input_size
         if height != width:
             raise ValueError(
-                f"The images of {student.name} are {height} x {width}, but rotations by 90 degrees need square images: create it "
-                "for such images."
+                f"Images of {student.name} are {height} x {width}: create it for square images, to rotate them."
             )
         self.weights = {"ce": ce_weight, "kd": kd_weight, "rotation": rotation_weight, "similarity": similarity_weight}
         check_weights(**{f"{name}_weight": weight for name, weight in self.weights.items()})
@@ -82,9 +77,8 @@ class SSKD(DistillationMethod):
             check_temperature(value, name)
         check_shares(**ratios)
         self.loss_options = {**temperatures, **ratios}
-        self.first_phase = FirstPhase(
-            first_phase_epochs, False, first_phase_learning_rate, tuple(first_phase_decay_epochs)
-        )
+        decay_epochs = tuple(first_phase_decay_epochs)
+        self.first_phase = FirstPhase(first_phase_epochs, False, first_phase_learning_rate, decay_epochs)
         self.student_head = _projection_head(student.embedding_dim)
         self.teacher_head = _projection_head(teacher.embedding_dim)
 

@@ -24,8 +24,8 @@ class FeatureMap:
         return f"f{self.layer} ({self.channels} x {self.size[0]} x {self.size[1]})"
 
 
+# A map of the student and one of the teacher.
 Pair = tuple[FeatureMap, FeatureMap]
-"""A map of the student and one of the teacher."""
 
 
 class StageMethod(TermMethod):
@@ -35,9 +35,8 @@ class StageMethod(TermMethod):
     """
 
     reads = ("logits", "features")
-
+    # Whether the term compares positions within a map, so that maps of one position would tell nothing.
     compares_positions: ClassVar[bool] = False
-    """Whether the term compares positions within a map, so that maps of one position would tell nothing."""
 
     def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
         super().__init__(student, teacher, num_points, **options)
@@ -47,11 +46,9 @@ class StageMethod(TermMethod):
 
     def stages(self, student: ModelOutputs, teacher: ModelOutputs) -> tuple[list[Tensor], list[Tensor]]:
         """Return the paired maps of the student and of the teacher, from shallow to deep."""
-        student_maps = getattr(student, _maps_of(self.student_reads))
-        teacher_maps = getattr(teacher, _maps_of(self.teacher_reads))
-        return [student_maps[ours.position] for ours, _ in self.pairs], [
-            teacher_maps[t.position] for _, t in self.pairs
-        ]
+        ours = getattr(student, _maps_of(self.student_reads))
+        theirs = getattr(teacher, _maps_of(self.teacher_reads))
+        return [ours[one.position] for one, _ in self.pairs], [theirs[other.position] for _, other in self.pairs]
 
 
 def feature_maps(spec: ModelSpec) -> list[FeatureMap]:
@@ -62,21 +59,11 @@ def feature_maps(spec: ModelSpec) -> list[FeatureMap]:
 
 
 def stage_maps(spec: ModelSpec, maps: str = "features") -> list[FeatureMap]:
-    """List the features or pre-activations of the network stages: all maps except the stem, the network's first map.
-
-    Args:
-        spec: The network's spec.
-        maps: "features" or "preactivations": the list that the positions refer to.
-
-    Raises:
-        ValueError: When the stem is the only map.
-    """
+    """List the "features" or "preactivations" of the network stages: all maps except the stem, the network's first map."""
     features = feature_maps(spec)
     stages = [one for one in features if one.layer > 0]
     if not stages:
-        raise ValueError(
-            f"The layers of {spec.name} are {list(spec.layers)}, its stem alone, but stages are compared: choose deeper layers."
-        )
+        raise ValueError(f"The layers of {spec.name} are {list(spec.layers)}, its stem alone: choose deeper layers.")
     skipped = len(features) - len(stages) if maps == "preactivations" else 0
     return [replace(one, position=one.position - skipped) for one in stages]
 
@@ -86,16 +73,8 @@ def pair_stages(
 ) -> list[Pair]:
     """Pair the stages of two networks, from shallow to deep.
 
-    Networks with equal stage counts are paired in order, whatever the sizes, as in the published tables, whose pairs have
-    equal stage counts. Otherwise only the deepest map of each size counts; if the counts still differ, shallow maps are left
-    out, and a warning lists the pairs.
-
-    Args:
-        student, teacher: The specs of both networks.
-        student_maps, teacher_maps: "features" or "preactivations".
-
-    Raises:
-        ValueError: When the stem is a network's only map.
+    Equal stage counts, as in the published tables, are paired in order, whatever the sizes. Otherwise only the deepest map of
+    each size counts; if the counts still differ, shallow maps are left out. A warning then lists the pairs.
     """
     ours, theirs = stage_maps(student, student_maps), stage_maps(teacher, teacher_maps)
     if len(ours) == len(theirs):

@@ -1,10 +1,12 @@
 """TAKD: the student learns from an assistant of medium size, which has learned from the teacher."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch, DistillationMethod
 from .registry import register_method
 
@@ -28,29 +30,20 @@ class TAKD(DistillationMethod):
 
     paper = "Mirzadeh et al., 2020"
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        kd_weight: float = 0.9,
-        temperature: float = 4.0,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
-        check_kd_weight(kd_weight)
+    def __init__(self, *args: Any, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
+        super().__init__(*args)
+        if not 0 < kd_weight <= 1:
+            raise ValueError(f"kd_weight is {kd_weight}: give a number above 0 and up to 1; CE gets the rest of 1.")
         check_temperature(temperature)
         self.kd_weight = kd_weight
         self.temperature = temperature
 
-    def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        parts = {"kd": self.kd_weight * kd_loss(student.logits, teacher.logits, self.temperature)}
+    def forward(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+        parts = {"kd": self.kd_weight * self.divergence(student, teacher)}
         if self.kd_weight < 1:
             parts["ce"] = (1 - self.kd_weight) * cross_entropy_loss(student.logits, batch["labels"])
         return parts
 
-
-def check_kd_weight(kd_weight: float) -> None:
-    """Require 0 < kd_weight <= 1."""
-    if not 0 < kd_weight <= 1:
-        raise ValueError(f"kd_weight is {kd_weight}: give a number above 0 and up to 1; CE gets the rest of 1.")
+    def divergence(self, student: ModelOutputs, teacher: Any) -> Tensor:
+        """Compute T^2 KL(teacher || student)."""
+        return kd_loss(student.logits, teacher.logits, self.temperature)

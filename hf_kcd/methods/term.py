@@ -18,9 +18,7 @@ class TermMethod(DistillationMethod):
 
     Args:
         student, teacher, num_points: As in `DistillationMethod`.
-        weight: Weight of the term.
-        ce_weight: Weight of the cross-entropy with the labels.
-        kd_weight: Weight of the softened divergence.
+        weight, ce_weight, kd_weight: Weights of the term, the cross-entropy with the labels, and the softened divergence.
         temperature: T, positive.
     """
 
@@ -88,16 +86,8 @@ class FirstPhaseMethod(TermMethod):
 
     first_phase_epochs: int = 30
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: Any,
-        num_points: int,
-        *,
-        first_phase_epochs: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args: Any, first_phase_epochs: int | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
         epochs = self.first_phase_epochs if first_phase_epochs is None else first_phase_epochs
         self.first_phase = FirstPhase(epochs) if epochs else None
         if self.first_phase and not (self.weight and self.ce_weight + self.kd_weight):
@@ -110,5 +100,4 @@ class FirstPhaseMethod(TermMethod):
         return {self.name: self.weight * self.term(student, teacher, batch)}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        forward = self.ce_and_kd if self.first_phase else super().forward
-        return forward(student, teacher, batch)
+        return (self.ce_and_kd if self.first_phase else super().forward)(student, teacher, batch)

@@ -33,9 +33,6 @@ class UNIX(DistillationMethod):
         steepness: w, not negative: how sharp the border between the two is.
         cost_ratio: F_t / F_s, the teacher's cost of an image relative to the student's; None to count it.
 
-    Raises:
-        ValueError: When an option is out of range, or a network's cost cannot be counted.
-
     Source: Xu et al., "Computation-Efficient Knowledge Distillation via Uncertainty-Aware Mixup", 2020.
     """
 
@@ -94,11 +91,8 @@ class UNIX(DistillationMethod):
         return prepared | {"drawn_logits": scores, "drawn_labels": batch["labels"], "drawn_ids": batch["point_ids"]}
 
     def observation(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        return {
-            "student_logits": batch["drawn_logits"],
-            "labels": batch["drawn_labels"],
-            "point_ids": batch["drawn_ids"],
-        }
+        drawn = {"student_logits": "drawn_logits", "labels": "drawn_labels", "point_ids": "drawn_ids"}
+        return {name: batch[key] for name, key in drawn.items()}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {"kd": kd_loss(student.logits, teacher.logits, self.temperature)}
@@ -108,7 +102,5 @@ def _cost_ratio(student: ModelSpec, teacher: ModelSpec) -> float:
     try:
         return count_macs(lambda: untrained_network(teacher)) / count_macs(lambda: untrained_network(student))
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The cost of {student.name} and {teacher.name} per image could not be counted ({error}): give cost_ratio, the "
-            "teacher's cost relative to the student's."
-        ) from error
+        names = f"{student.name} and {teacher.name}"
+        raise ValueError(f"The cost of {names} per image could not be counted ({error}): give cost_ratio.") from error

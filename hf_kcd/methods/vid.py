@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import vid_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch
 from .registry import register_method
 from .stages import StageMethod
@@ -26,8 +26,8 @@ class VID(StageMethod):
 
     paper = "Ahn et al., CVPR 2019"
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.means = nn.ModuleList(_mean_network(ours.channels, theirs.channels) for ours, theirs in self.pairs)
         # The variance is softplus of this plus the least variance.
         first = math.log(math.expm1(_FIRST_VARIANCE - _LEAST_VARIANCE))

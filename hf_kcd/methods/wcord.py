@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import wcord_global_loss, wcord_local_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch, check_weights
 from .memory import ContrastiveMethod
 from .registry import register_method
@@ -37,10 +37,8 @@ class WCoRD(ContrastiveMethod):
     paper = "Chen et al., 2021"
     weight = 0.8
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, local_weight: float = 0.05, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args: Any, local_weight: float = 0.05, **options: Any) -> None:
+        super().__init__(*args, **options)
         check_weights(local_weight=local_weight)
         self.local_weight = local_weight
 
