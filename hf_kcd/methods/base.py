@@ -1,7 +1,7 @@
-"""`DistillationMethod`, the interface of every method: what it reads, what it trains, and the named parts of its loss."""
+"""`DistillationMethod`, the interface of every method, and how a method is registered under its name."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,9 +122,7 @@ class DistillationMethod(nn.Module):
     def observation(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
         """Return what the values of points are computed from; by default the rows that `point_rows` names.
 
-        Args:
-            student, teacher: As in `forward`; the first of several teachers.
-            batch: What `prepare_batch` returned.
+        Arguments as in `forward`; of several teachers the first.
 
         Returns:
             `student_logits` [V, classes], without gradient, `labels` and `point_ids` [V], and `teacher_logits` if the
@@ -149,6 +147,31 @@ class DistillationMethod(nn.Module):
     def step_cost(self) -> float | None:
         """Computation of a step relative to a step of KD on the same drawn points; None if unknown."""
         return None
+
+
+METHODS: dict[str, type[DistillationMethod]] = {}
+
+
+def register_method(name: str) -> Callable[[type[DistillationMethod]], type[DistillationMethod]]:
+    """Register a `DistillationMethod` class under a name, such as the acronym of its paper in lower case (a decorator).
+
+    Raises:
+        ValueError: When the name is taken.
+        TypeError: When the class is no `DistillationMethod`.
+    """
+
+    def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
+        if name in METHODS:
+            raise ValueError(
+                f"Method {name!r} is registered already, as {METHODS[name].__qualname__}: choose another."
+            )
+        if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
+            raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
+        cls.name = name
+        METHODS[name] = cls
+        return cls
+
+    return register
 
 
 def check_weights(**weights: float) -> None:

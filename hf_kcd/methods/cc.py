@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from ..losses import cc_loss
 from ..models import ModelOutputs
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .term import TermMethod
 
 

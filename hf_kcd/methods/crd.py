@@ -7,9 +7,8 @@ from torch import Tensor
 
 from ..losses import crd_loss
 from ..models import ModelOutputs
-from .base import Batch
+from .base import Batch, register_method
 from .memory import ContrastiveMethod, gather_rows
-from .registry import register_method
 
 
 @register_method("crd")

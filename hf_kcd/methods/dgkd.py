@@ -8,7 +8,7 @@ from torch import Tensor
 from ..errors import whole_number
 from ..losses import kd_loss
 from ..models import ModelOutputs
-from .registry import register_method
+from .base import register_method
 from .takd import TAKD
 
 

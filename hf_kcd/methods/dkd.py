@@ -7,8 +7,7 @@ from torch import Tensor
 from ..losses import cross_entropy_loss, dkd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs
-from .base import Batch, DistillationMethod, check_weights, warm_up
-from .registry import register_method
+from .base import Batch, DistillationMethod, check_weights, register_method, warm_up
 
 
 @register_method("dkd")
@@ -21,9 +20,7 @@ class DKD(DistillationMethod):
     of warm-up. The epoch counts with its fraction; the reference takes whole ones, from 1. With two classes NCKD is 0.
 
     Args:
-        ce_weight: Weight of the cross-entropy with the labels.
-        alpha: Weight of the target class (TCKD).
-        beta: Weight of the other classes (NCKD).
+        ce_weight, alpha, beta: Weights of the cross-entropy with the labels, the target class and the other classes.
         temperature: T, positive.
         warmup_epochs: Epochs in which alpha and beta rise from 0; 0 for none.
     """

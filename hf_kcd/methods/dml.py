@@ -1,15 +1,15 @@
 """DML: untrained networks that learn together, each from the labels and from the others."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, dml_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec, image_config, load_model
-from .base import Batch, DistillationMethod, check_weights
+from .base import Batch, DistillationMethod, check_weights, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("dml")
@@ -33,24 +33,18 @@ class DML(DistillationMethod):
     teacher_reads = frozenset()
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec | None,
-        num_points: int,
-        *,
-        peers: Sequence[str] | None = None,
-        weight: float = 1.0,
-        temperature: float = 1.0,
+        self, *args: Any, peers: Sequence[str] | None = None, weight: float = 1.0, temperature: float = 1.0
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
+        student = self.student_spec
         check_weights(weight=weight)
         check_temperature(temperature)
         if isinstance(peers, str) or (peers is not None and len(peers) == 0):
             raise ValueError(f"peers is {peers!r}: give a list of at least one timm name, e.g. ['{student.name}'].")
         self.weight = weight
         self.temperature = temperature
-        networks = [untrained_network(student)] if peers is None else [_peer(name, student) for name in peers]
-        self.peers = nn.ModuleList(networks)
+        named = [_peer(name, student) for name in peers or ()]
+        self.peers = nn.ModuleList(named or [untrained_network(student)])
 
     def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
         logits = [student.logits, *(peer(batch["pixel_values"]) for peer in self.peers)]
@@ -70,10 +64,8 @@ class DML(DistillationMethod):
 def _peer(name: str, student: ModelSpec) -> nn.Module:
     network = load_model(name, student.num_classes)
     network.pretrained_cfg.update(input_size=student.input_size, mean=student.mean, std=student.std)
-    own_size = image_config(network).input_size
-    if own_size != student.input_size:
-        raise ValueError(
-            f"The peer {name} takes images of {own_size[1]} x {own_size[2]} only, but {student.name} gets "
-            f"{student.input_size[1]} x {student.input_size[2]}: choose another network."
-        )
+    (_, height, width), size = image_config(network).input_size, student.input_size
+    if (height, width) != size[1:]:
+        images = f"images of {height} x {width} only, not {size[1]} x {size[2]}"
+        raise ValueError(f"The peer {name} takes {images}, which {student.name} gets: choose another network.")
     return network

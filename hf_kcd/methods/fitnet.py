@@ -7,8 +7,7 @@ from torch import Tensor
 from ..losses import hint_loss
 from ..models import ModelOutputs, ModelSpec
 from .adapters import regressor
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import FeatureMap, feature_maps
 from .term import FirstPhaseMethod
 

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from ..losses import fsp_loss
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import feature_maps
 from .term import FirstPhaseMethod
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from ..losses import ft_loss, hint_loss
 from ..models import ModelOutputs
 from .adapters import AdapterNorm
-from .base import Batch, FirstPhase, check_weights
-from .registry import register_method
+from .base import Batch, FirstPhase, check_weights, register_method
 from .stages import feature_maps, require_positions
 from .term import TermMethod
 

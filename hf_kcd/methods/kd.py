@@ -7,8 +7,7 @@ from torch import Tensor
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs
-from .base import Batch, DistillationMethod, check_weights
-from .registry import register_method
+from .base import Batch, DistillationMethod, check_weights, register_method
 
 
 @register_method("kd")
@@ -16,8 +15,7 @@ class KD(DistillationMethod):
     """`ce_weight` CE + `kd_weight` T^2 KL(teacher || student), as in the published CIFAR-100 tables.
 
     Args:
-        ce_weight: Weight of the cross-entropy with the labels (the papers' gamma).
-        kd_weight: Weight of the softened divergence (the papers' alpha).
+        ce_weight, kd_weight: Weights of the cross-entropy with the labels (gamma) and of the softened divergence (alpha).
         temperature: T, positive.
     """
 

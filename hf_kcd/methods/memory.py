@@ -63,11 +63,9 @@ class ContrastiveMethod(TermMethod):
         """
         if self.memory.point_labels is None:
             self.memory.set_labels(self.labels)
+        sides = (self.student_projection, student.embedding), (self.teacher_projection, teacher.embedding)
         with torch.autocast(student.embedding.device.type, enabled=False):
-            embeddings = (
-                unit(self.student_projection(student.embedding.to(self.student_projection.weight.dtype))),
-                unit(self.teacher_projection(teacher.embedding.to(self.teacher_projection.weight.dtype))),
-            )
+            embeddings = [unit(projection(one.to(projection.weight.dtype))) for projection, one in sides]
             cosines = self.memory(*embeddings, batch["point_ids"], int(self.epoch))
         return *embeddings, *cosines
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from ..losses import ofd_loss, ofd_margins
 from ..models import ModelOutputs, ModelSpec
 from .adapters import AdapterNorm
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import StageMethod
 
 

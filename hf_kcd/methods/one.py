@@ -11,9 +11,8 @@ from ..losses import one_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
 from ..models.cifar import CifarNetwork
-from .base import Batch, DistillationMethod
+from .base import Batch, DistillationMethod, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("one")

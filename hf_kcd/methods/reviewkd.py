@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from ..losses import hcl_loss
 from ..models import ModelOutputs
 from .adapters import AdapterNorm
-from .base import Batch, check_weights, warm_up
-from .registry import register_method
+from .base import Batch, check_weights, register_method, warm_up
 from .stages import StageMethod
 
 

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from ..losses import rkd_loss
 from ..models import ModelOutputs
-from .base import Batch, check_weights
-from .registry import register_method
+from .base import Batch, check_weights, register_method
 from .term import TermMethod
 
 

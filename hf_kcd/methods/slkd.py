@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import whole_number
 from ..losses import cross_entropy_loss, kd_loss, slkd_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from ..models.catalog import count_macs
-from .base import Batch, DistillationMethod, FirstPhase, check_weights
+from .base import Batch, DistillationMethod, FirstPhase, check_weights, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("slkd")
@@ -45,10 +45,7 @@ class SLKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args: Any,
         num_sl_teachers: int = 2,
         alpha: float = 0.1,
         temperature: float = 4.0,
@@ -57,7 +54,7 @@ class SLKD(DistillationMethod):
         self_learning_weight: float = 3.0,
         first_phase_epochs: int = 0,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_weights(alpha=alpha, teacher_weight=teacher_weight, self_learning_weight=self_learning_weight)
         if not teacher_weight + self_learning_weight or alpha > 1:
             raise ValueError(
@@ -79,20 +76,17 @@ class SLKD(DistillationMethod):
         self.teacher_weight = teacher_weight
         self.self_learning_weight = self_learning_weight
         # The loss checks the other options; here, so that it refuses them before the first step.
-        logits = torch.zeros(1, 2)
-        target = torch.zeros(1, dtype=torch.int64)
-        slkd_loss(logits, logits, [logits] * num_sl_teachers, target, alpha, temperature, self.fusion)
+        logits, label = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
+        slkd_loss(logits, logits, [logits] * num_sl_teachers, label, alpha, temperature, self.fusion)
         # The SL-teachers see the student's images, whatever the teacher's are.
-        self.sl_spec = replace(teacher, input_size=student.input_size, mean=student.mean, std=student.std)
+        student = self.student_spec
+        self.sl_spec = replace(self.teacher_spec, input_size=student.input_size, mean=student.mean, std=student.std)
         count = num_sl_teachers if self_learning_weight else 0
         self.sl_teachers = nn.ModuleList(untrained_network(self.sl_spec) for _ in range(count))
 
     @property
     def step_cost(self) -> float:
-        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen SL-teachers have none.
-
-        A student that cannot be made by its name counts as free, which gives an upper bound. A first phase is not included.
-        """
+        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen SL-teachers have none."""
         if not self.sl_teachers:
             return 1.0
         passes = len(self.sl_teachers) * (1 if self.first_phase else 2)
@@ -100,7 +94,7 @@ class SLKD(DistillationMethod):
         try:
             student = count_macs(lambda: untrained_network(self.student_spec))
         except (RuntimeError, ValueError):
-            student = 0
+            student = 0  # It cannot be made by its name: an upper bound.
         return 1 + passes * teacher / (teacher + 2 * student)
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:

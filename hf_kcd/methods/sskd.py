@@ -1,15 +1,15 @@
 """SSKD: the student also matches the teacher's predictions on rotated images, and their similarities."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, sskd_losses
 from ..losses.common import check_shares, check_temperature, product, unit, widen
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, FirstPhase, check_weights
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, DistillationMethod, FirstPhase, check_weights, register_method
 
 
 @register_method("sskd")
@@ -42,10 +42,7 @@ class SSKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args: Any,
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
         rotation_weight: float = 2.7,
@@ -59,7 +56,8 @@ class SSKD(DistillationMethod):
         first_phase_learning_rate: float = 0.05,
         first_phase_decay_epochs: Sequence[float] = (30, 45),
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
+        student, teacher = self.student_spec, self.teacher_spec
         _, height, width = student.input_size
         if height != width:
             raise ValueError(
@@ -67,16 +65,13 @@ class SSKD(DistillationMethod):
             )
         self.weights = {"ce": ce_weight, "kd": kd_weight, "rotation": rotation_weight, "similarity": similarity_weight}
         check_weights(**{f"{name}_weight": weight for name, weight in self.weights.items()})
-        temperatures = {
-            "temperature": temperature,
-            "rotation_temperature": rotation_temperature,
-            "similarity_temperature": similarity_temperature,
-        }
+        temperatures = {"rotation_temperature": rotation_temperature, "similarity_temperature": similarity_temperature}
+        temperatures["temperature"] = temperature
         ratios = {"rotation_keep_ratio": rotation_keep_ratio, "similarity_keep_ratio": similarity_keep_ratio}
         for name, value in temperatures.items():
             check_temperature(value, name)
         check_shares(**ratios)
-        self.loss_options = {**temperatures, **ratios}
+        self.loss_options = temperatures | ratios
         decay_epochs = tuple(first_phase_decay_epochs)
         self.first_phase = FirstPhase(first_phase_epochs, False, first_phase_learning_rate, decay_epochs)
         self.student_head = _projection_head(student.embedding_dim)
@@ -95,7 +90,6 @@ class SSKD(DistillationMethod):
         return slice(None, None, 4)
 
     def first_phase_losses(self, student: None, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        """Compute the cross-entropy of the teacher's similarities with the image that each rotated one comes from."""
         (embedding,) = widen(self.teacher_head(teacher.embedding))
         groups = unit(embedding).unflatten(0, (-1, 4))
         similarities = product(groups[:, 1:].flatten(0, 1), groups[:, 0].mT)
@@ -105,8 +99,7 @@ class SSKD(DistillationMethod):
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_embedding = self.teacher_head(teacher.embedding)
-        student_embedding = self.student_head(student.embedding)
-        embeddings = student_embedding, teacher_embedding
+        embeddings = self.student_head(student.embedding), teacher_embedding
         parts = sskd_losses(student.logits, teacher.logits, *embeddings, batch["labels"][::4], **self.loss_options)
         return {name: weight * parts[name] for name, weight in self.weights.items() if weight}
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs
-from .base import Batch, DistillationMethod
-from .registry import register_method
+from .base import Batch, DistillationMethod, register_method
 
 
 @register_method("takd")

@@ -1,5 +1,7 @@
 """UNIX-KD: only the images with the most uncertain predictions are distilled, mixed with others."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,24 +9,22 @@ from ..losses import kd_loss, unix_mask
 from ..losses.common import check_shares, check_temperature, soften
 from ..models import ModelOutputs, ModelSpec
 from ..models.catalog import count_macs
-from .base import Batch, DistillationMethod
+from .base import Batch, DistillationMethod, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("unix")
 class UNIX(DistillationMethod):
     """T^2 KL alone, on the k = 48 of n = 64 images with the highest entropy, mixed by lambda sigmoid(w (r / n - m)).
 
-    A scoring pass first runs the student on the drawn images, without gradient. The images are ranked by the entropy of its
+    A scoring pass first runs the student on the drawn images, without gradient, and ranks them by the entropy of its
     predictions. Each is mixed with a random one of the batch, more strongly the more confident the student is (`unix_mask`;
     every batch draws lambda from Beta(1, 1)), and the first k go through teacher and student. The scoring pass runs in
     training mode, as in the authors' code: the running statistics move twice in a step, once on unmixed images.
 
-    The value of a point comes from the student's logits in the scoring pass, which covers all drawn points. Otherwise
-    confident points would never be valued, and unknown points rank first.
-    One thing differs from the authors' code: a smaller batch, the last of an epoch, keeps and mixes the same shares; there it
-    keeps up to 48 images, mixed as the first of 64.
+    The value of a point comes from the student's logits in the scoring pass: otherwise confident points would never be valued,
+    and unknown points rank first. One thing differs from the authors' code: a smaller batch, the last of an epoch, keeps and
+    mixes the same shares; there it keeps up to 48 images, mixed as the first of 64.
 
     Args:
         temperature: T, positive.
@@ -40,17 +40,14 @@ class UNIX(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args: Any,
         temperature: float = 4.0,
         keep_ratio: float = 0.75,
         base_ratio: float = 0.5,
         steepness: float = 10.0,
         cost_ratio: float | None = None,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_temperature(temperature)
         check_shares(base_ratio=base_ratio)
         if not 0 < keep_ratio <= 1:
@@ -63,7 +60,7 @@ class UNIX(DistillationMethod):
         self.keep_ratio = keep_ratio
         self.base_ratio = base_ratio
         self.steepness = steepness
-        self.cost_ratio = _cost_ratio(student, teacher) if cost_ratio is None else cost_ratio
+        self.cost_ratio = _cost_ratio(self.student_spec, self.teacher_spec) if cost_ratio is None else cost_ratio
 
     @property
     def step_cost(self) -> float:

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import vid_loss
 from ..models import ModelOutputs
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import StageMethod
 
 _FIRST_VARIANCE = 5.0
@@ -39,10 +38,6 @@ class VID(StageMethod):
 
 
 def _mean_network(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1, bias=False),
-    )
+    widths = in_channels, out_channels, out_channels
+    first, second, third = (nn.Conv2d(width, out_channels, 1, bias=False) for width in widths)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)

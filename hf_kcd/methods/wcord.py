@@ -7,9 +7,8 @@ from torch.nn import functional as F
 
 from ..losses import wcord_global_loss, wcord_local_loss
 from ..models import ModelOutputs
-from .base import Batch, check_weights
+from .base import Batch, check_weights, register_method
 from .memory import ContrastiveMethod
-from .registry import register_method
 
 
 @register_method("wcord")
