@@ -38,8 +38,8 @@ class FirstPhase:
 class DistillationMethod(nn.Module):
     """One way to distill: a module built from the specs of two networks, under which the student is trained.
 
-    The modules, parameters and buffers it registers (adapters, memories, peers) train with the student. DDP sees them, and
-    checkpoints hold them, but they are never exported. A method knows neither the Trainer nor condensation.
+    The modules, parameters and buffers it registers (adapters, memories, peers) train with the student and are in checkpoints,
+    but are never exported. A method knows neither the Trainer nor condensation.
 
     Args:
         student: The student's spec. It describes features only if the method reads them.

@@ -19,10 +19,9 @@ class CRD(ContrastiveMethod):
     network's memory. Z = N x the mean score of the first batch (of all processes), then fixed. N cancels between P and K / N,
     so that condensation needs no other N.
 
-    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, and the authors' code ("exact" mode: the
-    positive is the point itself, negatives are of other classes). What differs: the rows of a step share one random order
-    of candidates; K is at most what the largest class leaves of all points (the authors' code draws with replacement);
-    dropped points are used last.
+    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, and the authors' code ("exact" mode). What
+    differs: the rows of a step share one random order of candidates; K is at most what the largest class leaves of all points
+    (the authors' code draws with replacement); dropped points are used last.
     """
 
     paper = "Tian et al., 2020"

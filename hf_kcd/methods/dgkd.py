@@ -17,16 +17,12 @@ class DGKD(TAKD):
     """(1 - `kd_weight`) CE + `kd_weight` x the sum over the teacher and its assistants of T^2 KL(teacher || student).
 
     Each step drops `num_dropped` of them at random, the teacher included, but never the last one. The choice comes from
-    PyTorch's generator of the device, whose state is in every checkpoint. `hf-kcd distill --teacher T --assistants A1 A2
-    --student S` runs the whole chain. A divergence as the value of a point uses the teacher's logits.
-
-    The reference code also averages the divergence over the classes, so that its term is C times smaller. Its other values
-    are the defaults: T 5, nothing but the divergences, one source dropped.
+    PyTorch's generator of the device, whose state is in every checkpoint. The chain runs as for TAKD. A divergence as the
+    value of a point uses the teacher's logits. The reference code also averages the divergence over the C classes; its other
+    values are the defaults.
 
     Args:
         teacher: The specs of the teacher, then of its assistants.
-        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not used.
-        temperature: T, positive.
         num_dropped: Number of teachers and assistants that each step drops.
 
     Source: Son et al., "Densely Guided Knowledge Distillation using Multiple Teacher Assistants", ICCV 2021.

@@ -16,15 +16,13 @@ from .networks import untrained_network
 class DML(DistillationMethod):
     """CE + `weight` x the mean over the other networks of T^2 KL(other || own), for the student and for each of its peers.
 
-    All networks learn in one step under one optimizer. Each learns from the others' outputs in that step; targets are
-    detached, so that no gradient reaches another network. (In the authors' code the peers step in turn, with fresh forward
-    passes.) There is no teacher; a step costs the forward and backward passes of all networks. The student is the first
-    network; each peer is evaluated and saved beside it, so that the best can be chosen.
+    All networks learn in one step under one optimizer, from the others' detached outputs in that step. (In the authors' code
+    the peers step in turn, with fresh forward passes.) There is no teacher; a step costs the forward and backward passes of
+    all networks. Each peer is evaluated and saved beside the student, so that the best can be chosen.
 
     Args:
         peers: timm names of the other networks, at least one; None for another network of the student's architecture.
-        weight: Weight of the divergences.
-        temperature: T, positive; 1 in the paper.
+        weight, temperature: Weight of the divergences, and T, positive; 1 in the paper.
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018.
     """

@@ -19,11 +19,9 @@ class ContrastiveMethod(TermMethod):
     """A method that tells a point's own pair of embeddings from pairs with other points, which it remembers.
 
     A linear layer per network projects the embedding to `embedding_dim` entries and unit length (trained with the student,
-    never exported); `ContrastMemory` compares it with the other network's. All of it is computed in float32, outside
-    autocast. A mixed row counts as its point, with its label; its partner may be among its negatives.
-
-    Memory: `8 embedding_dim + 12` bytes per point of the whole training set on the accelerator and in checkpoints (51 MB
-    for CIFAR's 50,000, 1.3 GB for ImageNet), and a few matrices of batch size x `num_negatives` within a step.
+    never exported); `ContrastMemory` compares it with the other network's, in float32, outside autocast. A mixed row counts as
+    its point; its partner may be among its negatives. Memory: `8 embedding_dim + 12` bytes per point on the accelerator and in
+    checkpoints (51 MB for CIFAR's 50,000, 1.3 GB for ImageNet), and a few matrices of batch size x `num_negatives` in a step.
 
     Args:
         embedding_dim: Width of the common space.
@@ -75,12 +73,9 @@ class ContrastMemory(nn.Module):
 
     A row's negatives are K points of other classes, drawn uniformly without replacement. All rows of a step, on all
     processes, share one random order of the points, and each row takes the first K of other classes; so one matrix product
-    gives all cosines. The order depends only on a seed, which the constructor draws from torch's global generator, on the
-    step and on the point ids: it is the same on every device and process, and after a restart.
-
-    Entries of points that condensation dropped go stale while the projections move on. Points that were seen in the current
-    epoch or the one before come first in the order (in epoch 0: all points, most of them still noise). The others are used
-    if those are too few. A point that returns counts again from its first step on.
+    gives all cosines. The order depends only on a seed from torch's global generator, on the step and on the point ids: it is
+    the same on every device and process, and after a restart. Points that were seen in the current epoch or the one before
+    come first in it (in epoch 0: all points, most of them still noise), because entries of dropped points go stale.
     """
 
     def __init__(self, num_points: int, embedding_dim: int, num_negatives: int, momentum: float) -> None:

@@ -20,10 +20,9 @@ class ONE(DistillationMethod):
     """The sum of all branches' CE, the ensemble's CE, and w(epoch) x the sum over the branches of T^2 KL(ensemble || branch).
 
     The student is the trunk and the first branch. The other branches are fresh copies of the layers after its last feature
-    but one (in most networks, of the last stage). They start from that feature and train the trunk through it. The ensemble
-    is the sum of the branches' logits, weighted by a gate on the same feature. w rises as exp(-5 (1 - epoch /
-    `ramp_epochs`)^2) to 1. There is no teacher; a step also costs the copies' forward and backward passes. Copies and gate
-    are not exported.
+    but one (in most networks, of the last stage) and train the trunk through that feature. The ensemble is the sum of the
+    branches' logits, weighted by a gate on the same feature. w rises as exp(-5 (1 - epoch / `ramp_epochs`)^2) to 1. There is
+    no teacher; a step also costs the copies' forward and backward passes. Copies and gate are not exported.
 
     Args:
         student: The spec of one of hf_kcd's `cifar_*` networks; `student_layers` chooses another start for the branches.

@@ -19,8 +19,7 @@ class ReviewKD(StageMethod):
 
     The student's features are compared with the teacher's pre-activations, as in the authors' code. Per pair on CIFAR-100
     the weight is 5 for the pairs of wrn_40_2 and resnet32x4, but 8 for resnet32x4 -> shufflenetv2; 0.6 for resnet56 ->
-    resnet20; 1 for resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction. A map is
-    enlarged by repetition, as there, and reduced by averaging.
+    resnet20; 1 for resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction.
 
     Args:
         warmup_epochs: Epochs in which the weight rises from 0; 0 for none.

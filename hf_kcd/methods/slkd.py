@@ -22,11 +22,9 @@ class SLKD(DistillationMethod):
     SL is the mean of the SL-teachers' softened probabilities, weighted by `fusion` (Eq. 6). Each SL-teacher is an untrained
     network of the teacher's architecture that minimizes its own L(T, SL) in the same step (Eq. 4, 5), under the student's
     optimizer; no gradient reaches another network. One forward pass of an SL-teacher, on the student's images and with the
-    statistics of the batch, serves its learning and its teaching. A step costs one of KD, the forward and backward passes of
-    the SL-teachers, and the memory of training them.
-
-    A weight of 0 is the ablation of Table 4: the teacher alone (then there are no SL-teachers), or the SL-teachers alone.
-    There is no reference code. The paper does not give alpha, rho and T^2: these are the field's.
+    statistics of the batch, serves its learning and its teaching. A weight of 0 is the ablation of Table 4: the teacher alone
+    (then there are no SL-teachers), or the SL-teachers alone. There is no reference code, and the paper does not give alpha,
+    rho and T^2: these are the field's.
 
     Args:
         num_sl_teachers: Number of SL-teachers, at least 1; 2 in the paper.
@@ -57,18 +55,17 @@ class SLKD(DistillationMethod):
         super().__init__(*args)
         check_weights(alpha=alpha, teacher_weight=teacher_weight, self_learning_weight=self_learning_weight)
         if not teacher_weight + self_learning_weight or alpha > 1:
-            raise ValueError(
-                f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight} and alpha {alpha}: give at "
-                "least one of the two a weight above 0, and an alpha up to 1."
+            given = (
+                f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight} and alpha {alpha}"
             )
+            raise ValueError(f"{given}: give at least one of the two a weight above 0, and an alpha up to 1.")
         num_sl_teachers = whole_number("num_sl_teachers", num_sl_teachers)
         if first_phase_epochs:
             decays = tuple(first_phase_epochs * share for share in (5 / 8, 6 / 8, 7 / 8))
             self.first_phase = FirstPhase(first_phase_epochs, trains_student=False, decay_epochs=decays)
             if not self_learning_weight:
                 raise ValueError(
-                    f"first_phase_epochs is {first_phase_epochs}, but self_learning_weight is 0: give it a weight, or leave the "
-                    "phase out, because there are no SL-teachers to train first."
+                    "self_learning_weight is 0, so no SL-teachers train first: set first_phase_epochs to 0."
                 )
         self.alpha = alpha
         self.temperature = temperature

@@ -21,8 +21,8 @@ class SSKD(DistillationMethod):
     batch a rotated one comes from. Then that head is frozen, and the student's head trains with the student.
 
     The value of a point comes from the student's logits of its upright copy. All four copies share a batch, and so its
-    statistics, as in the authors' code. One thing differs: here the four copies are rotations of one crop, there each copy is
-    cropped separately. A single copy has the same distribution in both; a second shift would cut off more than any crop.
+    statistics, as in the authors' code, which crops each copy separately; here they are rotations of one crop. A single copy
+    has the same distribution in both.
 
     Args:
         student: The spec of a network for square images.

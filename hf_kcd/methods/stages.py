@@ -94,8 +94,8 @@ def require_positions(student: ModelSpec, teacher: ModelSpec, pairs: Sequence[Pa
     """Refuse pairs of single-position maps: a loss that compares positions would always be 0."""
     if all(min(one.size[axis], other.size[axis]) == 1 for one, other in pairs for axis in (0, 1)):
         raise ValueError(
-            f"The method compares positions within maps, but those of {student.name} and {teacher.name} are pooled to a single "
-            f"one: {_listed(pairs)}. Choose shallower layers with student_layers and teacher_layers, or another method."
+            f"The method compares positions, but maps of {student.name} and {teacher.name} have a single one: {_listed(pairs)}. "
+            "Choose shallower layers with student_layers and teacher_layers, or another method."
         )
 
 
@@ -108,5 +108,4 @@ def _listed(pairs: Sequence[Pair]) -> str:
 
 
 def _deepest_of_each_size(maps: list[FeatureMap]) -> list[FeatureMap]:
-    deepest = {one.size: one for one in maps}
-    return sorted(deepest.values(), key=lambda one: one.position)
+    return sorted({one.size: one for one in maps}.values(), key=lambda one: one.position)

@@ -15,10 +15,8 @@ class TAKD(DistillationMethod):
     """(1 - `kd_weight`) CE + `kd_weight` T^2 KL(teacher || student): one link of the chain; the teacher is the link before.
 
     `hf-kcd distill --teacher T --assistants A1 A2 --student S` runs the whole chain; in Python each link is a
-    `DistillationTrainer`, whose student is the next link's teacher.
-
-    The reference code also averages the divergence over the classes, so that its term is C times smaller (100 on CIFAR-100):
-    its weights, searched per pair in 0.05 to 1 with T in 1 to 20, do not carry over. The defaults are KD's.
+    `DistillationTrainer`, whose student is the next link's teacher. The reference code also averages the divergence over the
+    C classes: its weights, searched per pair in 0.05 to 1 with T in 1 to 20, do not carry over. The defaults are KD's.
 
     Args:
         kd_weight: lambda, above 0 and up to 1; at 1 the labels are not used.

@@ -49,7 +49,6 @@ class TermMethod(DistillationMethod):
 
     @property
     def has_unused_parameters(self) -> bool:
-        # Without its term the adapters are not used.
         return not self.weight or super().has_unused_parameters
 
     def ramp(self) -> float:
@@ -73,9 +72,7 @@ class TermMethod(DistillationMethod):
 
 
 class FirstPhaseMethod(TermMethod):
-    """`weight` x the term alone in a first phase, then `ce_weight` CE + `kd_weight` T^2 KL without the term.
-
-    Without a first phase the term is part of the training, as in every `TermMethod`.
+    """`weight` x the term alone in a first phase, then the others without it; a `TermMethod` without a first phase.
 
     Args:
         first_phase_epochs: Epochs of the first phase; 0 for none.
@@ -91,10 +88,8 @@ class FirstPhaseMethod(TermMethod):
         epochs = self.first_phase_epochs if first_phase_epochs is None else first_phase_epochs
         self.first_phase = FirstPhase(epochs) if epochs else None
         if self.first_phase and not (self.weight and self.ce_weight + self.kd_weight):
-            raise ValueError(
-                f"weight is {self.weight}, ce_weight {self.ce_weight}, kd_weight {self.kd_weight}: the first phase minimizes "
-                "the term, the training the other two. Give either of them a weight above 0, or set first_phase_epochs to 0."
-            )
+            given = f"weight is {self.weight}, ce_weight {self.ce_weight}, kd_weight {self.kd_weight}"
+            raise ValueError(f"{given}: give the term and one other a weight above 0, or set first_phase_epochs to 0.")
 
     def first_phase_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {self.name: self.weight * self.term(student, teacher, batch)}
