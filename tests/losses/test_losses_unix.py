@@ -27,12 +27,6 @@ def test_defaults_are_the_authors_runs():
     np.testing.assert_allclose(unix_mask(64, 32), expected, rtol=1e-5)
 
 
-def test_a_steep_mask_leaves_the_base_and_mixes_the_rest():
-    mask = unix_mask(64, 48, steepness=1e6, strength=0.3)
-    assert mask[:48].tolist() == [0.0] * 48
-    assert mask[48:].tolist() == pytest.approx([0.3] * 16)
-
-
 @pytest.mark.parametrize(
     "arguments", [(0, 0), (64, 65), (64, -1), (64, 32, -1.0), (64, 32, 10.0, 1.5), (64, 32, float("nan"))]
 )

@@ -82,19 +82,17 @@ def test_every_method_takes_every_pair_of_the_papers(teacher, student, like):
         method.epoch, method.labels = 30.0, torch.arange(8) % 4
         if name == "wcord":
             method.memory.last_epoch.zero_()
+        losses = method.first_phase_losses if name in ("ab", "fsp") else method
         with torch.no_grad():
-            parts = (method.first_phase_losses if name in ("ab", "fsp") else method)(
-                outputs(ours, len(rows)), outputs(theirs, len(rows)), batch
-            )
+            parts = losses(outputs(ours, len(rows)), outputs(theirs, len(rows)), batch)
         assert all(part.isfinite() and part != 0 for part in parts.values()), name
 
 
 @pytest.mark.parametrize(("teacher", "student", "like"), PAIRS)
 def test_the_stages_of_the_papers_pairs_are_compared_in_their_order_without_the_stem(teacher, student, like):
     pairs = pair_stages(spec(student), spec(teacher))
-    assert [(one.position, other.position) for one, other in pairs] == [
-        (stage, stage) for stage in range(1, len(spec(student).feature_channels))
-    ]
+    stages = range(1, len(spec(student).feature_channels))
+    assert [(one.position, other.position) for one, other in pairs] == list(zip(stages, stages, strict=True))
     assert [one.channels for one, _ in pairs] == list(spec(student).feature_channels[1:])
 
 
@@ -135,8 +133,7 @@ def test_the_stem_alone_is_refused():
 def test_maps_of_one_position_are_refused_by_methods_that_compare_positions(name):
     # The normalized attention of such a map is always 1, and the loss always 0.
     tiny = spec("cifar_mobilenetv2_half", (4,), 16)
-    with pytest.raises(
-        ValueError, match=r"cifar_mobilenetv2_half and cifar_vgg13 .* single one: f4 \(160 x 1 x 1\) with f4"
-    ):
+    said = r"cifar_mobilenetv2_half and cifar_vgg13 .* single one: f4 \(160 x 1 x 1\) with f4"
+    with pytest.raises(ValueError, match=said):
         create_method(name, tiny, spec("cifar_vgg13", (4,)), 5)
     create_method("sp", tiny, spec("cifar_vgg13", (4,)), 5)

@@ -104,12 +104,8 @@ def test_the_memory_knows_when_it_has_seen_each_point(name, run):
 def test_sskd_trains_the_teachers_head_in_the_first_phase_and_the_students_after_it(run, tmp_path):
     trainer = run("sskd")
     (noted,) = (one for one in trainer.callback_handler.callbacks if isinstance(one, AtFirst))
-    heads = {
-        f"{side}_head.{layer}.{kind}"
-        for side in ("student", "teacher")
-        for layer in (0, 2)
-        for kind in ("weight", "bias")
-    }
+    parameters = [f"head.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")]
+    heads = {f"{side}_{one}" for side in ("student", "teacher") for one in parameters}
     assert noted.weights.keys() == heads and noted.weights["teacher_head.0.weight"].shape == (64, 64)
     # From then on the teacher's head is frozen, also for weight decay.
     changed = set(differing(noted.weights, trainer.method.state_dict()))
