@@ -26,9 +26,8 @@ def crd_loss(student_scores: Tensor, teacher_scores: Tensor, num_points: int) ->
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, Eq. 18, and the authors' code.
     """
     if student_scores.shape != teacher_scores.shape or student_scores.ndim != 2 or student_scores.shape[1] < 2:
-        raise ValueError(
-            f"Scores have shapes {list(student_scores.shape)} and {list(teacher_scores.shape)}. Both must be [B, K + 1], K >= 1."
-        )
+        shapes = f"{list(student_scores.shape)} and {list(teacher_scores.shape)}"
+        raise ValueError(f"Scores have shapes {shapes}. Both must be [B, K + 1], K >= 1.")
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}. Give the number of points of the whole training set.")
     student, teacher = widen(student_scores, teacher_scores)

@@ -17,8 +17,7 @@ def dkd_loss(
 ) -> Tensor:
     """Compute alpha * TCKD + beta * NCKD, each times T^2 and averaged over the batch.
 
-    TCKD is the divergence of the pairs (p_y, 1 - p_y), NCKD that of the softmax over the classes other than the label. With
-    two classes NCKD is 0.
+    TCKD is the divergence of the pairs (p_y, 1 - p_y), NCKD that of the softmax over the other classes, 0 with two classes.
 
     Args:
         student_logits, teacher_logits: [B, C], C at least 2.

@@ -32,9 +32,7 @@ def ofd_loss(
     shapes = [list(margin.shape) for margin in margins]
     if shapes != [[student.shape[1]] for student, _ in pairs]:
         maps = [list(student.shape) for student, _ in pairs]
-        raise ValueError(
-            f"Margins have shapes {shapes} and the maps {maps}. Give one margin per channel of each stage."
-        )
+        raise ValueError(f"Margins have shapes {shapes}, maps {maps}. Give one margin per channel of each stage.")
     losses = []
     for (student, teacher), margin in zip(pairs, margins, strict=True):
         target = teacher.maximum(margin.detach().to(teacher.dtype)[:, None, None])

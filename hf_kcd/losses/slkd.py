@@ -59,7 +59,5 @@ def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]
         raise ValueError("No logits of a self-learning teacher were given. Give at least one's; the paper has two.")
     weights = list(fusion) if isinstance(fusion, Sequence) else [fusion, 1 - fusion] if number > 1 else [1.0]
     if len(weights) != number or min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-6):
-        raise ValueError(
-            f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights, none negative, adding up to 1."
-        )
+        raise ValueError(f"fusion is {fusion}. Give {number} weights, none negative, adding up to 1.")
     return weights

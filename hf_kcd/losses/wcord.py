@@ -47,9 +47,8 @@ def wcord_local_loss(
 
     Args:
         student_embedding, teacher_embedding: [B, D], both in the common space.
-        regularization: Weight of the plan's entropy, above 0, in units of the cost (0 to 2). Ours; a smaller one is closer to
-            the exact distance and needs more iterations.
-        num_iterations: Sinkhorn iterations, at least 1. Ours.
+        regularization, num_iterations: Weight of the plan's entropy, above 0, in units of the cost (0 to 2), and Sinkhorn
+            iterations. Both ours; a smaller weight is closer to the exact distance and needs more iterations.
         detach_teacher: False to train a projection of the teacher's embedding too.
 
     Returns:

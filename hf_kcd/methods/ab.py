@@ -1,7 +1,5 @@
 """AB: the student's neurons are active where the teacher's are."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import ab_loss
@@ -26,7 +24,7 @@ class AB(FirstPhaseMethod, StageMethod):
     paper = "Heo et al., AAAI 2019"
     reads = ("logits", "preactivations")
 
-    def __init__(self, *args: Any, margin: float = 1.0, **options: Any) -> None:
+    def __init__(self, *args, margin: float = 1.0, **options) -> None:
         super().__init__(*args, **options)
         check_weights(margin=margin)
         self.margin = margin

@@ -162,9 +162,7 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
 
     def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
         if name in METHODS:
-            raise ValueError(
-                f"Method {name!r} is registered already, as {METHODS[name].__qualname__}: choose another."
-            )
+            raise ValueError(f"{name!r} is registered already, as {METHODS[name].__qualname__}: choose another.")
         if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
             raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
         cls.name = name

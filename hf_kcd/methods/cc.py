@@ -1,7 +1,5 @@
 """CC: neighbors in a batch differ from the teacher in different entries."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import cc_loss
@@ -25,7 +23,7 @@ class CC(TermMethod):
     reads = ("logits", "embedding")
     weight = 0.02
 
-    def __init__(self, *args: Any, common_dim: int = 128, **options: Any) -> None:
+    def __init__(self, *args, common_dim: int = 128, **options) -> None:
         super().__init__(*args, **options)
         self.student_embed = nn.Linear(self.student_spec.embedding_dim, common_dim)
         self.teacher_embed = nn.Linear(self.teacher_spec.embedding_dim, common_dim)

@@ -1,7 +1,5 @@
 """CRD: the student's embedding of a point matches the teacher's of that point rather than those of other points."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class CRD(ContrastiveMethod):
     paper = "Tian et al., 2020"
     weight = 0.8
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         # Z of the student's scores and of the teacher's; 0 before the first batch. Checkpoints have this spelling.
         self.register_buffer("normalisers", torch.zeros(2))

@@ -1,7 +1,5 @@
 """DGKD: the student learns from the teacher and all assistants at once; each step drops some of them at random."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ class DGKD(TAKD):
     paper = "Son et al., 2021"
     many_teachers = True
 
-    def __init__(self, *args: Any, kd_weight: float = 1.0, temperature: float = 5.0, num_dropped: int = 1) -> None:
+    def __init__(self, *args, kd_weight: float = 1.0, temperature: float = 5.0, num_dropped: int = 1) -> None:
         super().__init__(*args, kd_weight=kd_weight, temperature=temperature)
         self.num_dropped = min(whole_number("num_dropped", num_dropped, at_least=0), len(self.teacher_spec) - 1)
 

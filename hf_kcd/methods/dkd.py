@@ -1,7 +1,5 @@
 """DKD: the teacher's knowledge of the target class and of the other classes, weighted separately."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, dkd_loss
@@ -29,7 +27,7 @@ class DKD(DistillationMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         ce_weight: float = 1.0,
         alpha: float = 1.0,
         beta: float = 8.0,

@@ -1,7 +1,6 @@
 """DML: untrained networks that learn together, each from the labels and from the others."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ class DML(DistillationMethod):
     teacher_reads = frozenset()
 
     def __init__(
-        self, *args: Any, peers: Sequence[str] | None = None, weight: float = 1.0, temperature: float = 1.0
+        self, *args, peers: Sequence[str] | None = None, weight: float = 1.0, temperature: float = 1.0
     ) -> None:
         super().__init__(*args)
         student = self.student_spec

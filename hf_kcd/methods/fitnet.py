@@ -1,7 +1,5 @@
 """FitNet: a middle map of the student, through a regressor, matches the teacher's."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import hint_loss
@@ -28,7 +26,7 @@ class FitNet(FirstPhaseMethod):
     weight = 100.0
     first_phase_epochs = 0
 
-    def __init__(self, *args: Any, hint_layer: int = 2, **options: Any) -> None:
+    def __init__(self, *args, hint_layer: int = 2, **options) -> None:
         super().__init__(*args, **options)
         self.hint_layer = hint_layer
         hints = _hint(self.student_spec, hint_layer), _hint(self.teacher_spec, hint_layer)
@@ -42,7 +40,5 @@ def _hint(spec: ModelSpec, hint_layer: int) -> FeatureMap:
     maps = feature_maps(spec)
     if not 0 <= hint_layer < len(maps):
         listed = ", ".join(map(str, maps))
-        raise ValueError(
-            f"hint_layer is {hint_layer}: give a position among the {len(maps)} features of {spec.name}, {listed}."
-        )
+        raise ValueError(f"hint_layer is {hint_layer}: choose one of {len(maps)} features of {spec.name}, {listed}.")
     return maps[hint_layer]

@@ -1,7 +1,5 @@
 """FSP: the student has the teacher's flow between the channels of consecutive network stages."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import fsp_loss
@@ -22,7 +20,7 @@ class FSP(FirstPhaseMethod):
     paper = "Yim et al., CVPR 2017"
     reads = ("logits", "features")
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         if student.feature_channels != teacher.feature_channels or len(student.feature_channels) < 2:
             ours, theirs = (f"{one.name} has {', '.join(map(str, feature_maps(one)))}" for one in (student, teacher))

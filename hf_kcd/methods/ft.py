@@ -1,7 +1,6 @@
 """FT: the student's last map, translated, matches a paraphrase of the teacher's."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +33,11 @@ class FT(TermMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         factor_ratio: float = 0.5,
         first_phase_epochs: int = 30,
         first_phase_learning_rate: float | None = 0.01,
-        **options: Any,
+        **options,
     ) -> None:
         super().__init__(*args, **options)
         check_weights(factor_ratio=factor_ratio)

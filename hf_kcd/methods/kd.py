@@ -1,7 +1,5 @@
 """KD: the student matches the teacher's softened class probabilities."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
@@ -21,7 +19,7 @@ class KD(DistillationMethod):
 
     paper = "Hinton et al., 2015"
 
-    def __init__(self, *args: Any, ce_weight: float = 0.1, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
+    def __init__(self, *args, ce_weight: float = 0.1, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
         super().__init__(*args)
         check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
         check_temperature(temperature)

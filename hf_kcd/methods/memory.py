@@ -1,7 +1,6 @@
 """The base of contrastive methods: projected embeddings, a memory of every point, and negatives drawn from it."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +34,12 @@ class ContrastiveMethod(TermMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         embedding_dim: int = 128,
         num_negatives: int = 16384,
         score_temperature: float = 0.07,
         momentum: float = 0.5,
-        **options: Any,
+        **options,
     ) -> None:
         super().__init__(*args, **options)
         embedding_dim = whole_number("embedding_dim", embedding_dim)
@@ -97,9 +96,7 @@ class ContrastMemory(nn.Module):
     def set_labels(self, labels: Tensor | None) -> None:
         """Store the class of each point, int64 [N] on the CPU, and limit the number of negatives accordingly."""
         if labels is None:
-            raise ValueError(
-                "The method's labels are not set: set `method.labels` to all points' classes, int64 [num_points]."
-            )
+            raise ValueError("The labels are not set: set `method.labels` to all points' classes, int64 [num_points].")
         if labels.shape != (self.num_points,):
             raise ValueError(f"labels has shape {list(labels.shape)}: give one per point, [{self.num_points}].")
         # Any `num_candidates` points hold K points of other classes for each row.

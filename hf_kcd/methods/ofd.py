@@ -1,7 +1,5 @@
 """OFD: the student's pre-activations reach the teacher's, where the teacher's neurons are active."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import ofd_loss, ofd_margins
@@ -27,7 +25,7 @@ class OFD(StageMethod):
     weight = 1e-3
     teacher_batch_statistics = True
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         self.connectors = nn.ModuleList(_connector(ours.channels, theirs.channels) for ours, theirs in self.pairs)
         for stage, (_, theirs) in enumerate(self.pairs):

@@ -1,7 +1,6 @@
 """ONE: a network with several branches on one trunk; each branch learns from their gated ensemble."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class ONE(DistillationMethod):
     student_reads = frozenset({"logits", "features"})
     teacher_reads = frozenset()
 
-    def __init__(self, *args: Any, num_branches: int = 3, temperature: float = 3.0, ramp_epochs: float = 80.0) -> None:
+    def __init__(self, *args, num_branches: int = 3, temperature: float = 3.0, ramp_epochs: float = 80.0) -> None:
         super().__init__(*args)
         check_temperature(temperature)
         num_branches = whole_number("num_branches", num_branches, at_least=2)
@@ -74,9 +73,7 @@ class Gate(nn.Module):
 def _branch(student: ModelSpec) -> nn.Module:
     network = untrained_network(student)
     if not isinstance(network, CifarNetwork) or len(student.layers) < 2:
-        raise ValueError(
-            f"ONE copies the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be cut: "
-            "choose one of hf_kcd's cifar_* networks, with at least 2 maps."
-        )
+        maps = f"{student.name} with {len(student.layers)} feature maps"
+        raise ValueError(f"{maps} cannot be cut: choose one of hf_kcd's cifar_* networks, with at least 2 maps.")
     network.prune_shallow_layers(student.layers[-2])
     return network

@@ -127,7 +127,5 @@ def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozens
     missing = sorted(reads - network.reads)
     if missing:
         read = ", ".join(missing)
-        raise ValueError(
-            f"Method {method!r} reads {read} of the {role}, but {network.name} has none: choose another of both."
-        )
+        raise ValueError(f"Method {method!r} reads {read} of the {role}, but {network.name} has none: choose another.")
     return network

@@ -1,7 +1,5 @@
 """ReviewKD: every stage of the student, fused with the deeper ones, matches the teacher's."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,9 +29,7 @@ class ReviewKD(StageMethod):
     teacher_reads = frozenset({"logits", "embedding", "preactivations"})
     weight = 5.0
 
-    def __init__(
-        self, *args: Any, warmup_epochs: float = 20.0, max_fusion_channels: int = 512, **options: Any
-    ) -> None:
+    def __init__(self, *args, warmup_epochs: float = 20.0, max_fusion_channels: int = 512, **options) -> None:
         super().__init__(*args, **options)
         check_weights(warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs

@@ -1,7 +1,5 @@
 """RKD: the student has the teacher's distances and angles between the points of a batch."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import rkd_loss
@@ -22,7 +20,7 @@ class RKD(TermMethod):
     paper = "Park et al., CVPR 2019"
     reads = ("logits", "embedding")
 
-    def __init__(self, *args: Any, distance_weight: float = 25.0, angle_weight: float = 50.0, **options: Any) -> None:
+    def __init__(self, *args, distance_weight: float = 25.0, angle_weight: float = 50.0, **options) -> None:
         super().__init__(*args, **options)
         check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight = distance_weight

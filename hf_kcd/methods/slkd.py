@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +42,7 @@ class SLKD(DistillationMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         num_sl_teachers: int = 2,
         alpha: float = 0.1,
         temperature: float = 4.0,
@@ -55,18 +54,14 @@ class SLKD(DistillationMethod):
         super().__init__(*args)
         check_weights(alpha=alpha, teacher_weight=teacher_weight, self_learning_weight=self_learning_weight)
         if not teacher_weight + self_learning_weight or alpha > 1:
-            given = (
-                f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight} and alpha {alpha}"
-            )
+            given = f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight}, alpha {alpha}"
             raise ValueError(f"{given}: give at least one of the two a weight above 0, and an alpha up to 1.")
         num_sl_teachers = whole_number("num_sl_teachers", num_sl_teachers)
         if first_phase_epochs:
             decays = tuple(first_phase_epochs * share for share in (5 / 8, 6 / 8, 7 / 8))
             self.first_phase = FirstPhase(first_phase_epochs, trains_student=False, decay_epochs=decays)
             if not self_learning_weight:
-                raise ValueError(
-                    "self_learning_weight is 0, so no SL-teachers train first: set first_phase_epochs to 0."
-                )
+                raise ValueError("self_learning_weight is 0: no SL-teachers train first. Set first_phase_epochs to 0.")
         self.alpha = alpha
         self.temperature = temperature
         self.fusion = [1 / num_sl_teachers] * num_sl_teachers if fusion is None else fusion

@@ -1,7 +1,6 @@
 """SSKD: the student also matches the teacher's predictions on rotated images, and their similarities."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ class SSKD(DistillationMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
         rotation_weight: float = 2.7,
@@ -61,7 +60,7 @@ class SSKD(DistillationMethod):
         _, height, width = student.input_size
         if height != width:
             raise ValueError(
-                f"Images of {student.name} are {height} x {width}: create it for square images, to rotate them."
+                f"Images of {student.name} are {height} x {width}: create it for square ones, to rotate them."
             )
         self.weights = {"ce": ce_weight, "kd": kd_weight, "rotation": rotation_weight, "similarity": similarity_weight}
         check_weights(**{f"{name}_weight": weight for name, weight in self.weights.items()})

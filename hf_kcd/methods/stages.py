@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class StageMethod(TermMethod):
     # Whether the term compares positions within a map, so that maps of one position would tell nothing.
     compares_positions: ClassVar[bool] = False
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         self.pairs = pair_stages(student, teacher, _maps_of(self.student_reads), _maps_of(self.teacher_reads))
         if self.compares_positions:

@@ -1,7 +1,5 @@
 """TAKD: the student learns from an assistant of medium size, which has learned from the teacher."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
@@ -27,7 +25,7 @@ class TAKD(DistillationMethod):
 
     paper = "Mirzadeh et al., 2020"
 
-    def __init__(self, *args: Any, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
+    def __init__(self, *args, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
         super().__init__(*args)
         if not 0 < kd_weight <= 1:
             raise ValueError(f"kd_weight is {kd_weight}: give a number above 0 and up to 1; CE gets the rest of 1.")
@@ -35,12 +33,14 @@ class TAKD(DistillationMethod):
         self.kd_weight = kd_weight
         self.temperature = temperature
 
-    def forward(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, Tensor]:
+    def forward(
+        self, student: ModelOutputs, teacher: ModelOutputs | list[ModelOutputs], batch: Batch
+    ) -> dict[str, Tensor]:
         parts = {"kd": self.kd_weight * self.divergence(student, teacher)}
         if self.kd_weight < 1:
             parts["ce"] = (1 - self.kd_weight) * cross_entropy_loss(student.logits, batch["labels"])
         return parts
 
-    def divergence(self, student: ModelOutputs, teacher: Any) -> Tensor:
+    def divergence(self, student: ModelOutputs, teacher: ModelOutputs | list[ModelOutputs]) -> Tensor:
         """Compute T^2 KL(teacher || student)."""
         return kd_loss(student.logits, teacher.logits, self.temperature)

@@ -1,7 +1,5 @@
 """The form of most methods: cross-entropy, KD and one term of their own, each with its weight."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
@@ -27,7 +25,7 @@ class TermMethod(DistillationMethod):
     def __init__(
         self,
         student: ModelSpec,
-        teacher: Any,
+        teacher: ModelSpec | list[ModelSpec] | None,
         num_points: int,
         *,
         weight: float | None = None,
@@ -83,7 +81,7 @@ class FirstPhaseMethod(TermMethod):
 
     first_phase_epochs: int = 30
 
-    def __init__(self, *args: Any, first_phase_epochs: int | None = None, **options: Any) -> None:
+    def __init__(self, *args, first_phase_epochs: int | None = None, **options) -> None:
         super().__init__(*args, **options)
         epochs = self.first_phase_epochs if first_phase_epochs is None else first_phase_epochs
         self.first_phase = FirstPhase(epochs) if epochs else None

@@ -1,7 +1,5 @@
 """UNIX-KD: only the images with the most uncertain predictions are distilled, mixed with others."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +38,7 @@ class UNIX(DistillationMethod):
 
     def __init__(
         self,
-        *args: Any,
+        *args,
         temperature: float = 4.0,
         keep_ratio: float = 0.75,
         base_ratio: float = 0.5,

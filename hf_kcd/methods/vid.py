@@ -1,7 +1,6 @@
 """VID: the teacher's maps are likely under Gaussians that the student predicts."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class VID(StageMethod):
 
     paper = "Ahn et al., CVPR 2019"
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.means = nn.ModuleList(_mean_network(ours.channels, theirs.channels) for ours, theirs in self.pairs)
         # The variance is softplus of this plus the least variance.

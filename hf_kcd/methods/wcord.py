@@ -1,7 +1,5 @@
 """WCoRD: contrast by Wasserstein distances, in their dual form over the memory and in their primal form within a batch."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +33,7 @@ class WCoRD(ContrastiveMethod):
     paper = "Chen et al., 2021"
     weight = 0.8
 
-    def __init__(self, *args: Any, local_weight: float = 0.05, **options: Any) -> None:
+    def __init__(self, *args, local_weight: float = 0.05, **options) -> None:
         super().__init__(*args, **options)
         check_weights(local_weight=local_weight)
         self.local_weight = local_weight
