@@ -26,8 +26,7 @@ def batch(rows: int = 6, size: int = 8, classes: int = 4):
 
 
 @pytest.mark.parametrize(
-    ("options", "count"),
-    [({}, 2), ({"peers": ["cifar_resnet8", "cifar_vgg8"], "temperature": 2.0, "weight": 0.5}, 3)],
+    ("options", "count"), [({}, 2), ({"peers": ["cifar_resnet8", "cifar_vgg8"], "temperature": 2.0, "weight": 0.5}, 3)]
 )
 def test_dml_is_each_networks_ce_and_mean_divergence_from_the_others(options, count):
     method = create_method("dml", SPEC, None, 8, **options)
