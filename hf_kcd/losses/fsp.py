@@ -30,7 +30,7 @@ def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     for stage, (student, teacher) in enumerate(zip(student_features, teacher_features, strict=True)):
         check_maps(student, teacher, f"stage {stage}", same_channels=True)
     flows = zip(_flows(student_features), _flows([feature.detach() for feature in teacher_features]), strict=True)
-    return total([F.mse_loss(*widen(*pair)) for pair in flows])
+    return total([F.mse_loss(student, teacher) for student, teacher in (widen(*pair) for pair in flows)])
 
 
 def _flows(features: Sequence[Tensor]) -> list[Tensor]:

@@ -56,12 +56,12 @@ def sskd_losses(
     (student_upright, student_rotated), (teacher_upright, teacher_rotated) = map(_split, logits)
     rotated = student_rotated, teacher_rotated, labels.repeat_interleave(3)
     origins = torch.arange(len(labels), device=labels.device).repeat_interleave(3)
-    similarities = *map(_similarities, widen(student_embedding, teacher_embedding.detach())), origins
+    ours, theirs = map(_similarities, widen(student_embedding, teacher_embedding.detach()))
     return {
         "ce": cross_entropy_loss(student_upright, labels),
         "kd": kd_loss(student_upright, teacher_upright, temperature),
         "rotation": _kept_divergence(*rotated, rotation_temperature, rotation_keep_ratio),
-        "similarity": _kept_divergence(*similarities, similarity_temperature, similarity_keep_ratio),
+        "similarity": _kept_divergence(ours, theirs, origins, similarity_temperature, similarity_keep_ratio),
     }
 
 
