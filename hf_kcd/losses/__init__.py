@@ -1,4 +1,8 @@
-"""The losses of the papers as pure functions: tensors in, a scalar out."""
+"""The losses of the papers as pure functions: tensors in, a scalar out.
+
+Tensors may have any floating dtype; the scalar has float64 if one of them has it, otherwise float32. The teacher's receive no
+gradient. A ValueError names shapes that do not fit and options out of range.
+"""
 
 from .ab import ab_loss as ab_loss
 from .at import at_loss as at_loss

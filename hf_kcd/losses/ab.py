@@ -15,18 +15,13 @@ def ab_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tenso
 
     Args:
         student_features: Pre-activations [B, C, H, W] or [B, C], from shallow to deep, through their connectors.
-        teacher_features: As many, of the same channels; receive no gradient. The larger map of a pair is
-            average-pooled first.
+        teacher_features: As many, of the same channels. The larger map of a pair is average-pooled first.
         margin: m, not negative.
 
     Returns:
-        A scalar, float32 or float64.
+        A scalar.
 
-    Raises:
-        ValueError: When the lists differ in length, or the points or channels of a pair are not the same.
-
-    Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019; weights of
-    RepDistiller's code, which follows the authors'.
+    Source: Heo et al., "Knowledge Transfer via Distillation of Activation Boundaries", AAAI 2019; weights of RepDistiller.
     """
     losses = []
     for student, teacher in match_stages(student_features, teacher_features, same_channels=True):

@@ -14,23 +14,15 @@ def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tenso
 
     Args:
         student_features: Maps [B, C_s, H, W], from shallow to deep.
-        teacher_features: As many maps [B, C_t, H', W']; receive no gradient. The larger map of a pair is
-            average-pooled first.
+        teacher_features: As many maps [B, C_t, H', W']. The larger map of a pair is average-pooled first.
 
     Returns:
-        A scalar, float32 or float64: the mean over batch and positions, as in the published tables (the paper
-        takes the length of the difference).
-
-    Raises:
-        ValueError: When the lists differ in length or a pair is not of the same points.
+        A scalar: the mean over batch and positions, as in the published tables (the paper takes lengths of differences).
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, Eq. 2.
     """
-    losses = [
-        (_attention(student) - _attention(teacher)).square().mean()
-        for student, teacher in match_stages(student_features, teacher_features)
-    ]
-    return total(losses)
+    pairs = match_stages(student_features, teacher_features)
+    return total([(_attention(student) - _attention(teacher)).square().mean() for student, teacher in pairs])
 
 
 def _attention(feature: Tensor) -> Tensor:

@@ -9,15 +9,11 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor, *, detach_teac
     """Compute the mean over i of the sum over entries of |d_i d_(i+1)|, d = e_s - e_t, for consecutive points.
 
     Args:
-        student_embedding: [B, D], the student's embedding in the common space.
-        teacher_embedding: [B, D], the teacher's; receives no gradient.
+        student_embedding, teacher_embedding: [B, D], both in the common space.
         detach_teacher: False to train a projection of the teacher's embedding too, as the published runs do.
 
     Returns:
-        A scalar, float32 or float64; 0 for one point.
-
-    Raises:
-        ValueError: When the two are not of one shape [B, D].
+        A scalar; 0 for one point.
 
     Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, in the form of RepDistiller's
     code, used for the published tables; the paper correlates points through a kernel.

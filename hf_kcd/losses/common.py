@@ -36,10 +36,10 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
 def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
     """Refuse logits that are not both [B, C]."""
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits have shape {list(student_logits.shape)} and teacher logits {list(teacher_logits.shape)}. "
-            "Both must be [B, C]: give student and teacher the same classes."
+        shapes = (
+            f"Student logits have shape {list(student_logits.shape)} and teacher logits {list(teacher_logits.shape)}."
         )
+        raise ValueError(f"{shapes} Both must be [B, C]: give student and teacher the same classes.")
 
 
 def check_labels(labels: Tensor, num_rows: int) -> None:
@@ -106,16 +106,9 @@ def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_maps(student: Tensor, teacher: Tensor, name: str, *, same_channels: bool = False) -> tuple[Tensor, Tensor]:
-    """Bring a map of the student and one of the teacher, detached, to one precision and one size.
+    """Bring two maps [B, C, H, W], the teacher's detached, to one precision and to the smaller size of both.
 
-    Args:
-        student, teacher: [B, C, H, W] with the same B; with `same_channels` also the same C, and a vector [B, C] counts as
-            a map of 1x1.
-        name: What they are ("stage 2"), for the error.
-        same_channels: Whether they are compared channel by channel.
-
-    Returns:
-        Both with the smaller height and the smaller width of the two, float32 or float64.
+    With `same_channels` they are compared channel by channel, and a vector [B, C] counts as a map of 1x1.
     """
     check_maps(student, teacher, name, same_channels=same_channels)
     student, teacher = widen(as_map(student), as_map(teacher.detach()))
@@ -136,10 +129,8 @@ def match_stages(
 def check_counts(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> None:
     """Refuse lists of maps that are empty or of different lengths."""
     if len(student_features) != len(teacher_features) or len(student_features) == 0:
-        raise ValueError(
-            f"The student gives {len(student_features)} maps {[list(f.shape) for f in student_features]} and the "
-            f"teacher {len(teacher_features)} {[list(f.shape) for f in teacher_features]}. Choose equally many, at least one."
-        )
+        ours, theirs = ([list(feature.shape) for feature in maps] for maps in (student_features, teacher_features))
+        raise ValueError(f"Student maps are {ours}, teacher maps {theirs}. Choose equally many, at least one.")
 
 
 def check_maps(student: Tensor, teacher: Tensor, name: str, *, same_channels: bool = False) -> None:
@@ -149,9 +140,7 @@ def check_maps(student: Tensor, teacher: Tensor, name: str, *, same_channels: bo
     if student.ndim not in dimensions or teacher.ndim not in dimensions or student.shape[0] != teacher.shape[0]:
         raise ValueError(f"{shapes} Both must be maps [B, C, H, W] of the same B points.")
     if same_channels and student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            f"{shapes} Their channels are compared one by one: bring the student's to as many by an adapter."
-        )
+        raise ValueError(f"{shapes} Channels are compared one by one: adapt the student's to as many.")
 
 
 def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:

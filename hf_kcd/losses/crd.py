@@ -15,25 +15,19 @@ def crd_loss(student_scores: Tensor, teacher_scores: Tensor, num_points: int) ->
     One side is -log(P_0 / (P_0 + K/N + 1e-7)) - sum_k log((K/N) / (P_k + K/N + 1e-7)).
 
     Args:
-        student_scores: P = exp(m . e / tau) / Z of the student's embedding with the teacher's memory, [B, K + 1], the own
-            point first. Compute them in float32: exp(1 / 0.07) is beyond half precision.
-        teacher_scores: Likewise of the teacher's embedding with the student's memory, [B, K + 1]. Both receive a gradient,
-            for the projection of each side.
+        student_scores, teacher_scores: P = exp(m . e / tau) / Z of one network's embedding with the other's memory,
+            [B, K + 1], the own point first, K at least 1. Both receive a gradient, for the projection of each side.
+            Compute them in float32: exp(1 / 0.07) is beyond half precision.
         num_points: N, of the whole training set.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When the scores are not of one shape [B, K + 1] with K at least 1, or N is not positive.
+        A scalar.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, Eq. 18, and the authors' code.
     """
     if student_scores.shape != teacher_scores.shape or student_scores.ndim != 2 or student_scores.shape[1] < 2:
-        raise ValueError(
-            f"Student scores have shape {list(student_scores.shape)} and teacher scores {list(teacher_scores.shape)}. "
-            "Both must be [B, K + 1], the own point's first, with at least one negative."
-        )
+        shapes = f"{list(student_scores.shape)} and {list(teacher_scores.shape)}"
+        raise ValueError(f"Scores have shapes {shapes}. Both must be [B, K + 1], K >= 1.")
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}. Give the number of points of the whole training set.")
     student, teacher = widen(student_scores, teacher_scores)

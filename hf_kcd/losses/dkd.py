@@ -17,23 +17,16 @@ def dkd_loss(
 ) -> Tensor:
     """Compute alpha * TCKD + beta * NCKD, each times T^2 and averaged over the batch.
 
-    TCKD is the divergence of the pairs (p_y, 1 - p_y), NCKD that of the softmax over the classes other than the label. With
-    two classes NCKD is 0.
+    TCKD is the divergence of the pairs (p_y, 1 - p_y), NCKD that of the softmax over the other classes, 0 with two classes.
 
     Args:
-        student_logits: [B, C], C at least 2, any floating dtype.
-        teacher_logits: [B, C]; receives no gradient.
+        student_logits, teacher_logits: [B, C], C at least 2.
         labels: [B] int64.
-        alpha: Weight of the target class.
-        beta: Weight of the other classes; on CIFAR-100 8, 6 or 2 by pair.
+        alpha, beta: Weights of the target class and of the others; on CIFAR-100 beta is 8, 6 or 2 by pair.
         temperature: T, above 0.
 
     Returns:
-        A scalar, float32 or float64; finite for finite logits.
-
-    Raises:
-        ValueError: When the logits are not of one shape [B, C], there is one class only, the labels are not [B], or
-            the temperature is not above 0.
+        A scalar, finite for finite logits.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, Eq. 7.
     """

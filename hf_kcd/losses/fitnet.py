@@ -11,13 +11,10 @@ def hint_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 
     Args:
         student_feature: [B, C, H, W] or [B, C], the regressor's output.
-        teacher_feature: [B, C, H', W'] or [B, C]; receives no gradient. The larger map is average-pooled.
+        teacher_feature: [B, C, H', W'] or [B, C]. The larger map is average-pooled.
 
     Returns:
-        A scalar, float32 or float64: the mean over all entries, as in the published tables (the paper sums, halved).
-
-    Raises:
-        ValueError: When points or channels are not the same.
+        A scalar: the mean over all entries, as in the published tables (the paper sums, halved).
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, Eq. 3.
     """

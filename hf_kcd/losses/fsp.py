@@ -17,13 +17,10 @@ def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
 
     Args:
         student_features: At least two maps [B, C, H, W] or vectors [B, C], from shallow to deep.
-        teacher_features: As many maps, of the same channels and any size; receive no gradient.
+        teacher_features: As many maps, of the same channels and any size.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When there is no pair, the lists differ in length, or points or channels are not the same.
+        A scalar.
 
     Source: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017, Eq. 1-2.
     """
@@ -33,8 +30,7 @@ def fsp_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     for stage, (student, teacher) in enumerate(zip(student_features, teacher_features, strict=True)):
         check_maps(student, teacher, f"stage {stage}", same_channels=True)
     flows = zip(_flows(student_features), _flows([feature.detach() for feature in teacher_features]), strict=True)
-    losses = [F.mse_loss(student, teacher) for student, teacher in (widen(*pair) for pair in flows)]
-    return total(losses)
+    return total([F.mse_loss(student, teacher) for student, teacher in (widen(*pair) for pair in flows)])
 
 
 def _flows(features: Sequence[Tensor]) -> list[Tensor]:

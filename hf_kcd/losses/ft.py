@@ -11,19 +11,14 @@ def ft_loss(student_factor: Tensor, teacher_factor: Tensor, *, channel_mean: boo
 
     Args:
         student_factor: [B, C_s, H, W], from the translator.
-        teacher_factor: [B, C_t, H', W'], from the paraphraser; receives no gradient. The larger is average-pooled.
-        channel_mean: True takes the mean of squares over the channels before normalizing, as in the code
-            of the published tables, whose weight is 200; False normalizes the whole factor, as in the paper, and needs
-            equally many channels.
+        teacher_factor: [B, C_t, H', W'], from the paraphraser. The larger is average-pooled.
+        channel_mean: True takes the mean of squares over the channels before normalizing, as in the code of the published
+            tables, whose weight is 200; False normalizes the whole factor, as in the paper, and needs equal channels.
 
     Returns:
-        A scalar, float32 or float64.
+        A scalar.
 
-    Raises:
-        ValueError: When points, or channels if they must be equal, are not the same.
-
-    Source: Kim et al., "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
-    with p = 1.
+    Source: Kim et al., "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018, with p = 1.
     """
     factors = match_maps(student_factor, teacher_factor, "factor", same_channels=not channel_mean)
     student, teacher = (unit((f.square().mean(1) if channel_mean else f).flatten(1)) for f in factors)

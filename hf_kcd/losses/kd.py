@@ -13,11 +13,11 @@ def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Compute the cross-entropy with the labels, averaged over the batch.
 
     Args:
-        logits: [B, C], any floating dtype; half precisions are computed in float32.
+        logits: [B, C].
         labels: [B] int64.
 
     Returns:
-        A scalar, float32 or float64.
+        A scalar.
     """
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
 
@@ -26,15 +26,11 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     """Compute T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes and averaged over the batch.
 
     Args:
-        student_logits: [B, C], any floating dtype; half precisions are computed in float32.
-        teacher_logits: [B, C]; receives no gradient.
+        student_logits, teacher_logits: [B, C].
         temperature: T, above 0. T^2 keeps the size of the gradient when T changes.
 
     Returns:
-        A scalar, float32 or float64; finite for finite logits.
-
-    Raises:
-        ValueError: When the two are not of one shape [B, C], or the temperature is not above 0.
+        A scalar, finite for finite logits.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
     """
@@ -48,14 +44,11 @@ def dml_loss(logits: Tensor, peer_logits: Sequence[Tensor], temperature: float =
 
     Args:
         logits: [B, C], of the peer that learns.
-        peer_logits: For each other peer [B, C]; receive no gradient.
+        peer_logits: [B, C] for each other peer, at least one; receive no gradient.
         temperature: T, above 0; the paper's is 1.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When there is no other peer, logits are not of one shape, or the temperature is not above 0.
+        A scalar.
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018; the mean of the case of several peers.
     """

@@ -14,23 +14,16 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
 
     Args:
         student_features: Maps [B, C_s, H, W], from shallow to deep.
-        teacher_features: As many maps [B, C_t, H', W']; receive no gradient. The larger map of a pair is
-            average-pooled first.
+        teacher_features: As many maps [B, C_t, H', W']. The larger map of a pair is average-pooled first.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When the lists differ in length or a pair is not of the same points.
+        A scalar.
 
     Source: Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017, polynomial
     kernel with d = 2, c = 0.
     """
-    losses = [
-        _discrepancy(unit(student.flatten(2)), unit(teacher.flatten(2)))
-        for student, teacher in match_stages(student_features, teacher_features)
-    ]
-    return total(losses)
+    pairs = match_stages(student_features, teacher_features)
+    return total([_discrepancy(unit(student.flatten(2)), unit(teacher.flatten(2))) for student, teacher in pairs])
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

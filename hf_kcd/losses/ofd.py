@@ -20,25 +20,19 @@ def ofd_loss(
 
     Args:
         student_features: Features [B, C, H, W] or [B, C], from shallow to deep, through their connectors.
-        teacher_features: As many pre-activations of the same channels; receive no gradient. The larger map of a pair
-            is average-pooled first.
+        teacher_features: As many pre-activations of the same channels. The larger map of a pair is average-pooled first.
         margins: m of each stage, [C], not positive, from `ofd_margins`.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When the lists differ in length, points or channels are not the same, or a margin is not [C].
+        A scalar.
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
     """
     pairs = match_stages(student_features, teacher_features, same_channels=True)
     shapes = [list(margin.shape) for margin in margins]
     if shapes != [[student.shape[1]] for student, _ in pairs]:
-        raise ValueError(
-            f"Margins have shapes {shapes} and the maps {[list(student.shape) for student, _ in pairs]}. Give one margin per "
-            "channel of each stage."
-        )
+        maps = [list(student.shape) for student, _ in pairs]
+        raise ValueError(f"Margins have shapes {shapes}, maps {maps}. Give one margin per channel of each stage.")
     losses = []
     for (student, teacher), margin in zip(pairs, margins, strict=True):
         target = teacher.maximum(margin.detach().to(teacher.dtype)[:, None, None])

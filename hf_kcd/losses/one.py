@@ -17,24 +17,20 @@ def one_loss(
     """Compute the cross-entropies of branches and ensemble plus `ramp` times the branches' T^2 KL from the ensemble.
 
     Args:
-        branch_logits: [B, C] for each branch.
+        branch_logits: [B, C] for each branch, at least one.
         ensemble_logits: [B, C]. Its cross-entropy trains the gate; as the branches' teacher it receives no gradient.
         labels: [B] int64.
         temperature: T, above 0; 3 in the paper.
         ramp: Weight of the divergences; the authors raise it as exp(-5 (1 - epoch / 80)^2).
 
     Returns:
-        A scalar, float32 or float64: batch means, added.
+        A scalar: batch means, added.
 
-    Raises:
-        ValueError: When there is no branch, logits are not of one shape, or the temperature is not above 0.
-
-    Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018. The authors' code
-    adds 1e-7 to the target's probabilities to avoid log 0, which cannot occur here.
+    Source: Lan et al., "Knowledge Distillation by On-the-Fly Native Ensemble", NeurIPS 2018. The authors' code adds 1e-7 to
+    the target's probabilities to avoid log 0, which cannot occur here.
     """
     if len(branch_logits) == 0:
         raise ValueError("No logits of a branch were given. Give those of at least one.")
-    cross_entropies = cross_entropy_loss(ensemble_logits, labels) + sum(
-        cross_entropy_loss(branch, labels) for branch in branch_logits
-    )
-    return cross_entropies + ramp * sum(kd_loss(branch, ensemble_logits, temperature) for branch in branch_logits)
+    of_branches = sum(cross_entropy_loss(branch, labels) for branch in branch_logits)
+    divergences = sum(kd_loss(branch, ensemble_logits, temperature) for branch in branch_logits)
+    return cross_entropy_loss(ensemble_logits, labels) + of_branches + ramp * divergences

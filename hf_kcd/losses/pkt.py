@@ -12,14 +12,10 @@ def pkt_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     """Compute the mean over i, j of p_t log(p_t / p_s), p_ij the cosine similarity (1 + cos) / 2, rows summing to 1.
 
     Args:
-        student_embedding: [B, D_s].
-        teacher_embedding: [B, D_t]; receives no gradient.
+        student_embedding, teacher_embedding: [B, D_s] and [B, D_t].
 
     Returns:
-        A scalar, float32 or float64: the mean over B^2 entries, to which the weight of 30,000 belongs; 0 for one point.
-
-    Raises:
-        ValueError: When the two are not [B, D] with the same B.
+        A scalar: the mean over B^2 entries, to which the weight of 30,000 belongs; 0 for one point.
 
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018,
     with the cosine kernel; 1e-7 in the logarithm and the mean over B^2 as in the authors' code.

@@ -15,24 +15,19 @@ def hcl_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
 
     Args:
         student_features: Fused maps [B, C, H, W] or vectors [B, C], from shallow to deep.
-        teacher_features: As many, of the same channels; receive no gradient. The larger map of a pair is
-            average-pooled first.
+        teacher_features: As many, of the same channels. The larger map of a pair is average-pooled first.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When the lists differ in length or the points or channels of a pair are not the same.
+        A scalar.
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021; weights as in the authors' code.
     """
-    losses = [_hierarchy(*pair) for pair in match_stages(student_features, teacher_features, same_channels=True)]
-    return total(losses)
+    pairs = match_stages(student_features, teacher_features, same_channels=True)
+    return total([_hierarchy(student - teacher) for student, teacher in pairs])
 
 
-def _hierarchy(student: Tensor, teacher: Tensor) -> Tensor:
+def _hierarchy(difference: Tensor) -> Tensor:
     # Pooling is linear, so pooling the difference is enough.
-    difference = student - teacher
     loss, weight, total = difference.square().mean(), 1.0, 1.0
     for size in (4, 2, 1):
         if size < min(difference.shape[2:]):

@@ -11,27 +11,19 @@ _LEAST_SQUARED_DISTANCE = 1e-12
 
 
 def rkd_loss(
-    student_embedding: Tensor,
-    teacher_embedding: Tensor,
-    distance_weight: float = 25.0,
-    angle_weight: float = 50.0,
+    student_embedding: Tensor, teacher_embedding: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0
 ) -> Tensor:
     """Compute the smooth L1 differences of distances, in units of their batch mean, and of angles of triplets, weighted.
 
     Args:
-        student_embedding: [B, D_s].
-        teacher_embedding: [B, D_t]; receives no gradient.
+        student_embedding, teacher_embedding: [B, D_s] and [B, D_t].
         distance_weight: Weight of the mean over the B^2 pairs.
         angle_weight: Weight of the mean over the B^3 cosines. Memory is B^2 (B + D) numbers a side.
 
     Returns:
-        A scalar, float32 or float64; 0 for one point.
+        A scalar; 0 for one point.
 
-    Raises:
-        ValueError: When the two are not [B, D] with the same B.
-
-    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, distance-wise and angle-wise
-    loss; means as in the authors' code.
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019; means as in the authors' code.
     """
     check_embeddings(student_embedding, teacher_embedding)
     student, teacher = widen(student_embedding, teacher_embedding.detach())

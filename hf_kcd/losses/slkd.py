@@ -26,22 +26,16 @@ def slkd_loss(
     The self-learning teachers' softened probabilities are fused into one target, rho p_1 + (1 - rho) p_2.
 
     Args:
-        student_logits: [B, C].
-        teacher_logits: [B, C]; receives no gradient.
-        self_learning_logits: [B, C] for each self-learning teacher; receive no gradient from here.
+        student_logits, teacher_logits: [B, C].
+        self_learning_logits: [B, C] for each self-learning teacher, at least one; receive no gradient from here.
         labels: [B] int64.
         alpha: Weight of the cross-entropy inside each loss; not in the paper, 0.1 is the field's.
         temperature: tau, above 0.
         fusion: rho, the first one's weight of two, or the weights of all, with sum 1; ignored for one. Not in the paper.
-        teacher_weight: lambda.
-        self_learning_weight: eta.
+        teacher_weight, self_learning_weight: lambda and eta.
 
     Returns:
-        A scalar, float32 or float64.
-
-    Raises:
-        ValueError: When there is no self-learning teacher, logits or labels do not fit, the temperature is not above 0, or
-            the fusion's weights are negative, too few, too many, or do not have sum 1.
+        A scalar.
 
     Source: Liu et al., "Improving Knowledge Distillation via Transferring Learning Ability", 2023, Eq. 1, 3, 6, 7. The
     text fuses probabilities, Eq. 6 outputs: here probabilities. T^2 is Hinton's; the paper does not mention it.
@@ -62,17 +56,8 @@ def slkd_loss(
 
 def _fusion_weights(fusion: float | Sequence[float], number: int) -> list[float]:
     if number == 0:
-        raise ValueError(
-            "No logits of a self-learning teacher were given. Give those of at least one; the paper has two."
-        )
-    if isinstance(fusion, Sequence):
-        weights = list(fusion)
-    elif number == 1:
-        weights = [1.0]
-    else:
-        weights = [fusion, 1 - fusion]
+        raise ValueError("No logits of a self-learning teacher were given. Give at least one's; the paper has two.")
+    weights = list(fusion) if isinstance(fusion, Sequence) else [fusion, 1 - fusion] if number > 1 else [1.0]
     if len(weights) != number or min(weights) < 0 or not math.isclose(sum(weights), 1, rel_tol=1e-6):
-        raise ValueError(
-            f"fusion is {fusion} for {number} self-learning teachers. Give {number} weights, none negative, adding up to 1."
-        )
+        raise ValueError(f"fusion is {fusion}. Give {number} weights, none negative, adding up to 1.")
     return weights

@@ -3,18 +3,8 @@
 import torch
 from torch import Tensor
 
-from .common import (
-    check_embeddings,
-    check_logits,
-    check_shares,
-    check_temperature,
-    divergence,
-    product,
-    soften,
-    unit,
-    widen,
-)
-from .kd import cross_entropy_loss
+from .common import check_embeddings, check_logits, check_shares, check_temperature, product, soften, unit, widen
+from .kd import cross_entropy_loss, kd_loss
 
 
 def sskd_losses(
@@ -37,22 +27,17 @@ def sskd_losses(
     the rows that are kept.
 
     Args:
-        student_logits, teacher_logits: [4B, C]; the teacher's receive no gradient.
-        student_embedding, teacher_embedding: [4B, D_s] and [4B, D_t], from the projection heads; the teacher's receive no
-            gradient.
+        student_logits, teacher_logits: [4B, C].
+        student_embedding, teacher_embedding: [4B, D_s] and [4B, D_t], from the projection heads.
         labels: [B] int64, of the upright images.
         temperature, rotation_temperature, similarity_temperature: T of "kd", "rotation" and "similarity", above 0.
         rotation_keep_ratio, similarity_keep_ratio: Share, 0 to 1, of the rotated images that are kept although the teacher
             misses their class, or the image they come from.
 
     Returns:
-        Scalars, float32 or float64: "ce", the upright images' cross-entropy with their labels; "kd", T^2 KL of their
-        predictions; "rotation", the same of the rotated images; "similarity", T^2 KL of the softmax over the cosine
-        similarities of a rotated image with the batch's upright ones. The authors' weights are 0.1, 0.9, 2.7 and 10.
-
-    Raises:
-        ValueError: When there are not four rows per label, logits or embeddings do not fit, a temperature is not above 0,
-            or a ratio is not between 0 and 1.
+        Scalars: "ce", the upright images' cross-entropy with their labels; "kd", T^2 KL of their predictions; "rotation",
+        the same of the rotated images; "similarity", T^2 KL of the softmax over the cosine similarities of a rotated image
+        with the batch's upright ones. The authors' weights are 0.1, 0.9, 2.7 and 10.
 
     Source: Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020, and the authors' code.
     """
@@ -60,28 +45,23 @@ def sskd_losses(
     check_embeddings(student_embedding, teacher_embedding)
     if labels.ndim != 1 or not len(student_logits) == len(student_embedding) == 4 * len(labels):
         raise ValueError(
-            f"There are {len(student_logits)} rows of logits, {len(student_embedding)} of embeddings and labels of shape "
-            f"{list(labels.shape)}. Give four rows for each label: the image upright, then its three rotations."
+            f"Labels have shape {list(labels.shape)}, logits {len(student_logits)} rows and embeddings {len(student_embedding)}. "
+            "Give four rows for each label: the image upright, then its three rotations."
         )
-    check_temperature(temperature)
     check_temperature(rotation_temperature, "rotation_temperature")
     check_temperature(similarity_temperature, "similarity_temperature")
     check_shares(rotation_keep_ratio=rotation_keep_ratio, similarity_keep_ratio=similarity_keep_ratio)
 
     logits = student_logits, teacher_logits.detach()
     (student_upright, student_rotated), (teacher_upright, teacher_rotated) = map(_split, logits)
-    student_similarity, teacher_similarity = map(_similarities, widen(student_embedding, teacher_embedding.detach()))
-    truth = labels.repeat_interleave(3)
+    rotated = student_rotated, teacher_rotated, labels.repeat_interleave(3)
     origins = torch.arange(len(labels), device=labels.device).repeat_interleave(3)
+    ours, theirs = map(_similarities, widen(student_embedding, teacher_embedding.detach()))
     return {
         "ce": cross_entropy_loss(student_upright, labels),
-        "kd": divergence(soften(student_upright, temperature), soften(teacher_upright, temperature), temperature),
-        "rotation": _kept_divergence(
-            student_rotated, teacher_rotated, truth, rotation_temperature, rotation_keep_ratio
-        ),
-        "similarity": _kept_divergence(
-            student_similarity, teacher_similarity, origins, similarity_temperature, similarity_keep_ratio
-        ),
+        "kd": kd_loss(student_upright, teacher_upright, temperature),
+        "rotation": _kept_divergence(*rotated, rotation_temperature, rotation_keep_ratio),
+        "similarity": _kept_divergence(ours, theirs, origins, similarity_temperature, similarity_keep_ratio),
     }
 
 

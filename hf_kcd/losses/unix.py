@@ -19,16 +19,10 @@ def unix_mask(num_rows: int, base: int, steepness: float = 10.0, strength: float
     Returns:
         [n] float32, on the CPU: not decreasing, between 0 and lambda.
 
-    Raises:
-        ValueError: When an argument is out of range.
-
-    Source: Xu et al., "Computation-Efficient Knowledge Distillation via Uncertainty-Aware Mixup", 2020, and the
-    authors' code.
+    Source: Xu et al., "Computation-Efficient Knowledge Distillation via Uncertainty-Aware Mixup", 2020, and its code.
     """
     if num_rows < 1 or not 0 <= base <= num_rows:
-        raise ValueError(
-            f"base is {base} of {num_rows} rows. Give at least one row, and a base between 0 and their number."
-        )
+        raise ValueError(f"base is {base} of {num_rows} rows. Give at least one row, and a base up to their number.")
     if not steepness >= 0:
         raise ValueError(f"steepness is {steepness}. Give a number that is not negative; the authors' runs use 10.")
     if not 0 <= strength <= 1:

@@ -15,22 +15,17 @@ def vid_loss(predicted_mean: Tensor, log_scale: Tensor, teacher_feature: Tensor)
     Args:
         predicted_mean: mu, [B, C, H, W] or [B, C], the regressor's output.
         log_scale: a, [C], trained with the regressor.
-        teacher_feature: f_t, [B, C, H', W'] or [B, C]; receives no gradient. The larger map is average-pooled.
+        teacher_feature: f_t, [B, C, H', W'] or [B, C]. The larger map is average-pooled.
 
     Returns:
-        A scalar, float32 or float64: the negative log-likelihood of an entry, without its constant. It may be negative.
+        A scalar: the negative log-likelihood of an entry, without its constant. It may be negative.
 
-    Raises:
-        ValueError: When points or channels are not the same.
-
-    Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, and the
-    authors' parametrization of the variance.
+    Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019, and its code's variance.
     """
     mean, feature = match_maps(predicted_mean, teacher_feature, "feature", same_channels=True)
     if log_scale.shape != (mean.shape[1],):
         raise ValueError(
-            f"log_scale has shape {list(log_scale.shape)} and the feature {list(feature.shape)}. Give one scale per channel, "
-            f"[{mean.shape[1]}]."
+            f"log_scale has shape {list(log_scale.shape)}. Give one per channel of the feature {list(feature.shape)}."
         )
     variance = F.softplus(log_scale.to(mean.dtype))[:, None, None] + _LEAST_VARIANCE
     return ((mean - feature).square() / variance + variance.log()).mean() / 2

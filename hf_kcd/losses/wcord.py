@@ -21,18 +21,12 @@ def wcord_global_loss(critic_scores: Tensor, negative_weight: float | None = Non
         negative_weight: Weight of the mean over the negatives; None for their number M, as in the paper (from memory).
 
     Returns:
-        A scalar, float32 or float64, which both critic and student minimize. It may be negative.
-
-    Raises:
-        ValueError: When the scores are not [B, M + 1] with M at least 1.
+        A scalar, which both critic and student minimize. It may be negative.
 
     Source: Chen et al., "Wasserstein Contrastive Representation Distillation", CVPR 2021, global contrastive transfer.
     """
     if critic_scores.ndim != 2 or critic_scores.shape[1] < 2:
-        raise ValueError(
-            f"Critic scores have shape {list(critic_scores.shape)}. Give [B, M + 1], the own point's first, with at least one "
-            "negative."
-        )
+        raise ValueError(f"Critic scores have shape {list(critic_scores.shape)}. Give [B, M + 1], with M at least 1.")
     (scores,) = widen(critic_scores)
     weight = scores.shape[1] - 1 if negative_weight is None else negative_weight
     return weight * scores[:, 1:].mean() - scores[:, 0].mean()
@@ -52,18 +46,13 @@ def wcord_local_loss(
     backward pass: at the optimum a small change of it does not change the regularized cost.
 
     Args:
-        student_embedding: [B, D], in the common space.
-        teacher_embedding: [B, D]; receives no gradient.
-        regularization: Weight of the plan's entropy, above 0, in units of the cost (0 to 2). Ours; a smaller one is closer to
-            the exact distance and needs more iterations.
-        num_iterations: Sinkhorn iterations, at least 1. Ours.
+        student_embedding, teacher_embedding: [B, D], both in the common space.
+        regularization, num_iterations: Weight of the plan's entropy, above 0, in units of the cost (0 to 2), and Sinkhorn
+            iterations. Both ours; a smaller weight is closer to the exact distance and needs more iterations.
         detach_teacher: False to train a projection of the teacher's embedding too.
 
     Returns:
-        A scalar between 0 and 2, float32 or float64.
-
-    Raises:
-        ValueError: When the two are not of one shape [B, D], or an option is out of range.
+        A scalar between 0 and 2.
 
     Source: Chen et al., "Wasserstein Contrastive Representation Distillation", CVPR 2021, local contrastive transfer;
     Cuturi, "Sinkhorn Distances", NeurIPS 2013.

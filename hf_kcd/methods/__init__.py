@@ -3,16 +3,8 @@
 import importlib
 import pkgutil
 
-from .base import Batch, DistillationMethod, FirstPhase
-from .registry import (
-    as_teachers,
-    available_methods,
-    create_method,
-    method_options,
-    paper_of,
-    register_method,
-    renamed_options,
-)
+from .base import Batch, DistillationMethod, FirstPhase, register_method
+from .registry import as_teachers, available_methods, create_method, method_options, paper_of, renamed_options
 from .term import FirstPhaseMethod, TermMethod
 
 __all__ = [

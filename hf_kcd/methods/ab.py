@@ -1,15 +1,12 @@
 """AB: the student's neurons are active where the teacher's are."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import ab_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .adapters import regressor
-from .base import Batch, check_weights
-from .registry import register_method
-from .stages import StageMethod
+from .base import Batch, check_weights, register_method
+from .stages import FeatureMap, StageMethod
 from .term import FirstPhaseMethod
 
 
@@ -17,9 +14,8 @@ from .term import FirstPhaseMethod
 class AB(FirstPhaseMethod, StageMethod):
     """30 epochs of the squared hinge on the signs of the teacher's pre-activations, then CE without it.
 
-    A convolution and normalization adapts the student's pre-activations whose shape differs from the teacher's. In
-    RepDistiller's first phase the student normalizes with running statistics that were never collected; here with those of
-    the batch.
+    A convolution and normalization adapts the student's pre-activations of another shape than the teacher's. In RepDistiller's
+    first phase the student normalizes with running statistics that were never collected; here with those of the batch.
 
     Args:
         margin: Beyond this distance from 0, on the right side, the student's pre-activation costs nothing; not negative.
@@ -28,20 +24,18 @@ class AB(FirstPhaseMethod, StageMethod):
     paper = "Heo et al., AAAI 2019"
     reads = ("logits", "preactivations")
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, margin: float = 1.0, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, margin: float = 1.0, **options) -> None:
+        super().__init__(*args, **options)
         check_weights(margin=margin)
         self.margin = margin
-        self.connectors = nn.ModuleList(
-            nn.Identity()
-            if (ours.channels, ours.size) == (theirs.channels, theirs.size)
-            else regressor(ours, theirs, activation=False)
-            for ours, theirs in self.pairs
-        )
+        self.connectors = nn.ModuleList(_connector(*pair) for pair in self.pairs)
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
         ours, theirs = self.stages(student, teacher)
         connected = [connector(one) for connector, one in zip(self.connectors, ours, strict=True)]
         return ab_loss(connected, theirs, self.margin)
+
+
+def _connector(student: FeatureMap, teacher: FeatureMap) -> nn.Module:
+    same = (student.channels, student.size) == (teacher.channels, teacher.size)
+    return nn.Identity() if same else regressor(student, teacher, activation=False)

@@ -20,20 +20,13 @@ def regressor(student: FeatureMap, teacher: FeatureMap, *, activation: bool) -> 
 
     As in RepDistiller's code, a map of half the size goes through a transposed convolution and one of twice the size through
     a strided one. Others go through a 1x1 convolution; the loss then pools the larger map.
-
-    Args:
-        student, teacher: The maps.
-        activation: Whether a ReLU follows.
     """
     channels = student.channels, teacher.channels
-    if student.size == _doubled(teacher.size):
+    height, width = (one / other for one, other in zip(student.size, teacher.size, strict=True))
+    if height == width == 2:
         convolution = nn.Conv2d(*channels, 3, stride=2, padding=1)
-    elif _doubled(student.size) == teacher.size:
+    elif height == width == 0.5:
         convolution = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
     else:
         convolution = nn.Conv2d(*channels, 1)
     return nn.Sequential(convolution, AdapterNorm(teacher.channels), *([nn.ReLU()] if activation else []))
-
-
-def _doubled(size: tuple[int, int]) -> tuple[int, int]:
-    return 2 * size[0], 2 * size[1]

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from ..losses import at_loss
 from ..models import ModelOutputs
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import StageMethod
 
 

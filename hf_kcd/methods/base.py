@@ -1,7 +1,7 @@
-"""`DistillationMethod`, the interface of every method: what it reads, what it trains, and the named parts of its loss."""
+"""`DistillationMethod`, the interface of every method, and how a method is registered under its name."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,16 +32,14 @@ class FirstPhase:
     def __post_init__(self) -> None:
         object.__setattr__(self, "epochs", whole_number("first_phase_epochs", self.epochs))
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise ValueError(
-                f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None for the training's."
-            )
+            raise ValueError(f"first_phase_learning_rate is {self.learning_rate}: give a number above 0, or None.")
 
 
 class DistillationMethod(nn.Module):
     """One way to distill: a module built from the specs of two networks, under which the student is trained.
 
-    The modules, parameters and buffers it registers (adapters, memories, peers) train with the student. DDP sees them, and
-    checkpoints hold them, but they are never exported. A method knows neither the Trainer nor condensation.
+    The modules, parameters and buffers it registers (adapters, memories, peers) train with the student and are in checkpoints,
+    but are never exported. A method knows neither the Trainer nor condensation.
 
     Args:
         student: The student's spec. It describes features only if the method reads them.
@@ -49,35 +47,24 @@ class DistillationMethod(nn.Module):
         num_points: Number of points of the whole training set; point ids run from 0 to `num_points - 1`.
     """
 
+    # The name it is registered under; authors, venue and year of its paper.
     name: ClassVar[str]
-    """The name it is registered under."""
-
     paper: ClassVar[str] = ""
-    """Authors, venue and year of its paper."""
-
+    # What it reads from both networks: of "logits", "embedding", "features", "preactivations".
     reads: ClassVar[Collection[str]] = ("logits",)
-    """What it reads from both networks: of "logits", "embedding", "features", "preactivations"."""
-
+    # What it reads from one of them, where they differ; by default `reads`. Empty for a method without a teacher.
     student_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What it reads from the student, where that differs; by default `reads`."""
-
     teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
-    """What it reads from the teacher, where that differs; by default `reads`. Empty for a method without a teacher."""
-
+    # Whether it learns from several teachers; the constructor and `forward` then get lists.
     many_teachers: ClassVar[bool] = False
-    """Whether it learns from several teachers; the constructor and `forward` then get lists."""
-
+    # Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged.
     teacher_batch_statistics: ClassVar[bool] = False
-    """Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged."""
-
+    # Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough.
     copies_teacher: ClassVar[bool] = False
-    """Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough."""
-
+    # Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step.
     unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
-    """Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step."""
-
+    # The phase before the training, if there is one.
     first_phase: FirstPhase | None = None
-    """The phase before the training, if there is one."""
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -135,9 +122,7 @@ class DistillationMethod(nn.Module):
     def observation(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
         """Return what the values of points are computed from; by default the rows that `point_rows` names.
 
-        Args:
-            student, teacher: As in `forward`; the first of several teachers.
-            batch: What `prepare_batch` returned.
+        Arguments as in `forward`; of several teachers the first.
 
         Returns:
             `student_logits` [V, classes], without gradient, `labels` and `point_ids` [V], and `teacher_logits` if the
@@ -150,10 +135,7 @@ class DistillationMethod(nn.Module):
         return {name: values[rows] for name, values in found.items()}
 
     def networks(self) -> dict[str, nn.Module]:
-        """Return the timm networks that train along and are useful themselves (peers), by name; by default none.
-
-        Each of them is evaluated, and saved beside the student.
-        """
+        """Return the timm networks that train along, by name: each is evaluated and saved too; by default none."""
         return {}
 
     @property
@@ -165,6 +147,29 @@ class DistillationMethod(nn.Module):
     def step_cost(self) -> float | None:
         """Computation of a step relative to a step of KD on the same drawn points; None if unknown."""
         return None
+
+
+METHODS: dict[str, type[DistillationMethod]] = {}
+
+
+def register_method(name: str) -> Callable[[type[DistillationMethod]], type[DistillationMethod]]:
+    """Register a `DistillationMethod` class under a name, such as the acronym of its paper in lower case (a decorator).
+
+    Raises:
+        ValueError: When the name is taken.
+        TypeError: When the class is no `DistillationMethod`.
+    """
+
+    def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
+        if name in METHODS:
+            raise ValueError(f"{name!r} is registered already, as {METHODS[name].__qualname__}: choose another.")
+        if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
+            raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
+        cls.name = name
+        METHODS[name] = cls
+        return cls
+
+    return register
 
 
 def check_weights(**weights: float) -> None:

@@ -1,13 +1,10 @@
 """CC: neighbors in a batch differ from the teacher in different entries."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import cc_loss
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, register_method
 from .term import TermMethod
 
 
@@ -26,12 +23,10 @@ class CC(TermMethod):
     reads = ("logits", "embedding")
     weight = 0.02
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, common_dim: int = 128, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
-        self.student_embed = nn.Linear(student.embedding_dim, common_dim)
-        self.teacher_embed = nn.Linear(teacher.embedding_dim, common_dim)
+    def __init__(self, *args, common_dim: int = 128, **options) -> None:
+        super().__init__(*args, **options)
+        self.student_embed = nn.Linear(self.student_spec.embedding_dim, common_dim)
+        self.teacher_embed = nn.Linear(self.teacher_spec.embedding_dim, common_dim)
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
         ours, theirs = self.student_embed(student.embedding), self.teacher_embed(teacher.embedding)

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from ..losses import cross_entropy_loss
 from ..models import ModelOutputs
-from .base import Batch, DistillationMethod
-from .registry import register_method
+from .base import Batch, DistillationMethod, register_method
 
 
 @register_method("ce")

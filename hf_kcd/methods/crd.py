@@ -1,15 +1,12 @@
 """CRD: the student's embedding of a point matches the teacher's of that point rather than those of other points."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..losses import crd_loss
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch
+from ..models import ModelOutputs
+from .base import Batch, register_method
 from .memory import ContrastiveMethod, gather_rows
-from .registry import register_method
 
 
 @register_method("crd")
@@ -20,30 +17,28 @@ class CRD(ContrastiveMethod):
     network's memory. Z = N x the mean score of the first batch (of all processes), then fixed. N cancels between P and K / N,
     so that condensation needs no other N.
 
-    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, and the authors' code ("exact" mode: the
-    positive is the point itself, negatives are of other classes). What differs: the rows of a step share one random order
-    of candidates; K is at most what the largest class leaves of all points (the authors' code draws with replacement);
-    dropped points are used last.
+    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020, and the authors' code ("exact" mode). What
+    differs: the rows of a step share one random order of candidates; K is at most what the largest class leaves of all points
+    (the authors' code draws with replacement); dropped points are used last.
     """
 
     paper = "Tian et al., 2020"
     weight = 0.8
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
         # Z of the student's scores and of the teacher's; 0 before the first batch. Checkpoints have this spelling.
         self.register_buffer("normalisers", torch.zeros(2))
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
         *_, student_cosines, teacher_cosines = self.contrast(student, teacher, batch)
-        student_scores = student_cosines.div(self.score_temperature).exp()
-        teacher_scores = teacher_cosines.div(self.score_temperature).exp()
-        student_normalizer, teacher_normalizer = self._fix_normalizers(student_scores, teacher_scores)
-        return crd_loss(student_scores / student_normalizer, teacher_scores / teacher_normalizer, self.num_points)
+        scores = [cosines.div(self.score_temperature).exp() for cosines in (student_cosines, teacher_cosines)]
+        student_scores, teacher_scores = map(torch.div, scores, self._fix_normalizers(scores))
+        return crd_loss(student_scores, teacher_scores, self.num_points)
 
     @torch.no_grad()
-    def _fix_normalizers(self, student_scores: Tensor, teacher_scores: Tensor) -> Tensor:
-        means = gather_rows(torch.stack([student_scores.mean(), teacher_scores.mean()])[None]).mean(0)
+    def _fix_normalizers(self, scores: list[Tensor]) -> Tensor:
+        means = gather_rows(torch.stack([one.mean() for one in scores])[None]).mean(0)
         normalizers = torch.where(self.normalisers > 0, self.normalisers, self.num_points * means)
         self.normalisers.copy_(normalizers)
         return normalizers

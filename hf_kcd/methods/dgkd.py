@@ -4,29 +4,23 @@ import torch
 from torch import Tensor
 
 from ..errors import whole_number
-from ..losses import cross_entropy_loss, kd_loss
-from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod
-from .registry import register_method
-from .takd import check_kd_weight
+from ..losses import kd_loss
+from ..models import ModelOutputs
+from .base import register_method
+from .takd import TAKD
 
 
 @register_method("dgkd")
-class DGKD(DistillationMethod):
+class DGKD(TAKD):
     """(1 - `kd_weight`) CE + `kd_weight` x the sum over the teacher and its assistants of T^2 KL(teacher || student).
 
     Each step drops `num_dropped` of them at random, the teacher included, but never the last one. The choice comes from
-    PyTorch's generator of the device, whose state is in every checkpoint. `hf-kcd distill --teacher T --assistants A1 A2
-    --student S` runs the whole chain. A divergence as the value of a point uses the teacher's logits.
-
-    The reference code also averages the divergence over the classes, so that its term is C times smaller. Its other values
-    are the defaults: T 5, nothing but the divergences, one source dropped.
+    PyTorch's generator of the device, whose state is in every checkpoint. The chain runs as for TAKD. A divergence as the
+    value of a point uses the teacher's logits. The reference code also averages the divergence over the C classes; its other
+    values are the defaults.
 
     Args:
         teacher: The specs of the teacher, then of its assistants.
-        kd_weight: lambda, above 0 and up to 1; at 1 the labels are not used.
-        temperature: T, positive.
         num_dropped: Number of teachers and assistants that each step drops.
 
     Source: Son et al., "Densely Guided Knowledge Distillation using Multiple Teacher Assistants", ICCV 2021.
@@ -35,30 +29,14 @@ class DGKD(DistillationMethod):
     paper = "Son et al., 2021"
     many_teachers = True
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: list[ModelSpec],
-        num_points: int,
-        *,
-        kd_weight: float = 1.0,
-        temperature: float = 5.0,
-        num_dropped: int = 1,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
-        check_kd_weight(kd_weight)
-        check_temperature(temperature)
-        self.kd_weight = kd_weight
-        self.temperature = temperature
-        self.num_dropped = min(whole_number("num_dropped", num_dropped, at_least=0), len(teacher) - 1)
+    def __init__(self, *args, kd_weight: float = 1.0, temperature: float = 5.0, num_dropped: int = 1) -> None:
+        super().__init__(*args, kd_weight=kd_weight, temperature=temperature)
+        self.num_dropped = min(whole_number("num_dropped", num_dropped, at_least=0), len(self.teacher_spec) - 1)
 
-    def forward(self, student: ModelOutputs, teacher: list[ModelOutputs], batch: Batch) -> dict[str, Tensor]:
+    def divergence(self, student: ModelOutputs, teacher: list[ModelOutputs]) -> Tensor:
         divergences = torch.stack([kd_loss(student.logits, one.logits, self.temperature) for one in teacher])
         if self.num_dropped:
             # On the device, so that the host does not wait for the choice.
             ranks = torch.rand(len(teacher), device=divergences.device).argsort()
             divergences = divergences * (ranks >= self.num_dropped)
-        parts = {"kd": self.kd_weight * divergences.sum()}
-        if self.kd_weight < 1:
-            parts["ce"] = (1 - self.kd_weight) * cross_entropy_loss(student.logits, batch["labels"])
-        return parts
+        return divergences.sum()

@@ -4,9 +4,8 @@ from torch import Tensor
 
 from ..losses import cross_entropy_loss, dkd_loss
 from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_weights, warm_up
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, DistillationMethod, check_weights, register_method, warm_up
 
 
 @register_method("dkd")
@@ -19,9 +18,7 @@ class DKD(DistillationMethod):
     of warm-up. The epoch counts with its fraction; the reference takes whole ones, from 1. With two classes NCKD is 0.
 
     Args:
-        ce_weight: Weight of the cross-entropy with the labels.
-        alpha: Weight of the target class (TCKD).
-        beta: Weight of the other classes (NCKD).
+        ce_weight, alpha, beta: Weights of the cross-entropy with the labels, the target class and the other classes.
         temperature: T, positive.
         warmup_epochs: Epochs in which alpha and beta rise from 0; 0 for none.
     """
@@ -30,17 +27,14 @@ class DKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         ce_weight: float = 1.0,
         alpha: float = 1.0,
         beta: float = 8.0,
         temperature: float = 4.0,
         warmup_epochs: float = 20.0,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_weights(ce_weight=ce_weight, alpha=alpha, beta=beta, warmup_epochs=warmup_epochs)
         check_temperature(temperature)
         self.ce_weight = ce_weight

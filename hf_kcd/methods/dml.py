@@ -7,24 +7,21 @@ from torch import Tensor, nn
 from ..losses import cross_entropy_loss, dml_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec, image_config, load_model
-from .base import Batch, DistillationMethod, check_weights
+from .base import Batch, DistillationMethod, check_weights, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("dml")
 class DML(DistillationMethod):
     """CE + `weight` x the mean over the other networks of T^2 KL(other || own), for the student and for each of its peers.
 
-    All networks learn in one step under one optimizer. Each learns from the others' outputs in that step; targets are
-    detached, so that no gradient reaches another network. (In the authors' code the peers step in turn, with fresh forward
-    passes.) There is no teacher; a step costs the forward and backward passes of all networks. The student is the first
-    network; each peer is evaluated and saved beside it, so that the best can be chosen.
+    All networks learn in one step under one optimizer, from the others' detached outputs in that step. (In the authors' code
+    the peers step in turn, with fresh forward passes.) There is no teacher; a step costs the forward and backward passes of
+    all networks. Each peer is evaluated and saved beside the student, so that the best can be chosen.
 
     Args:
         peers: timm names of the other networks, at least one; None for another network of the student's architecture.
-        weight: Weight of the divergences.
-        temperature: T, positive; 1 in the paper.
+        weight, temperature: Weight of the divergences, and T, positive; 1 in the paper.
 
     Source: Zhang et al., "Deep Mutual Learning", CVPR 2018.
     """
@@ -33,24 +30,18 @@ class DML(DistillationMethod):
     teacher_reads = frozenset()
 
     def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec | None,
-        num_points: int,
-        *,
-        peers: Sequence[str] | None = None,
-        weight: float = 1.0,
-        temperature: float = 1.0,
+        self, *args, peers: Sequence[str] | None = None, weight: float = 1.0, temperature: float = 1.0
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
+        student = self.student_spec
         check_weights(weight=weight)
         check_temperature(temperature)
         if isinstance(peers, str) or (peers is not None and len(peers) == 0):
             raise ValueError(f"peers is {peers!r}: give a list of at least one timm name, e.g. ['{student.name}'].")
         self.weight = weight
         self.temperature = temperature
-        networks = [untrained_network(student)] if peers is None else [_peer(name, student) for name in peers]
-        self.peers = nn.ModuleList(networks)
+        named = [_peer(name, student) for name in peers or ()]
+        self.peers = nn.ModuleList(named or [untrained_network(student)])
 
     def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
         logits = [student.logits, *(peer(batch["pixel_values"]) for peer in self.peers)]
@@ -70,10 +61,8 @@ class DML(DistillationMethod):
 def _peer(name: str, student: ModelSpec) -> nn.Module:
     network = load_model(name, student.num_classes)
     network.pretrained_cfg.update(input_size=student.input_size, mean=student.mean, std=student.std)
-    own_size = image_config(network).input_size
-    if own_size != student.input_size:
-        raise ValueError(
-            f"The peer {name} takes images of {own_size[1]} x {own_size[2]} only, but {student.name} gets "
-            f"{student.input_size[1]} x {student.input_size[2]}: choose another network."
-        )
+    (_, height, width), size = image_config(network).input_size, student.input_size
+    if (height, width) != size[1:]:
+        images = f"images of {height} x {width} only, not {size[1]} x {size[2]}"
+        raise ValueError(f"The peer {name} takes {images}, which {student.name} gets: choose another network.")
     return network

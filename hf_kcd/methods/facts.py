@@ -10,16 +10,7 @@ from .registry import create_method, get_method, paper_of
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """Facts about a method for a pair of networks.
-
-    Args:
-        name: Its name.
-        paper: Authors and year.
-        student_reads, teacher_reads: What it reads of each network.
-        first_phase_epochs: Epochs of its first phase; 0 for none.
-        num_parameters: Weights that train beside the student: adapters, peers.
-        memory_bytes: Bytes of its buffers, mostly memories of all points.
-    """
+    """Facts about a method for a pair of networks: its `num_parameters` train beside the student, `memory_bytes` are buffers."""
 
     name: str
     paper: str
@@ -31,13 +22,7 @@ class MethodFacts:
 
 
 def describe_method(name: str, student: str, teacher: str, num_points: int) -> MethodFacts:
-    """Collect the facts about a method.
-
-    Args:
-        name: One of `available_methods()`.
-        student, teacher: The networks' names in timm.
-        num_points: Number of points of the training set, for memories.
-    """
+    """Collect the facts about a method for a student and a teacher of timm and a training set of `num_points`."""
     cls = get_method(name)
     method = create_method(name, load_model(student), example_teachers(name, teacher), num_points)
     return MethodFacts(

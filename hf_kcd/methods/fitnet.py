@@ -1,14 +1,11 @@
 """FitNet: a middle map of the student, through a regressor, matches the teacher's."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import hint_loss
 from ..models import ModelOutputs, ModelSpec
 from .adapters import regressor
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import FeatureMap, feature_maps
 from .term import FirstPhaseMethod
 
@@ -22,9 +19,6 @@ class FitNet(FirstPhaseMethod):
 
     Args:
         hint_layer: Position of the map among the features of both networks; 2 is the second stage.
-
-    Raises:
-        ValueError: When a network has no such feature.
     """
 
     paper = "Romero et al., ICLR 2015"
@@ -32,12 +26,11 @@ class FitNet(FirstPhaseMethod):
     weight = 100.0
     first_phase_epochs = 0
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, hint_layer: int = 2, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, hint_layer: int = 2, **options) -> None:
+        super().__init__(*args, **options)
         self.hint_layer = hint_layer
-        self.regressor = regressor(_hint(student, hint_layer), _hint(teacher, hint_layer), activation=True)
+        hints = _hint(self.student_spec, hint_layer), _hint(self.teacher_spec, hint_layer)
+        self.regressor = regressor(*hints, activation=True)
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:
         return hint_loss(self.regressor(student.features[self.hint_layer]), teacher.features[self.hint_layer])
@@ -46,8 +39,6 @@ class FitNet(FirstPhaseMethod):
 def _hint(spec: ModelSpec, hint_layer: int) -> FeatureMap:
     maps = feature_maps(spec)
     if not 0 <= hint_layer < len(maps):
-        raise ValueError(
-            f"hint_layer is {hint_layer}, but the features of {spec.name} are {', '.join(map(str, maps))}: give a position "
-            f"from 0 to {len(maps) - 1}."
-        )
+        listed = ", ".join(map(str, maps))
+        raise ValueError(f"hint_layer is {hint_layer}: choose one of {len(maps)} features of {spec.name}, {listed}.")
     return maps[hint_layer]

@@ -1,13 +1,10 @@
 """FSP: the student has the teacher's flow between the channels of consecutive network stages."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import fsp_loss
 from ..models import ModelOutputs, ModelSpec
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import feature_maps
 from .term import FirstPhaseMethod
 
@@ -18,23 +15,18 @@ class FSP(FirstPhaseMethod):
 
     RepDistiller's script sets a weight of 50 that is never applied: its first phase is unweighted. There the student also
     normalizes, in that phase, with running statistics that were never collected; here with those of the batch.
-
-    Raises:
-        ValueError: When the features differ in number or channels, or there are fewer than two.
     """
 
     paper = "Yim et al., CVPR 2017"
     reads = ("logits", "features")
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         if student.feature_channels != teacher.feature_channels or len(student.feature_channels) < 2:
-            listed = " and ".join(
-                f"{one.name} has {', '.join(map(str, feature_maps(one)))}" for one in (student, teacher)
-            )
+            ours, theirs = (f"{one.name} has {', '.join(map(str, feature_maps(one)))}" for one in (student, teacher))
             raise ValueError(
-                f"FSP compares flows between features of the same channels, at least two: {listed}. Choose such layers with "
-                "student_layers and teacher_layers, or another pair of networks or method."
+                f"FSP compares flows between features of the same channels, at least two: {ours} and {theirs}. "
+                "Choose such layers with student_layers and teacher_layers, or another pair of networks or method."
             )
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:

@@ -1,16 +1,14 @@
 """FT: the student's last map, translated, matches a paraphrase of the teacher's."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import ft_loss, hint_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .adapters import AdapterNorm
-from .base import Batch, FirstPhase, check_weights
-from .registry import register_method
+from .base import Batch, FirstPhase, check_weights, register_method
 from .stages import feature_maps, require_positions
 from .term import TermMethod
 
@@ -35,22 +33,17 @@ class FT(TermMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         factor_ratio: float = 0.5,
         first_phase_epochs: int = 30,
         first_phase_learning_rate: float | None = 0.01,
-        **options: Any,
+        **options,
     ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+        super().__init__(*args, **options)
         check_weights(factor_ratio=factor_ratio)
-        self.first_phase = FirstPhase(
-            first_phase_epochs, trains_student=False, learning_rate=first_phase_learning_rate
-        )
-        maps = feature_maps(student)[-1], feature_maps(teacher)[-1]
-        require_positions(student, teacher, [maps])
+        self.first_phase = FirstPhase(first_phase_epochs, False, first_phase_learning_rate)
+        maps = feature_maps(self.student_spec)[-1], feature_maps(self.teacher_spec)[-1]
+        require_positions(self.student_spec, self.teacher_spec, [maps])
         ours, theirs = (one.channels for one in maps)
         factor = max(1, int(theirs * factor_ratio))
         self.paraphraser = _layers(nn.Conv2d, [theirs, theirs, factor, factor], nn.Identity)

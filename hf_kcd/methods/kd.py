@@ -4,9 +4,8 @@ from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
 from ..losses.common import check_temperature
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, check_weights
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, DistillationMethod, check_weights, register_method
 
 
 @register_method("kd")
@@ -14,24 +13,14 @@ class KD(DistillationMethod):
     """`ce_weight` CE + `kd_weight` T^2 KL(teacher || student), as in the published CIFAR-100 tables.
 
     Args:
-        ce_weight: Weight of the cross-entropy with the labels (the papers' gamma).
-        kd_weight: Weight of the softened divergence (the papers' alpha).
+        ce_weight, kd_weight: Weights of the cross-entropy with the labels (gamma) and of the softened divergence (alpha).
         temperature: T, positive.
     """
 
     paper = "Hinton et al., 2015"
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        ce_weight: float = 0.1,
-        kd_weight: float = 0.9,
-        temperature: float = 4.0,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
+    def __init__(self, *args, ce_weight: float = 0.1, kd_weight: float = 0.9, temperature: float = 4.0) -> None:
+        super().__init__(*args)
         check_weights(ce_weight=ce_weight, kd_weight=kd_weight)
         check_temperature(temperature)
         self.ce_weight = ce_weight

@@ -1,14 +1,13 @@
 """The base of contrastive methods: projected embeddings, a memory of every point, and negatives drawn from it."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import whole_number
 from ..losses.common import unit
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .base import Batch
 from .term import TermMethod
 
@@ -19,11 +18,9 @@ class ContrastiveMethod(TermMethod):
     """A method that tells a point's own pair of embeddings from pairs with other points, which it remembers.
 
     A linear layer per network projects the embedding to `embedding_dim` entries and unit length (trained with the student,
-    never exported); `ContrastMemory` compares it with the other network's. All of it is computed in float32, outside
-    autocast. A mixed row counts as its point, with its label; its partner may be among its negatives.
-
-    Memory: `8 embedding_dim + 12` bytes per point of the whole training set on the accelerator and in checkpoints (51 MB
-    for CIFAR's 50,000, 1.3 GB for ImageNet), and a few matrices of batch size x `num_negatives` within a step.
+    never exported); `ContrastMemory` compares it with the other network's, in float32, outside autocast. A mixed row counts as
+    its point; its partner may be among its negatives. Memory: `8 embedding_dim + 12` bytes per point on the accelerator and in
+    checkpoints (51 MB for CIFAR's 50,000, 1.3 GB for ImageNet), and a few matrices of batch size x `num_negatives` in a step.
 
     Args:
         embedding_dim: Width of the common space.
@@ -37,17 +34,14 @@ class ContrastiveMethod(TermMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         embedding_dim: int = 128,
         num_negatives: int = 16384,
         score_temperature: float = 0.07,
         momentum: float = 0.5,
-        **options: Any,
+        **options,
     ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+        super().__init__(*args, **options)
         embedding_dim = whole_number("embedding_dim", embedding_dim)
         num_negatives = whole_number("num_negatives", num_negatives)
         if not 0.02 <= score_temperature < math.inf:
@@ -55,24 +49,20 @@ class ContrastiveMethod(TermMethod):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}: give a number from 0 to below 1; the papers use 0.5.")
         self.score_temperature = score_temperature
-        self.student_projection = nn.Linear(student.embedding_dim, embedding_dim)
-        self.teacher_projection = nn.Linear(teacher.embedding_dim, embedding_dim)
-        self.memory = ContrastMemory(num_points, embedding_dim, num_negatives, momentum)
+        self.student_projection = nn.Linear(self.student_spec.embedding_dim, embedding_dim)
+        self.teacher_projection = nn.Linear(self.teacher_spec.embedding_dim, embedding_dim)
+        self.memory = ContrastMemory(self.num_points, embedding_dim, num_negatives, momentum)
 
     def contrast(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> tuple[Tensor, ...]:
         """Project the embeddings, compare them with the memory, and store them there.
 
-        Returns:
-            Unit embeddings of student and teacher, [B, embedding_dim], and the cosines of each with the other's memory,
-            [B, K + 1], the own point's first; all with gradient to the projections, and to the student.
+        Returns unit embeddings of student and teacher, [B, embedding_dim], and the cosines of each, as the memory does.
         """
         if self.memory.point_labels is None:
             self.memory.set_labels(self.labels)
+        sides = (self.student_projection, student.embedding), (self.teacher_projection, teacher.embedding)
         with torch.autocast(student.embedding.device.type, enabled=False):
-            embeddings = (
-                unit(self.student_projection(student.embedding.to(self.student_projection.weight.dtype))),
-                unit(self.teacher_projection(teacher.embedding.to(self.teacher_projection.weight.dtype))),
-            )
+            embeddings = [unit(projection(one.to(projection.weight.dtype))) for projection, one in sides]
             cosines = self.memory(*embeddings, batch["point_ids"], int(self.epoch))
         return *embeddings, *cosines
 
@@ -82,18 +72,9 @@ class ContrastMemory(nn.Module):
 
     A row's negatives are K points of other classes, drawn uniformly without replacement. All rows of a step, on all
     processes, share one random order of the points, and each row takes the first K of other classes; so one matrix product
-    gives all cosines. The order depends only on a seed, which the constructor draws from torch's global generator, on the
-    step and on the point ids: it is the same on every device and process, and after a restart.
-
-    Entries of points that condensation dropped go stale while the projections move on. Points that were seen in the current
-    epoch or the one before come first in the order (in epoch 0: all points, most of them still noise). The others are used
-    if those are too few. A point that returns counts again from its first step on.
-
-    Args:
-        num_points: N, of the whole training set.
-        embedding_dim: Width of the embeddings.
-        num_negatives: K, at most.
-        momentum: Share of the old entry in the new one.
+    gives all cosines. The order depends only on a seed from torch's global generator, on the step and on the point ids: it is
+    the same on every device and process, and after a restart. Points that were seen in the current epoch or the one before
+    come first in it (in epoch 0: all points, most of them still noise), because entries of dropped points go stale.
     """
 
     def __init__(self, num_points: int, embedding_dim: int, num_negatives: int, momentum: float) -> None:
@@ -113,16 +94,9 @@ class ContrastMemory(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def set_labels(self, labels: Tensor | None) -> None:
-        """Store the class of each point, int64 [N] on the CPU, and limit the number of negatives accordingly.
-
-        Raises:
-            ValueError: When the labels are missing, are not one per point, or are all the same.
-        """
+        """Store the class of each point, int64 [N] on the CPU, and limit the number of negatives accordingly."""
         if labels is None:
-            raise ValueError(
-                "The method's labels are not set, but negatives are points of other classes: set `method.labels` to the class "
-                "of every point, int64 [num_points]; DistillationTrainer does so."
-            )
+            raise ValueError("The labels are not set: set `method.labels` to all points' classes, int64 [num_points].")
         if labels.shape != (self.num_points,):
             raise ValueError(f"labels has shape {list(labels.shape)}: give one per point, [{self.num_points}].")
         # Any `num_candidates` points hold K points of other classes for each row.
@@ -134,16 +108,9 @@ class ContrastMemory(nn.Module):
         self.point_labels = labels
 
     def forward(self, student: Tensor, teacher: Tensor, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Compute the cosines with the other network's memory, then update the entries of the batch.
+        """Compute the cosines of unit embeddings with the other network's memory, then update the entries of the batch.
 
-        Args:
-            student, teacher: Unit embeddings [B, embedding_dim].
-            ids: Point ids [B], int64.
-            epoch: Number of the epoch, from 0.
-
-        Returns:
-            Cosines of the student's embeddings with the teacher's memory and of the teacher's with the student's, both
-            [B, K + 1]: the own point's first, then its negatives'. The memory receives no gradient.
+        They are [B, K + 1]: the own point's first, then its negatives'. The memory receives no gradient.
         """
         compared, positions = self.draw(ids, epoch)
         student_cosines = (student @ self.teacher[compared].mT).gather(1, positions)
@@ -153,11 +120,10 @@ class ContrastMemory(nn.Module):
 
     @torch.no_grad()
     def draw(self, ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Draw the negatives of the current step; arguments as in `forward`.
+        """Draw the negatives of the current step for the rows' point ids [B].
 
-        Returns:
-            Point ids [M + B], first the distinct candidates, then the rows' own points; and for each row positions among
-            them, [B, K + 1]: its own point's, then its negatives'. Both int64.
+        Returns ids [M + B], the distinct candidates before the rows' own points, and for each row the positions of its own
+        point and of its negatives among them, [B, K + 1].
         """
         self.point_labels = self.point_labels.to(ids.device)
         order = random_ranks(self.num_points, self.seed, self.step)
@@ -187,12 +153,7 @@ class ContrastMemory(nn.Module):
 
 
 def random_ranks(num_points: int, seed: Tensor, step: Tensor) -> Tensor:
-    """Return a distinct random number of 32 bits per point, int64 [N], the same on every device; sorting gives an order.
-
-    Args:
-        num_points: N.
-        seed, step: int64 scalars, from 0 to 2^32 - 1; each step has its own order.
-    """
+    """Return a distinct random number of 32 bits per point, int64 [N], the same on every device; sorting gives an order."""
     key = _scramble(seed ^ _scramble(step))
     points = torch.arange(num_points, device=seed.device)
     # Twice, so that for close keys of two steps one order is not the other one shifted.

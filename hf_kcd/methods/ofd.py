@@ -1,14 +1,11 @@
 """OFD: the student's pre-activations reach the teacher's, where the teacher's neurons are active."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..losses import ofd_loss, ofd_margins
 from ..models import ModelOutputs, ModelSpec
 from .adapters import AdapterNorm
-from .base import Batch
-from .registry import register_method
+from .base import Batch, register_method
 from .stages import StageMethod
 
 
@@ -21,9 +18,6 @@ class OFD(StageMethod):
     normalization adapts the student's maps. A student's stage without an activation at its end (`cifar_mobilenetv2_half`)
     gives its output, as in the reference. The reference's pre-activations of ShuffleNetV2 lie before the shuffle, which the
     convolution undoes. On ImageNet the weight is 1/10000.
-
-    Raises:
-        ValueError: When a pre-activation of the teacher comes out of no batch normalization.
     """
 
     paper = "Heo et al., ICCV 2019"
@@ -31,15 +25,15 @@ class OFD(StageMethod):
     weight = 1e-3
     teacher_batch_statistics = True
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         self.connectors = nn.ModuleList(_connector(ours.channels, theirs.channels) for ours, theirs in self.pairs)
         for stage, (_, theirs) in enumerate(self.pairs):
             norm = teacher.preactivation_norms[theirs.position]
             if norm is None:
                 raise ValueError(
-                    f"{teacher.name} has no batch normalization and activation at {theirs}, so OFD has no margin for it: choose "
-                    "other layers with teacher_layers, or another teacher or method."
+                    f"{teacher.name} has no batch normalization and activation at {theirs}, so OFD has no margin for it: "
+                    "choose other layers with teacher_layers, or another teacher or method."
                 )
             self.register_buffer(f"margin{stage}", ofd_margins(*norm))
 

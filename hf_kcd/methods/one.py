@@ -10,9 +10,8 @@ from ..losses import one_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec
 from ..models.cifar import CifarNetwork
-from .base import Batch, DistillationMethod
+from .base import Batch, DistillationMethod, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("one")
@@ -20,10 +19,9 @@ class ONE(DistillationMethod):
     """The sum of all branches' CE, the ensemble's CE, and w(epoch) x the sum over the branches of T^2 KL(ensemble || branch).
 
     The student is the trunk and the first branch. The other branches are fresh copies of the layers after its last feature
-    but one (in most networks, of the last stage). They start from that feature and train the trunk through it. The ensemble
-    is the sum of the branches' logits, weighted by a gate on the same feature. w rises as exp(-5 (1 - epoch /
-    `ramp_epochs`)^2) to 1. There is no teacher; a step also costs the copies' forward and backward passes. Copies and gate
-    are not exported.
+    but one (in most networks, of the last stage) and train the trunk through that feature. The ensemble is the sum of the
+    branches' logits, weighted by a gate on the same feature. w rises as exp(-5 (1 - epoch / `ramp_epochs`)^2) to 1. There is
+    no teacher; a step also costs the copies' forward and backward passes. Copies and gate are not exported.
 
     Args:
         student: The spec of one of hf_kcd's `cifar_*` networks; `student_layers` chooses another start for the branches.
@@ -38,25 +36,16 @@ class ONE(DistillationMethod):
     student_reads = frozenset({"logits", "features"})
     teacher_reads = frozenset()
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec | None,
-        num_points: int,
-        *,
-        num_branches: int = 3,
-        temperature: float = 3.0,
-        ramp_epochs: float = 80.0,
-    ) -> None:
-        super().__init__(student, teacher, num_points)
+    def __init__(self, *args, num_branches: int = 3, temperature: float = 3.0, ramp_epochs: float = 80.0) -> None:
+        super().__init__(*args)
         check_temperature(temperature)
         num_branches = whole_number("num_branches", num_branches, at_least=2)
         if not ramp_epochs > 0:
             raise ValueError(f"ramp_epochs is {ramp_epochs}: give a positive number of epochs.")
         self.temperature = temperature
         self.ramp_epochs = ramp_epochs
-        self.branches = nn.ModuleList(_branch(student) for _ in range(num_branches - 1))
-        self.gate = Gate(student.feature_channels[-2], num_branches)
+        self.branches = nn.ModuleList(_branch(self.student_spec) for _ in range(num_branches - 1))
+        self.gate = Gate(self.student_spec.feature_channels[-2], num_branches)
 
     def forward(self, student: ModelOutputs, teacher: None, batch: Batch) -> dict[str, Tensor]:
         trunk = student.features[-2]
@@ -84,9 +73,7 @@ class Gate(nn.Module):
 def _branch(student: ModelSpec) -> nn.Module:
     network = untrained_network(student)
     if not isinstance(network, CifarNetwork) or len(student.layers) < 2:
-        raise ValueError(
-            f"ONE copies the end of the student, and {student.name} with {len(student.layers)} feature maps cannot be cut in "
-            "two: choose one of hf_kcd's cifar_* networks, with at least 2 maps."
-        )
+        maps = f"{student.name} with {len(student.layers)} feature maps"
+        raise ValueError(f"{maps} cannot be cut: choose one of hf_kcd's cifar_* networks, with at least 2 maps.")
     network.prune_shallow_layers(student.layers[-2])
     return network

@@ -1,17 +1,16 @@
-"""Methods by name: how they are registered, listed and created."""
+"""Methods by name: how they are listed and created."""
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..errors import unknown_name
 from ..models import Layers, ModelSpec
-from .base import DistillationMethod
+from .base import METHODS, DistillationMethod
 
-_METHODS: dict[str, type[DistillationMethod]] = {}
 _RENAMED_OPTIONS = {
     "initialisation_epochs": "first_phase_epochs",
     "initialisation_learning_rate": "first_phase_learning_rate",
@@ -19,41 +18,16 @@ _RENAMED_OPTIONS = {
 }
 
 
-def register_method(name: str) -> Callable[[type[DistillationMethod]], type[DistillationMethod]]:
-    """Register a `DistillationMethod` class under a name (a decorator).
-
-    Args:
-        name: The acronym of its paper, in lower case.
-
-    Raises:
-        ValueError: When the name is taken.
-        TypeError: When the class is no `DistillationMethod`.
-    """
-
-    def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
-        if name in _METHODS:
-            raise ValueError(
-                f"Method {name!r} is registered already, as {_METHODS[name].__qualname__}: choose another name."
-            )
-        if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
-            raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
-        cls.name = name
-        _METHODS[name] = cls
-        return cls
-
-    return register
-
-
 def get_method(name: str) -> type[DistillationMethod]:
     """Return the class of a method; a ValueError lists the names if this one is unknown."""
-    if name not in _METHODS:
-        raise unknown_name("method", name, _METHODS)
-    return _METHODS[name]
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]
 
 
 def available_methods() -> list[str]:
     """List the names that `create_method` takes."""
-    return sorted(_METHODS)
+    return sorted(METHODS)
 
 
 def paper_of(name: str) -> str:
@@ -62,10 +36,9 @@ def paper_of(name: str) -> str:
 
 
 def method_options(name: str) -> dict[str, Any]:
-    """List the options of a method with their defaults, those that it passes on with `**options` included.
+    """List the options of a method with their defaults: the keyword-only arguments of its and its bases' constructors.
 
-    Options are the keyword-only arguments of the constructors. If the default is None, a class attribute of that name holds
-    the real one, such as `weight`.
+    If the default is None, a class attribute of that name holds the real one, such as `weight`.
     """
     cls, options = get_method(name), {}
     for base in cls.__mro__:
@@ -106,9 +79,8 @@ def create_method(
 
     Args:
         name: One of `available_methods()`.
-        student: The student or its spec.
-        teacher: The teacher or its spec; None for methods without one; a list, the teacher before its assistants, for
-            methods with several.
+        student, teacher: The networks or their specs. No teacher for methods without one; a list, the teacher before its
+            assistants, for methods with several.
         num_points: Number of points of the whole training set.
         student_layers, teacher_layers: Which maps of a network are its features: None for all, "stages" for the deepest of
             each size, or positions from shallow to deep. A spec has its layers already.
@@ -118,8 +90,7 @@ def create_method(
         The method, its modules freshly initialized.
 
     Raises:
-        ValueError: For an unknown name or option, for a method that needs a teacher and gets none, and for a network that
-            lacks what the method reads.
+        ValueError: For an unknown name or option, a missing teacher, or a network that lacks what the method reads.
     """
     cls = get_method(name)
     teachers = as_teachers(teacher)
@@ -130,10 +101,8 @@ def create_method(
         if option not in valid:
             raise unknown_name(f"option of method {name!r}", option, valid)
     if len(teachers) > 1 and not cls.many_teachers:
-        several = ", ".join(sorted(other for other, method in _METHODS.items() if method.many_teachers))
-        raise ValueError(
-            f"Method {name!r} has one teacher and got {len(teachers)}: give one. With several: {several}."
-        )
+        several = ", ".join(sorted(other for other, method in METHODS.items() if method.many_teachers))
+        raise ValueError(f"Method {name!r} got {len(teachers)} teachers: give one. With several: {several}.")
     student = _spec(name, "student", student, cls.student_reads, student_layers)
     specs = [_spec(name, "teacher", one, cls.teacher_reads, teacher_layers) for one in teachers]
     return cls(student, specs if cls.many_teachers else next(iter(specs), None), num_points, **options)
@@ -148,9 +117,7 @@ def as_teachers(teacher: Any) -> list[Any]:
 
 def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozenset[str], layers: Layers) -> ModelSpec:
     if layers is not None and (isinstance(network, ModelSpec) or not reads & {"features", "preactivations"}):
-        why = (
-            "its spec has layers already" if isinstance(network, ModelSpec) else f"{method!r} reads no features of it"
-        )
+        why = "its spec has layers" if isinstance(network, ModelSpec) else f"{method!r} reads no features of it"
         raise ValueError(f"{role}_layers is {layers!r} for the {role}, but {why}: leave it out.")
     if isinstance(network, nn.Module):
         try:
@@ -159,8 +126,6 @@ def _spec(method: str, role: str, network: ModelSpec | nn.Module, reads: frozens
             raise ValueError(f"Method {method!r} reads {', '.join(sorted(reads))} of the {role}. {error}") from error
     missing = sorted(reads - network.reads)
     if missing:
-        raise ValueError(
-            f"Method {method!r} reads {', '.join(missing)} of the {role}, but {network.name} has none: choose another network "
-            "or method."
-        )
+        read = ", ".join(missing)
+        raise ValueError(f"Method {method!r} reads {read} of the {role}, but {network.name} has none: choose another.")
     return network

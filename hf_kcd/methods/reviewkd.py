@@ -1,16 +1,13 @@
 """ReviewKD: every stage of the student, fused with the deeper ones, matches the teacher's."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses import hcl_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from .adapters import AdapterNorm
-from .base import Batch, check_weights, warm_up
-from .registry import register_method
+from .base import Batch, check_weights, register_method, warm_up
 from .stages import StageMethod
 
 
@@ -20,8 +17,7 @@ class ReviewKD(StageMethod):
 
     The student's features are compared with the teacher's pre-activations, as in the authors' code. Per pair on CIFAR-100
     the weight is 5 for the pairs of wrn_40_2 and resnet32x4, but 8 for resnet32x4 -> shufflenetv2; 0.6 for resnet56 ->
-    resnet20; 1 for resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction. A map is
-    enlarged by repetition, as there, and reduced by averaging.
+    resnet20; 1 for resnet110 -> resnet32 and on ImageNet, which has no warm-up. The epoch counts with its fraction.
 
     Args:
         warmup_epochs: Epochs in which the weight rises from 0; 0 for none.
@@ -33,23 +29,14 @@ class ReviewKD(StageMethod):
     teacher_reads = frozenset({"logits", "embedding", "preactivations"})
     weight = 5.0
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        warmup_epochs: float = 20.0,
-        max_fusion_channels: int = 512,
-        **options: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, warmup_epochs: float = 20.0, max_fusion_channels: int = 512, **options) -> None:
+        super().__init__(*args, **options)
         check_weights(warmup_epochs=warmup_epochs)
         self.warmup_epochs = warmup_epochs
-        width = min(max_fusion_channels, student.embedding_dim)
-        channels = [(ours.channels, theirs.channels) for ours, theirs in self.pairs]
-        self.fusions = nn.ModuleList(Fusion(one, width, other, True) for one, other in channels)
-        self.fusions.append(Fusion(student.embedding_dim, width, teacher.embedding_dim, False))
+        ours, theirs = self.student_spec.embedding_dim, self.teacher_spec.embedding_dim
+        width = min(max_fusion_channels, ours)
+        self.fusions = nn.ModuleList(Fusion(one.channels, width, other.channels, True) for one, other in self.pairs)
+        self.fusions.append(Fusion(ours, width, theirs, False))
 
     def ramp(self) -> float:
         return warm_up(self.epoch, self.warmup_epochs)
@@ -66,14 +53,7 @@ class ReviewKD(StageMethod):
 
 
 class Fusion(nn.Module):
-    """Fuses a map with the deeper fused map, by two attention maps, and brings the result to the teacher's shape.
-
-    Args:
-        in_channels: Channels of the student's map.
-        width: Channels of the fused maps.
-        out_channels: Channels of the teacher's map.
-        has_deeper: Whether there is a deeper map.
-    """
+    """Fuses a map with the deeper fused map, by two attention maps, and brings the result to the teacher's shape."""
 
     def __init__(self, in_channels: int, width: int, out_channels: int, has_deeper: bool) -> None:
         super().__init__()
@@ -82,13 +62,7 @@ class Fusion(nn.Module):
         self.expand = _convolution(width, out_channels, 3)
 
     def forward(self, x: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return the map to compare, [B, out_channels, *size], and the fused map, [B, width, *size].
-
-        Args:
-            x: The student's map [B, in_channels, H, W].
-            deeper: The deeper fused map, [B, width, H', W']; None at the deepest level.
-            size: Height and width of the teacher's map.
-        """
+        """Return the map to compare, [B, out_channels, *size], and the fused map, [B, width, *size], of x and the deeper."""
         x = self.reduce(x)
         if self.attention is not None:
             deeper = _resized(deeper, x.shape[2:])

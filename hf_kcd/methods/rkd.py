@@ -1,13 +1,10 @@
 """RKD: the student has the teacher's distances and angles between the points of a batch."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import rkd_loss
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, check_weights
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, check_weights, register_method
 from .term import TermMethod
 
 
@@ -23,17 +20,8 @@ class RKD(TermMethod):
     paper = "Park et al., CVPR 2019"
     reads = ("logits", "embedding")
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
-        distance_weight: float = 25.0,
-        angle_weight: float = 50.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, distance_weight: float = 25.0, angle_weight: float = 50.0, **options) -> None:
+        super().__init__(*args, **options)
         check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight

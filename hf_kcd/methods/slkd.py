@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 from ..errors import whole_number
 from ..losses import cross_entropy_loss, kd_loss, slkd_loss
-from ..models import ModelOutputs, ModelSpec
+from ..models import ModelOutputs
 from ..models.catalog import count_macs
-from .base import Batch, DistillationMethod, FirstPhase, check_weights
+from .base import Batch, DistillationMethod, FirstPhase, check_weights, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("slkd")
@@ -22,19 +21,16 @@ class SLKD(DistillationMethod):
     SL is the mean of the SL-teachers' softened probabilities, weighted by `fusion` (Eq. 6). Each SL-teacher is an untrained
     network of the teacher's architecture that minimizes its own L(T, SL) in the same step (Eq. 4, 5), under the student's
     optimizer; no gradient reaches another network. One forward pass of an SL-teacher, on the student's images and with the
-    statistics of the batch, serves its learning and its teaching. A step costs one of KD, the forward and backward passes of
-    the SL-teachers, and the memory of training them.
-
-    A weight of 0 is the ablation of Table 4: the teacher alone (then there are no SL-teachers), or the SL-teachers alone.
-    There is no reference code. The paper does not give alpha, rho and T^2: these are the field's.
+    statistics of the batch, serves its learning and its teaching. A weight of 0 is the ablation of Table 4: the teacher alone
+    (then there are no SL-teachers), or the SL-teachers alone. There is no reference code, and the paper does not give alpha,
+    rho and T^2: these are the field's.
 
     Args:
         num_sl_teachers: Number of SL-teachers, at least 1; 2 in the paper.
         alpha: Weight of the cross-entropy inside each L.
         temperature: tau, positive.
         fusion: rho, the first one's weight of two, or the weights of all; None for equal ones.
-        teacher_weight: lambda.
-        self_learning_weight: eta.
+        teacher_weight, self_learning_weight: lambda and eta.
         first_phase_epochs: Epochs in which the SL-teachers learn first, without the student, whom they then teach frozen, in
             evaluation mode (SLKD*); their learning rate becomes a tenth after 5/8, 6/8 and 7/8. 0 to learn together.
 
@@ -46,10 +42,7 @@ class SLKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         num_sl_teachers: int = 2,
         alpha: float = 0.1,
         temperature: float = 4.0,
@@ -58,42 +51,34 @@ class SLKD(DistillationMethod):
         self_learning_weight: float = 3.0,
         first_phase_epochs: int = 0,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_weights(alpha=alpha, teacher_weight=teacher_weight, self_learning_weight=self_learning_weight)
         if not teacher_weight + self_learning_weight or alpha > 1:
-            raise ValueError(
-                f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight} and alpha {alpha}: give at "
-                "least one of the two a weight above 0, and an alpha up to 1."
-            )
+            given = f"teacher_weight is {teacher_weight}, self_learning_weight {self_learning_weight}, alpha {alpha}"
+            raise ValueError(f"{given}: give at least one of the two a weight above 0, and an alpha up to 1.")
         num_sl_teachers = whole_number("num_sl_teachers", num_sl_teachers)
         if first_phase_epochs:
             decays = tuple(first_phase_epochs * share for share in (5 / 8, 6 / 8, 7 / 8))
             self.first_phase = FirstPhase(first_phase_epochs, trains_student=False, decay_epochs=decays)
             if not self_learning_weight:
-                raise ValueError(
-                    f"first_phase_epochs is {first_phase_epochs}, but self_learning_weight is 0, so that there are no SL-teachers "
-                    "to train first: give it a weight, or leave the phase out."
-                )
+                raise ValueError("self_learning_weight is 0: no SL-teachers train first. Set first_phase_epochs to 0.")
         self.alpha = alpha
         self.temperature = temperature
         self.fusion = [1 / num_sl_teachers] * num_sl_teachers if fusion is None else fusion
         self.teacher_weight = teacher_weight
         self.self_learning_weight = self_learning_weight
         # The loss checks the other options; here, so that it refuses them before the first step.
-        logits = torch.zeros(1, 2)
-        target = torch.zeros(1, dtype=torch.int64)
-        slkd_loss(logits, logits, [logits] * num_sl_teachers, target, alpha, temperature, self.fusion)
+        logits, label = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
+        slkd_loss(logits, logits, [logits] * num_sl_teachers, label, alpha, temperature, self.fusion)
         # The SL-teachers see the student's images, whatever the teacher's are.
-        self.sl_spec = replace(teacher, input_size=student.input_size, mean=student.mean, std=student.std)
+        student = self.student_spec
+        self.sl_spec = replace(self.teacher_spec, input_size=student.input_size, mean=student.mean, std=student.std)
         count = num_sl_teachers if self_learning_weight else 0
         self.sl_teachers = nn.ModuleList(untrained_network(self.sl_spec) for _ in range(count))
 
     @property
     def step_cost(self) -> float:
-        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen SL-teachers have none.
-
-        A student that cannot be made by its name counts as free, which gives an upper bound. A first phase is not included.
-        """
+        """1 + 2 n F_t / (F_t + 2 F_s), a backward pass counting as a forward one, as in UNIX-KD; frozen SL-teachers have none."""
         if not self.sl_teachers:
             return 1.0
         passes = len(self.sl_teachers) * (1 if self.first_phase else 2)
@@ -101,7 +86,7 @@ class SLKD(DistillationMethod):
         try:
             student = count_macs(lambda: untrained_network(self.student_spec))
         except (RuntimeError, ValueError):
-            student = 0
+            student = 0  # It cannot be made by its name: an upper bound.
         return 1 + passes * teacher / (teacher + 2 * student)
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from ..losses import cross_entropy_loss, sskd_losses
 from ..losses.common import check_shares, check_temperature, product, unit, widen
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, DistillationMethod, FirstPhase, check_weights
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, DistillationMethod, FirstPhase, check_weights, register_method
 
 
 @register_method("sskd")
@@ -21,8 +20,8 @@ class SSKD(DistillationMethod):
     batch a rotated one comes from. Then that head is frozen, and the student's head trains with the student.
 
     The value of a point comes from the student's logits of its upright copy. All four copies share a batch, and so its
-    statistics, as in the authors' code. One thing differs: here the four copies are rotations of one crop, there each copy is
-    cropped separately. A single copy has the same distribution in both; a second shift would cut off more than any crop.
+    statistics, as in the authors' code, which crops each copy separately; here they are rotations of one crop. A single copy
+    has the same distribution in both.
 
     Args:
         student: The spec of a network for square images.
@@ -31,12 +30,8 @@ class SSKD(DistillationMethod):
         temperature, rotation_temperature, similarity_temperature: T of the three divergences, positive.
         rotation_keep_ratio, similarity_keep_ratio: Share, 0 to 1, of the rotated images that are kept although the teacher
             misses their class, or the image they come from.
-        first_phase_epochs: Epochs of the first phase, at least 1.
-        first_phase_learning_rate: Its learning rate.
+        first_phase_epochs, first_phase_learning_rate: Epochs of the first phase, at least 1, and its learning rate.
         first_phase_decay_epochs: Its epochs after which the learning rate becomes a tenth.
-
-    Raises:
-        ValueError: When an option is out of range, or the student's images are not square.
 
     Source: Xu et al., "Knowledge Distillation Meets Self-Supervision", ECCV 2020, with the weights of the authors' code.
     """
@@ -46,10 +41,7 @@ class SSKD(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         ce_weight: float = 0.1,
         kd_weight: float = 0.9,
         rotation_weight: float = 2.7,
@@ -63,28 +55,24 @@ class SSKD(DistillationMethod):
         first_phase_learning_rate: float = 0.05,
         first_phase_decay_epochs: Sequence[float] = (30, 45),
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
+        student, teacher = self.student_spec, self.teacher_spec
         _, height, width = student.input_size
         if height != width:
             raise ValueError(
-                f"The images of {student.name} are {height} x {width}, but rotations by 90 degrees need square images: create it "
-                "for such images."
+                f"Images of {student.name} are {height} x {width}: create it for square ones, to rotate them."
             )
         self.weights = {"ce": ce_weight, "kd": kd_weight, "rotation": rotation_weight, "similarity": similarity_weight}
         check_weights(**{f"{name}_weight": weight for name, weight in self.weights.items()})
-        temperatures = {
-            "temperature": temperature,
-            "rotation_temperature": rotation_temperature,
-            "similarity_temperature": similarity_temperature,
-        }
+        temperatures = {"rotation_temperature": rotation_temperature, "similarity_temperature": similarity_temperature}
+        temperatures["temperature"] = temperature
         ratios = {"rotation_keep_ratio": rotation_keep_ratio, "similarity_keep_ratio": similarity_keep_ratio}
         for name, value in temperatures.items():
             check_temperature(value, name)
         check_shares(**ratios)
-        self.loss_options = {**temperatures, **ratios}
-        self.first_phase = FirstPhase(
-            first_phase_epochs, False, first_phase_learning_rate, tuple(first_phase_decay_epochs)
-        )
+        self.loss_options = temperatures | ratios
+        decay_epochs = tuple(first_phase_decay_epochs)
+        self.first_phase = FirstPhase(first_phase_epochs, False, first_phase_learning_rate, decay_epochs)
         self.student_head = _projection_head(student.embedding_dim)
         self.teacher_head = _projection_head(teacher.embedding_dim)
 
@@ -101,7 +89,6 @@ class SSKD(DistillationMethod):
         return slice(None, None, 4)
 
     def first_phase_losses(self, student: None, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        """Compute the cross-entropy of the teacher's similarities with the image that each rotated one comes from."""
         (embedding,) = widen(self.teacher_head(teacher.embedding))
         groups = unit(embedding).unflatten(0, (-1, 4))
         similarities = product(groups[:, 1:].flatten(0, 1), groups[:, 0].mT)
@@ -111,8 +98,7 @@ class SSKD(DistillationMethod):
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_embedding = self.teacher_head(teacher.embedding)
-        student_embedding = self.student_head(student.embedding)
-        embeddings = student_embedding, teacher_embedding
+        embeddings = self.student_head(student.embedding), teacher_embedding
         parts = sskd_losses(student.logits, teacher.logits, *embeddings, batch["labels"][::4], **self.loss_options)
         return {name: weight * parts[name] for name, weight in self.weights.items() if weight}
 

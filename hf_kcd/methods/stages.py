@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,8 +24,8 @@ class FeatureMap:
         return f"f{self.layer} ({self.channels} x {self.size[0]} x {self.size[1]})"
 
 
+# A map of the student and one of the teacher.
 Pair = tuple[FeatureMap, FeatureMap]
-"""A map of the student and one of the teacher."""
 
 
 class StageMethod(TermMethod):
@@ -35,11 +35,10 @@ class StageMethod(TermMethod):
     """
 
     reads = ("logits", "features")
-
+    # Whether the term compares positions within a map, so that maps of one position would tell nothing.
     compares_positions: ClassVar[bool] = False
-    """Whether the term compares positions within a map, so that maps of one position would tell nothing."""
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
+    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options) -> None:
         super().__init__(student, teacher, num_points, **options)
         self.pairs = pair_stages(student, teacher, _maps_of(self.student_reads), _maps_of(self.teacher_reads))
         if self.compares_positions:
@@ -47,11 +46,9 @@ class StageMethod(TermMethod):
 
     def stages(self, student: ModelOutputs, teacher: ModelOutputs) -> tuple[list[Tensor], list[Tensor]]:
         """Return the paired maps of the student and of the teacher, from shallow to deep."""
-        student_maps = getattr(student, _maps_of(self.student_reads))
-        teacher_maps = getattr(teacher, _maps_of(self.teacher_reads))
-        return [student_maps[ours.position] for ours, _ in self.pairs], [
-            teacher_maps[t.position] for _, t in self.pairs
-        ]
+        ours = getattr(student, _maps_of(self.student_reads))
+        theirs = getattr(teacher, _maps_of(self.teacher_reads))
+        return [ours[one.position] for one, _ in self.pairs], [theirs[other.position] for _, other in self.pairs]
 
 
 def feature_maps(spec: ModelSpec) -> list[FeatureMap]:
@@ -62,21 +59,11 @@ def feature_maps(spec: ModelSpec) -> list[FeatureMap]:
 
 
 def stage_maps(spec: ModelSpec, maps: str = "features") -> list[FeatureMap]:
-    """List the features or pre-activations of the network stages: all maps except the stem, the network's first map.
-
-    Args:
-        spec: The network's spec.
-        maps: "features" or "preactivations": the list that the positions refer to.
-
-    Raises:
-        ValueError: When the stem is the only map.
-    """
+    """List the "features" or "preactivations" of the network stages: all maps except the stem, the network's first map."""
     features = feature_maps(spec)
     stages = [one for one in features if one.layer > 0]
     if not stages:
-        raise ValueError(
-            f"The layers of {spec.name} are {list(spec.layers)}, its stem alone, but stages are compared: choose deeper layers."
-        )
+        raise ValueError(f"The layers of {spec.name} are {list(spec.layers)}, its stem alone: choose deeper layers.")
     skipped = len(features) - len(stages) if maps == "preactivations" else 0
     return [replace(one, position=one.position - skipped) for one in stages]
 
@@ -86,16 +73,8 @@ def pair_stages(
 ) -> list[Pair]:
     """Pair the stages of two networks, from shallow to deep.
 
-    Networks with equal stage counts are paired in order, whatever the sizes, as in the published tables, whose pairs have
-    equal stage counts. Otherwise only the deepest map of each size counts; if the counts still differ, shallow maps are left
-    out, and a warning lists the pairs.
-
-    Args:
-        student, teacher: The specs of both networks.
-        student_maps, teacher_maps: "features" or "preactivations".
-
-    Raises:
-        ValueError: When the stem is a network's only map.
+    Equal stage counts, as in the published tables, are paired in order, whatever the sizes. Otherwise only the deepest map of
+    each size counts; if the counts still differ, shallow maps are left out. A warning then lists the pairs.
     """
     ours, theirs = stage_maps(student, student_maps), stage_maps(teacher, teacher_maps)
     if len(ours) == len(theirs):
@@ -115,8 +94,8 @@ def require_positions(student: ModelSpec, teacher: ModelSpec, pairs: Sequence[Pa
     """Refuse pairs of single-position maps: a loss that compares positions would always be 0."""
     if all(min(one.size[axis], other.size[axis]) == 1 for one, other in pairs for axis in (0, 1)):
         raise ValueError(
-            f"The method compares positions within maps, but those of {student.name} and {teacher.name} are pooled to a single "
-            f"one: {_listed(pairs)}. Choose shallower layers with student_layers and teacher_layers, or another method."
+            f"The method compares positions, but maps of {student.name} and {teacher.name} have a single one: {_listed(pairs)}. "
+            "Choose shallower layers with student_layers and teacher_layers, or another method."
         )
 
 
@@ -129,5 +108,4 @@ def _listed(pairs: Sequence[Pair]) -> str:
 
 
 def _deepest_of_each_size(maps: list[FeatureMap]) -> list[FeatureMap]:
-    deepest = {one.size: one for one in maps}
-    return sorted(deepest.values(), key=lambda one: one.position)
+    return sorted({one.size: one for one in maps}.values(), key=lambda one: one.position)

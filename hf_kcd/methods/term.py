@@ -1,7 +1,5 @@
 """The form of most methods: cross-entropy, KD and one term of their own, each with its weight."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..losses import cross_entropy_loss, kd_loss
@@ -18,9 +16,7 @@ class TermMethod(DistillationMethod):
 
     Args:
         student, teacher, num_points: As in `DistillationMethod`.
-        weight: Weight of the term.
-        ce_weight: Weight of the cross-entropy with the labels.
-        kd_weight: Weight of the softened divergence.
+        weight, ce_weight, kd_weight: Weights of the term, the cross-entropy with the labels, and the softened divergence.
         temperature: T, positive.
     """
 
@@ -29,7 +25,7 @@ class TermMethod(DistillationMethod):
     def __init__(
         self,
         student: ModelSpec,
-        teacher: Any,
+        teacher: ModelSpec | list[ModelSpec] | None,
         num_points: int,
         *,
         weight: float | None = None,
@@ -51,7 +47,6 @@ class TermMethod(DistillationMethod):
 
     @property
     def has_unused_parameters(self) -> bool:
-        # Without its term the adapters are not used.
         return not self.weight or super().has_unused_parameters
 
     def ramp(self) -> float:
@@ -75,9 +70,7 @@ class TermMethod(DistillationMethod):
 
 
 class FirstPhaseMethod(TermMethod):
-    """`weight` x the term alone in a first phase, then `ce_weight` CE + `kd_weight` T^2 KL without the term.
-
-    Without a first phase the term is part of the training, as in every `TermMethod`.
+    """`weight` x the term alone in a first phase, then the others without it; a `TermMethod` without a first phase.
 
     Args:
         first_phase_epochs: Epochs of the first phase; 0 for none.
@@ -88,27 +81,16 @@ class FirstPhaseMethod(TermMethod):
 
     first_phase_epochs: int = 30
 
-    def __init__(
-        self,
-        student: ModelSpec,
-        teacher: Any,
-        num_points: int,
-        *,
-        first_phase_epochs: int | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, first_phase_epochs: int | None = None, **options) -> None:
+        super().__init__(*args, **options)
         epochs = self.first_phase_epochs if first_phase_epochs is None else first_phase_epochs
         self.first_phase = FirstPhase(epochs) if epochs else None
         if self.first_phase and not (self.weight and self.ce_weight + self.kd_weight):
-            raise ValueError(
-                f"weight is {self.weight}, ce_weight {self.ce_weight}, kd_weight {self.kd_weight}: the first phase minimizes "
-                "the term, the training the other two. Give either of them a weight above 0, or set first_phase_epochs to 0."
-            )
+            given = f"weight is {self.weight}, ce_weight {self.ce_weight}, kd_weight {self.kd_weight}"
+            raise ValueError(f"{given}: give the term and one other a weight above 0, or set first_phase_epochs to 0.")
 
     def first_phase_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {self.name: self.weight * self.term(student, teacher, batch)}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        forward = self.ce_and_kd if self.first_phase else super().forward
-        return forward(student, teacher, batch)
+        return (self.ce_and_kd if self.first_phase else super().forward)(student, teacher, batch)

@@ -7,24 +7,22 @@ from ..losses import kd_loss, unix_mask
 from ..losses.common import check_shares, check_temperature, soften
 from ..models import ModelOutputs, ModelSpec
 from ..models.catalog import count_macs
-from .base import Batch, DistillationMethod
+from .base import Batch, DistillationMethod, register_method
 from .networks import untrained_network
-from .registry import register_method
 
 
 @register_method("unix")
 class UNIX(DistillationMethod):
     """T^2 KL alone, on the k = 48 of n = 64 images with the highest entropy, mixed by lambda sigmoid(w (r / n - m)).
 
-    A scoring pass first runs the student on the drawn images, without gradient. The images are ranked by the entropy of its
+    A scoring pass first runs the student on the drawn images, without gradient, and ranks them by the entropy of its
     predictions. Each is mixed with a random one of the batch, more strongly the more confident the student is (`unix_mask`;
     every batch draws lambda from Beta(1, 1)), and the first k go through teacher and student. The scoring pass runs in
     training mode, as in the authors' code: the running statistics move twice in a step, once on unmixed images.
 
-    The value of a point comes from the student's logits in the scoring pass, which covers all drawn points. Otherwise
-    confident points would never be valued, and unknown points rank first.
-    One thing differs from the authors' code: a smaller batch, the last of an epoch, keeps and mixes the same shares; there it
-    keeps up to 48 images, mixed as the first of 64.
+    The value of a point comes from the student's logits in the scoring pass: otherwise confident points would never be valued,
+    and unknown points rank first. One thing differs from the authors' code: a smaller batch, the last of an epoch, keeps and
+    mixes the same shares; there it keeps up to 48 images, mixed as the first of 64.
 
     Args:
         temperature: T, positive.
@@ -33,9 +31,6 @@ class UNIX(DistillationMethod):
         steepness: w, not negative: how sharp the border between the two is.
         cost_ratio: F_t / F_s, the teacher's cost of an image relative to the student's; None to count it.
 
-    Raises:
-        ValueError: When an option is out of range, or a network's cost cannot be counted.
-
     Source: Xu et al., "Computation-Efficient Knowledge Distillation via Uncertainty-Aware Mixup", 2020.
     """
 
@@ -43,17 +38,14 @@ class UNIX(DistillationMethod):
 
     def __init__(
         self,
-        student: ModelSpec,
-        teacher: ModelSpec,
-        num_points: int,
-        *,
+        *args,
         temperature: float = 4.0,
         keep_ratio: float = 0.75,
         base_ratio: float = 0.5,
         steepness: float = 10.0,
         cost_ratio: float | None = None,
     ) -> None:
-        super().__init__(student, teacher, num_points)
+        super().__init__(*args)
         check_temperature(temperature)
         check_shares(base_ratio=base_ratio)
         if not 0 < keep_ratio <= 1:
@@ -66,7 +58,7 @@ class UNIX(DistillationMethod):
         self.keep_ratio = keep_ratio
         self.base_ratio = base_ratio
         self.steepness = steepness
-        self.cost_ratio = _cost_ratio(student, teacher) if cost_ratio is None else cost_ratio
+        self.cost_ratio = _cost_ratio(self.student_spec, self.teacher_spec) if cost_ratio is None else cost_ratio
 
     @property
     def step_cost(self) -> float:
@@ -94,11 +86,8 @@ class UNIX(DistillationMethod):
         return prepared | {"drawn_logits": scores, "drawn_labels": batch["labels"], "drawn_ids": batch["point_ids"]}
 
     def observation(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        return {
-            "student_logits": batch["drawn_logits"],
-            "labels": batch["drawn_labels"],
-            "point_ids": batch["drawn_ids"],
-        }
+        drawn = {"student_logits": "drawn_logits", "labels": "drawn_labels", "point_ids": "drawn_ids"}
+        return {name: batch[key] for name, key in drawn.items()}
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {"kd": kd_loss(student.logits, teacher.logits, self.temperature)}
@@ -108,7 +97,5 @@ def _cost_ratio(student: ModelSpec, teacher: ModelSpec) -> float:
     try:
         return count_macs(lambda: untrained_network(teacher)) / count_macs(lambda: untrained_network(student))
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The cost of {student.name} and {teacher.name} per image could not be counted ({error}): give cost_ratio, the "
-            "teacher's cost relative to the student's."
-        ) from error
+        names = f"{student.name} and {teacher.name}"
+        raise ValueError(f"The cost of {names} per image could not be counted ({error}): give cost_ratio.") from error

@@ -1,15 +1,13 @@
 """VID: the teacher's maps are likely under Gaussians that the student predicts."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import vid_loss
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch
-from .registry import register_method
+from ..models import ModelOutputs
+from .base import Batch, register_method
 from .stages import StageMethod
 
 _FIRST_VARIANCE = 5.0
@@ -26,8 +24,8 @@ class VID(StageMethod):
 
     paper = "Ahn et al., CVPR 2019"
 
-    def __init__(self, student: ModelSpec, teacher: ModelSpec, num_points: int, **options: Any) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
         self.means = nn.ModuleList(_mean_network(ours.channels, theirs.channels) for ours, theirs in self.pairs)
         # The variance is softplus of this plus the least variance.
         first = math.log(math.expm1(_FIRST_VARIANCE - _LEAST_VARIANCE))
@@ -39,10 +37,6 @@ class VID(StageMethod):
 
 
 def _mean_network(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1, bias=False),
-        nn.ReLU(),
-        nn.Conv2d(out_channels, out_channels, 1, bias=False),
-    )
+    widths = in_channels, out_channels, out_channels
+    first, second, third = (nn.Conv2d(width, out_channels, 1, bias=False) for width in widths)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)

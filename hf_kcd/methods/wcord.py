@@ -1,23 +1,19 @@
 """WCoRD: contrast by Wasserstein distances, in their dual form over the memory and in their primal form within a batch."""
 
-from typing import Any
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import wcord_global_loss, wcord_local_loss
-from ..models import ModelOutputs, ModelSpec
-from .base import Batch, check_weights
+from ..models import ModelOutputs
+from .base import Batch, check_weights, register_method
 from .memory import ContrastiveMethod
-from .registry import register_method
 
 
 @register_method("wcord")
 class WCoRD(ContrastiveMethod):
     """FROM MEMORY, not checked against the paper: 1 CE + 0.8 global + 0.05 local contrast (`weight`, `local_weight`).
 
-    Neither the paper nor code of its authors was available. The form of both parts is from memory, and so, with low
-    confidence, are both weights: do not take its results for the paper's.
+    Neither the paper nor its code was available, and both weights are guesses: do not take its results for the paper's.
 
     Global: E[g | negatives] - E[g | own point], of the student's embedding with the teacher's memory and of the teacher's
     with the student's, added. It is 0 for rows whose point is not in the memory yet, as in the whole first epoch. The critic
@@ -37,10 +33,8 @@ class WCoRD(ContrastiveMethod):
     paper = "Chen et al., 2021"
     weight = 0.8
 
-    def __init__(
-        self, student: ModelSpec, teacher: ModelSpec, num_points: int, *, local_weight: float = 0.05, **options: Any
-    ) -> None:
-        super().__init__(student, teacher, num_points, **options)
+    def __init__(self, *args, local_weight: float = 0.05, **options) -> None:
+        super().__init__(*args, **options)
         check_weights(local_weight=local_weight)
         self.local_weight = local_weight
 
@@ -48,8 +42,7 @@ class WCoRD(ContrastiveMethod):
         parts = self.ce_and_kd(student, teacher, batch)
         if not (self.weight or self.local_weight):
             return parts
-        # An own entry of noise differs from real entries by what all embeddings have in common: the loss would turn all
-        # embeddings away from all others, to where the critic is flat.
+        # An own entry of noise lacks what real embeddings have in common: the loss would turn all of them away from all others.
         remembered = (self.memory.last_epoch[batch["point_ids"]] >= 0)[:, None]
         student_embedding, teacher_embedding, *cosines = self.contrast(student, teacher, batch)
         if self.weight:

@@ -2,6 +2,7 @@
 the device, finite values and gradients on degenerate input, and errors that name the shapes."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ WIDER = [(3, 4, 4), (5, 4, 4), (7, 1, 1)]
 EQUAL_CHANNELS = [(4, 4, 4), (6, 8, 8), (6, 1, 1)]
 
 
-class Case:
+class Case(NamedTuple):
     """One loss: the shapes of the student's and the teacher's tensors without the batch, and the call."""
 
-    def __init__(self, student: list, teacher: list, call: Callable, rows: int = 1):
-        self.student, self.teacher, self.call, self.rows = student, teacher, call, rows
+    student: list
+    teacher: list
+    call: Callable
+    rows: int = 1
 
     def tensors(self, make: Callable, batch: int = BATCH) -> tuple[list[Tensor], list[Tensor]]:
         rows = batch * self.rows
@@ -98,9 +101,8 @@ def test_gradient_in_double_precision(name):
     # ONE's target and WCoRD's transport plan are constants of the backward pass: see their own tests.
     student, teacher = CASES[name].tensors(normal(), batch=3)
     student = [tensor.requires_grad_() for tensor in student]
-    assert torch.autograd.gradcheck(
-        lambda *leaves: CASES[name].call(list(leaves), teacher, LABELS[:3]), student, fast_mode=True
-    )
+    loss = lambda *leaves: CASES[name].call(list(leaves), teacher, LABELS[:3])  # noqa: E731
+    assert torch.autograd.gradcheck(loss, student, fast_mode=True)
 
 
 @every_loss
@@ -194,22 +196,22 @@ LISTS = {
 def test_lists_of_maps_that_do_not_fit_are_refused_by_count_shape_and_stage(name):
     loss, first = LISTS[name], torch.zeros(2, 4, 8, 8)
     student = [first, torch.zeros(2, 4, 4, 4)]
-    with pytest.raises(ValueError, match=r"2 maps \[\[2, 4, 8, 8\], \[2, 4, 4, 4\]\].*3 \["):
+    with pytest.raises(ValueError, match=r"maps are \[\[2, 4, 8, 8\], \[2, 4, 4, 4\]\].*equally many"):
         loss(student, [*student, torch.zeros(2, 4, 2, 2)])
-    with pytest.raises(ValueError, match="0 maps"):
+    with pytest.raises(ValueError, match="at least one"):
         loss([], [])
     with pytest.raises(ValueError, match=r"stage 1 has shape \[2, 4, 4, 4\].*\[3, 4, 4, 4\].*same B points"):
         loss(student, [first, torch.zeros(3, 4, 4, 4)])
     with pytest.raises(ValueError, match="stage 0"):
         loss(first, first)  # a map instead of a list of maps
     if name not in ("at", "nst"):
-        with pytest.raises(ValueError, match=r"stage 1 has shape \[2, 4, 4, 4\].*\[2, 6, 4, 4\].*adapter"):
+        with pytest.raises(ValueError, match=r"stage 1 has shape \[2, 4, 4, 4\].*\[2, 6, 4, 4\].*adapt"):
             loss(student, [first, torch.zeros(2, 6, 4, 4)])
 
 
 @pytest.mark.parametrize("call", [losses.hint_loss, lambda s, t: losses.vid_loss(s, torch.zeros(4), t)])
 def test_single_features_that_do_not_fit_are_refused(call):
-    with pytest.raises(ValueError, match="adapter"):
+    with pytest.raises(ValueError, match="adapt"):
         call(torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 8, 8))
     with pytest.raises(ValueError, match="same B points"):
         call(torch.zeros(2, 4, 8, 8), torch.zeros(3, 4, 8, 8))
@@ -225,10 +227,7 @@ def test_embeddings_that_do_not_fit_are_refused(name):
     if name in ("cc", "wcord_local"):
         with pytest.raises(ValueError, match="one width"):
             loss(torch.zeros(4, 6), torch.zeros(4, 9))
-
-
-@pytest.mark.parametrize("name", ["cc", "wcord_local"])
-def test_a_trainable_projection_of_the_teacher_can_receive_a_gradient(name):
-    student, teacher = (normal(seed)((4, 6)).requires_grad_() for seed in (0, 1))
-    getattr(losses, f"{name}_loss")(student, teacher, detach_teacher=False).backward()
-    assert teacher.grad.abs().sum() > 0
+        # A projection of the teacher's embedding may train.
+        student, teacher = (normal(seed)((4, 6)).requires_grad_() for seed in (0, 1))
+        loss(student, teacher, detach_teacher=False).backward()
+        assert teacher.grad.abs().sum() > 0

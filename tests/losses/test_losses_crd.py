@@ -47,7 +47,7 @@ def test_finite_where_scores_underflow_or_are_large(dtype):
 
 def test_what_does_not_fit_is_refused():
     for student, teacher, num_points, message in (
-        (1, 1, 10, "at least one negative"),
+        (1, 1, 10, "K >= 1"),
         (3, 5, 10, r"\[4, 3\].*\[4, 5\]"),
         (3, 3, 0, "num_points is 0"),
     ):

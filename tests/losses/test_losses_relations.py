@@ -53,10 +53,8 @@ def test_rkd(weights):
     s, t = some((5, 6), (5, 9))
     s[0] *= 20  # far enough for the linear part of the smooth L1
     distance_weight, angle_weight = weights or (25, 50)
-    distance, angle = (
-        np.mean([smooth_l1(a, b) for a, b in zip(relation(s).flat, relation(t).flat, strict=True)])
-        for relation in (distances, angles)
-    )
+    relations = [(relation(s).flat, relation(t).flat) for relation in (distances, angles)]
+    distance, angle = (np.mean(list(map(smooth_l1, *pair))) for pair in relations)
     loss = rkd_loss(torch.from_numpy(s), torch.from_numpy(t), *weights)
     assert loss.item() == pytest.approx(distance_weight * distance + angle_weight * angle, rel=1e-10)
 

@@ -38,7 +38,7 @@ def test_global_formula():
     scores = torch.zeros(2, 4, requires_grad=True)
     wcord_global_loss(scores).backward()
     torch.testing.assert_close(scores.grad, torch.tensor([[-1.0, 1.0, 1.0, 1.0]] * 2) / 2)
-    with pytest.raises(ValueError, match="at least one negative"):
+    with pytest.raises(ValueError, match="M at least 1"):
         wcord_global_loss(torch.zeros(4, 1))
 
 
@@ -61,14 +61,6 @@ def test_local_comes_near_the_exact_distance(seed):
     assert loss == pytest.approx(exact, abs=5e-3)
     default = wcord_local_loss(torch.from_numpy(s), torch.from_numpy(t)).item()
     assert exact - 1e-2 < default < exact + 0.1
-
-
-def test_local_does_not_ask_which_point_is_which():
-    s, t = map(torch.from_numpy, some())
-    assert wcord_local_loss(s, t[torch.tensor([2, 0, 4, 1, 3])]).item() == pytest.approx(
-        wcord_local_loss(s, t).item(), rel=1e-4
-    )
-    assert wcord_local_loss(s, 3 * s.flip(0), 0.005, 500).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_local_gradient_is_that_of_the_costs_under_the_plan():

@@ -26,8 +26,7 @@ def batch(rows: int = 6, size: int = 8, classes: int = 4):
 
 
 @pytest.mark.parametrize(
-    ("options", "count"),
-    [({}, 2), ({"peers": ["cifar_resnet8", "cifar_vgg8"], "temperature": 2.0, "weight": 0.5}, 3)],
+    ("options", "count"), [({}, 2), ({"peers": ["cifar_resnet8", "cifar_vgg8"], "temperature": 2.0, "weight": 0.5}, 3)]
 )
 def test_dml_is_each_networks_ce_and_mean_divergence_from_the_others(options, count):
     method = create_method("dml", SPEC, None, 8, **options)
@@ -61,18 +60,16 @@ def test_dml_targets_get_no_gradient_and_peers_are_untrained_networks_of_the_stu
     assert not torch.equal(peer.conv1.weight, STUDENT.conv1.weight)
 
 
-@pytest.mark.parametrize(
-    ("peers", "said"),
-    [
-        ("cifar_resnet8", "a list of at least one"),
-        ([], "a list of at least one"),
-        (["cifar_resnt8"], "cifar_resnet8"),
-        (["vit_tiny_patch16_224"], "images of 224 x 224 only"),
-    ],
-)
-def test_dml_refuses_peers_that_cannot_be(peers, said):
-    with pytest.raises(ValueError, match=said):
-        create_method("dml", SPEC, None, 8, peers=peers)
+def test_dml_refuses_peers_that_cannot_be():
+    few, typo, bound = "a list of at least one", "cifar_resnet8", "images of 224 x 224 only"
+    for peers, said in (
+        ("cifar_resnet8", few),
+        ([], few),
+        (["cifar_resnt8"], typo),
+        (["vit_tiny_patch16_224"], bound),
+    ):
+        with pytest.raises(ValueError, match=said):
+            create_method("dml", SPEC, None, 8, peers=peers)
 
 
 # ---- ONE ----
@@ -143,9 +140,7 @@ def test_one_starts_its_branches_where_the_layers_say():
     method = create_method("one", STUDENT, None, 8, student_layers=[1, 3])
     assert method.gate.linear.in_features == 16
     (low, *_), (high, *_) = method.branches, create_method("one", STUDENT, None, 8).branches
-    assert sorted(low.state_dict()) == sorted(
-        k for k in STUDENT.state_dict() if k[:6] in ("layer2", "layer3") or k[:2] == "fc"
-    )
+    assert {name.split(".")[0] for name in low.state_dict()} == {"layer2", "layer3", "fc"}
     assert {name.split(".")[0] for name in high.state_dict()} == {"layer3", "fc"}
 
 
@@ -155,9 +150,6 @@ def test_one_refuses_what_it_cannot_cut():
         create_method("one", resnet, None, 8)
     with pytest.raises(ValueError, match="1 feature maps cannot be cut"):
         create_method("one", STUDENT, None, 8, student_layers=[3])
-    for options in ({"num_branches": 1}, {"ramp_epochs": 0}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
-            create_method("one", STUDENT, None, 8, **options)
 
 
 def test_half_precision():

@@ -78,13 +78,8 @@ def test_dgkd_drops_so_many_at_random_each_equally_often(count, num_dropped, lef
 
 
 @pytest.mark.parametrize("name", ["takd", "dgkd"])
-def test_options_and_teachers_that_do_not_fit_are_refused(name):
-    for options in ({"kd_weight": 0}, {"kd_weight": 1.2}, {"temperature": -1}, {"kd_weight": float("nan")}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))} is"):
-            create_method(name, SPEC, SPEC, 7, **options)
+def test_teachers_that_do_not_fit_are_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' needs a teacher"):
         create_method(name, SPEC, [], 7)
-    with pytest.raises(ValueError, match="'takd' has one teacher and got 2.*dgkd"):
+    with pytest.raises(ValueError, match="'takd' got 2 teachers: give one.*dgkd"):
         create_method("takd", SPEC, [SPEC, SPEC], 7)
-    with pytest.raises(ValueError, match="num_dropped is -1"):
-        create_method("dgkd", SPEC, [SPEC], 7, num_dropped=-1)

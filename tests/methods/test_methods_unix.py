@@ -164,11 +164,8 @@ def test_the_costs_in_table_2_of_kcd_are_reached():
     names = {"ResNet50": "resnet50", "MobileNetV2": "mobilenetv2_half"}
     # What k of 64 the printed costs are of: the fact sheet, 2.7.
     kept = {"wrn_16_2": 36, "wrn_40_1": 36, "resnet20": 36, "vgg8": 36, "mobilenetv2_half": 48, "resnet50": 40}
-    rows = [
-        row
-        for row in json.loads(TABLES.read_text())["records"]
-        if row["table"] == "Table 2" and row["method"] == "UNIX-KD"
-    ]
+    records = json.loads(TABLES.read_text())["records"]
+    rows = [row for row in records if (row["table"], row["method"]) == ("Table 2", "UNIX-KD")]
     assert len(rows) == 6
     for row in rows:
         teacher, student = (names.get(row[role], row[role]) for role in ("teacher", "student"))
@@ -190,31 +187,13 @@ def test_counting_uses_the_images_of_each_network():
 
 def test_a_network_that_cannot_be_made_by_its_name_needs_its_cost():
     shape = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    student, teacher = (
-        timm.create_model("vit_tiny_patch16_224", **shape),
-        timm.create_model("cifar_resnet8", num_classes=1000),
-    )
+    student = timm.create_model("vit_tiny_patch16_224", **shape)
+    teacher = timm.create_model("cifar_resnet8", num_classes=1000)
     with pytest.raises(ValueError, match="vit_tiny_patch16_224.*give cost_ratio"):
         create_method("unix", student, teacher, 500)
     with pytest.raises(ValueError, match="other.*give cost_ratio"):
         create_method("unix", SPEC, replace(SPEC, name="other"), 500)
     assert create_method("unix", student, teacher, 500, cost_ratio=2.0).step_cost == 1.0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": 0.0}, "temperature is 0"),
-        ({"keep_ratio": 0.0}, "keep_ratio is 0.*above 0"),
-        ({"keep_ratio": 48}, "keep_ratio is 48"),
-        ({"base_ratio": 1.5}, "base_ratio is 1.5"),
-        ({"steepness": -1.0}, "steepness is -1"),
-        ({"cost_ratio": 0.0}, "cost_ratio is 0"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        make(**options)
 
 
 # ---- A training ----
