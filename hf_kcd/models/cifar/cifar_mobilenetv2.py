@@ -7,15 +7,13 @@ convolution in the first block too, and an unscaled last convolution.
 from functools import partial
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from .network import (
-    CIFAR_CFG,
     CifarNetwork,
     NetworkStage,
-    build_network,
     convolution_and_norm,
+    register_networks,
     relu_,
     start_linear_near_zero,
     stem_or_tail,
@@ -52,25 +50,16 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(CifarNetwork):
-    """A MobileNetV2 for 32x32 images.
-
-    Args:
-        width: Factor on the channels of the stem and the network stages.
-        in_chans, **head: As in `CifarNetwork`.
-    """
+    """A MobileNetV2 for 32x32 images; `width` multiplies the channels of the stem and the network stages."""
 
     def __init__(self, width: float, in_chans: int = 3, **head: Any) -> None:
-        super().__init__(
-            stem=stem_or_tail(1, in_chans, int(32 * width), 3, stride=2),
-            stages=[
-                NetworkStage(partial(InvertedResidual, expansion=expansion), number, int(base * width), *rest)
-                for expansion, base, number, *rest in _STAGES
-            ],
-            tail=stem_or_tail(2, int(320 * width), 1280, 1),
-            first_stage=0,
-            in_chans=in_chans,
-            **head,
-        )
+        stem = stem_or_tail(1, in_chans, int(32 * width), 3, stride=2)
+        stages = [
+            NetworkStage(partial(InvertedResidual, expansion=expansion), number, int(base * width), *rest)
+            for expansion, base, number, *rest in _STAGES
+        ]
+        tail = stem_or_tail(2, int(320 * width), 1280, 1)
+        super().__init__(stem, stages, tail, first_stage=0, in_chans=in_chans, **head)
 
     def initialize(self, module: nn.Module) -> None:
         super().initialize(module)
@@ -83,9 +72,4 @@ class CifarMobileNetV2(CifarNetwork):
         return x, x
 
 
-default_cfgs = generate_default_cfgs({"cifar_mobilenetv2_half": {**CIFAR_CFG, "pool_size": (2, 2)}})
-
-
-@register_model
-def cifar_mobilenetv2_half(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return build_network(CifarMobileNetV2, "cifar_mobilenetv2_half", pretrained, width=0.5, **kwargs)
+register_networks(__name__, CifarMobileNetV2, {"cifar_mobilenetv2_half": {"width": 0.5}}, pool_size=(2, 2))

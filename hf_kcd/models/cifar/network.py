@@ -1,14 +1,16 @@
 """What the CIFAR networks share: stem, network stages, tail and head under timm's interface."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,11 +31,9 @@ CIFAR_CFG = {
 
 @dataclass(frozen=True)
 class NetworkStage:
-    """A row of blocks; only the first may change channels and size.
+    """A row of `width` channels; only its first block may change channels and size."""
 
-    `block` makes a block from (input channels, output channels, stride); `width` is the number of output channels.
-    """
-
+    # From input channels, output channels and stride.
     block: Callable[[int, int, int], nn.Module]
     num_blocks: int
     width: int
@@ -41,7 +41,6 @@ class NetworkStage:
     is_feature: bool = True
 
     def make_blocks(self, in_width: int) -> list[nn.Module]:
-        """Make the blocks for an input of `in_width` channels."""
         first = self.block(in_width, self.width, self.stride)
         return [first] + [self.block(self.width, self.width, 1) for _ in range(self.num_blocks - 1)]
 
@@ -49,17 +48,8 @@ class NetworkStage:
 class CifarNetwork(nn.Module):
     """Stem, network stages, tail, global average pooling and one linear layer, under timm's interface.
 
-    A family passes its modules and overrides `forward_stage` or `forward_taps` where it differs. Blocks leave their last
-    ReLU to `forward_stage`, because methods read the ReLU's input.
-
-    Args:
-        stem: Modules before the stages, by name. Without a stem, the first feature comes from the first stage.
-        stages: The network stages, stored as `layer<number>`.
-        tail: Modules between the last stage and the pooling, by name; the last of them is a normalization.
-        first_stage: Number of the first stage.
-        num_classes: Outputs of the linear layer; 0 removes it.
-        in_chans: Channels of the image.
-        global_pool: timm's name of the pooling; "" for none.
+    A family passes stem, `layer<number>` stages from `first_stage` on, and tail, and overrides `forward_stage` or
+    `forward_taps` where it differs. Blocks leave their last ReLU to `forward_stage`: methods read the ReLU's input.
     """
 
     def __init__(
@@ -119,15 +109,10 @@ class CifarNetwork(nn.Module):
         return _run_twice(block, x) if self.grad_checkpointing and self.training else block(x)
 
     def forward_taps(self, x: Tensor, last: int | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Run everything before the pooling, once, and return the features and pre-activations on the way.
+        """Run everything before the pooling once, or up to the feature at position `last`, on images [B, C, H, W].
 
-        Args:
-            x: Images [B, in_chans, H, W].
-            last: Position of the feature to stop at; None runs all.
-
-        Returns:
-            The input of the pooling (the last feature when stopped early); the features f0, f1, ... from shallow to
-            deep, with the sizes in `feature_info`; the pre-activations of f1, f2, ..., each of its feature's shape.
+        Return the input of the pooling (the last feature when stopped early); the features f0, f1, ...; and the
+        pre-activations of f1, f2, ..., each of its feature's shape.
         """
         features, preactivations = [], []
         if self._stem:
@@ -152,13 +137,7 @@ class CifarNetwork(nn.Module):
         return self._stages[: self._stages.index(module) + 1] if module in self._stages else []
 
     def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
+        self, x, indices=None, norm=False, stop_early=False, output_fmt="NCHW", intermediates_only=False
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Compute the input of the pooling and the features (timm's interface; `norm` has no effect)."""
         if output_fmt != "NCHW":
@@ -206,7 +185,6 @@ class CifarNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -223,32 +201,35 @@ class CifarNetwork(nn.Module):
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Group parameters by depth for layer-wise learning rates (timm's interface).
-
-        Tail and head match no pattern, so they count as the deepest.
-        """
+        """Group parameters by depth (timm's interface); tail and head match no pattern, so they count as the deepest."""
         groups = {"stem": rf"^(?:{'|'.join(self._stem)})\."} if self._stem else {}
         return {**groups, "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
-def build_network(network: type[CifarNetwork], name: str, pretrained: bool, **kwargs: Any) -> CifarNetwork:
-    """Build a network as timm's entry points do; `features_only` gives all features by default."""
+def register_networks(
+    family: str, network: type[CifarNetwork], architectures: Mapping[str, dict[str, Any]], **config: Any
+) -> None:
+    """Register a family's networks in timm: its module, arguments of `network` by name, what differs from `CIFAR_CFG`."""
+    # timm reads configurations in the module of an entry point. With `features_only` all features are the default.
+    module = sys.modules[family]
+    module.default_cfgs = generate_default_cfgs(dict.fromkeys(architectures, CIFAR_CFG | config))
     features = {"out_indices": None, "feature_cls": "getter"}
-    return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
+    for name, architecture in architectures.items():
+        entry_point = partial(build_model_with_cfg, network, name, feature_cfg=features, **architecture)
+        entry_point.__module__, entry_point.__name__ = family, name
+        setattr(module, name, register_model(entry_point))
 
 
-def convolution(
-    in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
-) -> nn.Conv2d:
+def convolution(in_width: int, out_width: int, kernel_size: int, stride: int = 1, **options: Any) -> nn.Conv2d:
     """Make a convolution that keeps the size of its input, up to the stride."""
-    return nn.Conv2d(in_width, out_width, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+    return nn.Conv2d(in_width, out_width, kernel_size, stride, kernel_size // 2, **{"bias": False, **options})
 
 
 def convolution_and_norm(
-    in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
+    in_width: int, out_width: int, kernel_size: int, stride: int = 1, **options: Any
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Make a `convolution` and its batch normalization."""
-    return convolution(in_width, out_width, kernel_size, stride, groups, bias), nn.BatchNorm2d(out_width)
+    return convolution(in_width, out_width, kernel_size, stride, **options), nn.BatchNorm2d(out_width)
 
 
 def stem_or_tail(
