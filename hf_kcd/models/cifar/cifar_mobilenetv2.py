@@ -9,15 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .network import (
-    CifarNetwork,
-    NetworkStage,
-    convolution_and_norm,
-    register_networks,
-    relu_,
-    start_linear_near_zero,
-    stem_or_tail,
-)
+from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks, relu_, stem_or_tail
 
 # Expansion, channels at full width, blocks, stride, and whether the stage's output is a feature.
 _STAGES = (
@@ -52,6 +44,8 @@ class InvertedResidual(nn.Module):
 class CifarMobileNetV2(CifarNetwork):
     """A MobileNetV2 for 32x32 images; `width` multiplies the channels of the stem and the network stages."""
 
+    linear_std = 0.01
+
     def __init__(self, width: float, in_chans: int = 3, **head: Any) -> None:
         stem = stem_or_tail(1, in_chans, int(32 * width), 3, stride=2)
         stages = [
@@ -60,10 +54,6 @@ class CifarMobileNetV2(CifarNetwork):
         ]
         tail = stem_or_tail(2, int(320 * width), 1280, 1)
         super().__init__(stem, stages, tail, first_stage=0, in_chans=in_chans, **head)
-
-    def initialize(self, module: nn.Module) -> None:
-        super().initialize(module)
-        start_linear_near_zero(module)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run one network stage; no activation ends a block, so the output is also the pre-activation."""

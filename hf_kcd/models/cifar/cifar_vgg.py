@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks, start_linear_near_zero
+from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks
 
 _WIDTHS, _STRIDES = (64, 128, 256, 512, 512), (1, 2, 2, 2, 1)
 
@@ -35,13 +35,11 @@ class CifarVGG(CifarNetwork):
     64 to 71, as in the reference. `feature_info` gives the reductions for all other sizes.
     """
 
+    linear_std = 0.01
+
     def __init__(self, num_blocks: tuple[int, ...], **head: Any) -> None:
         stages = [NetworkStage(ConvolutionBlock, *stage) for stage in zip(num_blocks, _WIDTHS, _STRIDES, strict=True)]
         super().__init__(stem={}, stages=stages, tail={}, first_stage=0, **head)
-
-    def initialize(self, module: nn.Module) -> None:
-        super().initialize(module)
-        start_linear_near_zero(module)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         if name == "layer4" and x.shape[-2] == 8:

@@ -52,6 +52,8 @@ class CifarNetwork(nn.Module):
     `forward_taps` where it differs. Blocks leave their last ReLU to `forward_stage`: methods read the ReLU's input.
     """
 
+    linear_std: float | None = None  # of the linear layer's initial weights; None for PyTorch's default
+
     def __init__(
         self,
         stem: Mapping[str, nn.Module],
@@ -90,11 +92,14 @@ class CifarNetwork(nn.Module):
         self.apply(self.initialize)
 
     def initialize(self, module: nn.Module) -> None:
-        """Initialize one module: normal over the fan-out for convolutions, PyTorch's default for the rest."""
+        """Initialize one module: normal over the fan-out for convolutions, and by `linear_std` for the linear layer."""
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and self.linear_std is not None:
+            nn.init.normal_(module.weight, std=self.linear_std)
+            nn.init.zeros_(module.bias)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run one network stage; return its output and its pre-activation, the input of the last ReLU."""
@@ -137,7 +142,13 @@ class CifarNetwork(nn.Module):
         return self._stages[: self._stages.index(module) + 1] if module in self._stages else []
 
     def forward_intermediates(
-        self, x, indices=None, norm=False, stop_early=False, output_fmt="NCHW", intermediates_only=False
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Compute the input of the pooling and the features (timm's interface; `norm` has no effect)."""
         if output_fmt != "NCHW":
@@ -232,19 +243,10 @@ def convolution_and_norm(
     return convolution(in_width, out_width, kernel_size, stride, **options), nn.BatchNorm2d(out_width)
 
 
-def stem_or_tail(
-    number: int, in_width: int, out_width: int, kernel_size: int, stride: int = 1
-) -> dict[str, nn.Module]:
+def stem_or_tail(number: int, in_width: int, out_width: int, kernel_size: int, **options: Any) -> dict[str, nn.Module]:
     """Make `conv<number>` and `bn<number>`."""
-    conv, norm = convolution_and_norm(in_width, out_width, kernel_size, stride)
+    conv, norm = convolution_and_norm(in_width, out_width, kernel_size, **options)
     return {f"conv{number}": conv, f"bn{number}": norm}
-
-
-def start_linear_near_zero(module: nn.Module) -> None:
-    """Initialize a linear layer with standard deviation 0.01 and no bias; leave other modules alone."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
 
 
 def relu_(x: Tensor) -> Tensor:
