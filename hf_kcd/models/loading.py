@@ -73,7 +73,7 @@ def brings_weights(name: str) -> bool:
 
 
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
-    """Load a network as `load_model`; refuse one for which neither the name nor a checkpoint gives weights."""
+    """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
         ways = "teacher_checkpoint (--checkpoint of hf-kcd evaluate), a folder, or a timm name with a tag (resnet34.tv_in1k)"
         raise ValueError(f"{name} is a network without weights: give {ways}.")

@@ -46,10 +46,6 @@ def make(name, **arguments):
     return timm.create_model(name, **arguments)
 
 
-def on_meta(*shape):
-    return torch.empty(shape, device="meta")
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_network_has_the_sizes_and_taps_of_the_reference(name):
     parameters, mega_macs, taps, pooled = PUBLISHED[name]
@@ -69,7 +65,9 @@ def test_a_network_has_the_sizes_and_taps_of_the_reference(name):
     assert modules[network.default_cfg["first_conv"]].in_channels == 3
     assert modules[network.default_cfg["classifier"]] is network.get_classifier()
     assert all(info["module"] in modules for info in network.feature_info)
-    assert network.default_cfg["pool_size"] == tuple(network.forward_features(on_meta(1, 3, 32, 32)).shape[2:])
+    assert network.default_cfg["pool_size"] == tuple(
+        network.forward_features(torch.empty(1, 3, 32, 32, device="meta")).shape[2:]
+    )
     assert all(parameter.is_meta for parameter in network.parameters())
 
 
@@ -166,8 +164,5 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics(name):
         taps = [network.forward_head(final), *features, *preactivations]
         sum(tap.square().mean() for tap in taps).backward()
         assert len(runs) == (2 if enable else 1)
-        gradients = {f"gradient of {key}": p.grad.clone() for key, p in network.named_parameters()}
-        results.append({**gradients, **{key: buffer.clone() for key, buffer in network.named_buffers()}})
-    assert results[0].keys() == results[1].keys()
-    for key, tensor in results[0].items():
-        torch.testing.assert_close(results[1][key], tensor, rtol=1e-9, atol=1e-12, msg=key)
+        results.append([t.clone() for t in (*(p.grad for p in network.parameters()), *network.buffers())])
+    torch.testing.assert_close(*results, rtol=1e-9, atol=1e-12)

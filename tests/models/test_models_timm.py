@@ -177,8 +177,7 @@ def test_networks_compile_whole(family, monkeypatch):
     compiled = torch.compile(network.forward_taps, fullgraph=True, backend="eager")
     final, features, preactivations = compiled(images)
     expected, *taps = network.forward_taps(images)
-    for found, wanted in zip([final, *features, *preactivations], [expected, *taps[0], *taps[1]], strict=True):
-        torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close([final, *features, *preactivations], [expected, *taps[0], *taps[1]])
 
 
 def test_a_compiled_network_trains_as_the_eager_one_also_with_gradient_checkpointing():
@@ -193,7 +192,5 @@ def test_a_compiled_network_trains_as_the_eager_one_also_with_gradient_checkpoin
         network = copy.deepcopy(start)
         network.set_grad_checkpointing(checkpointing)
         torch.compile(network, fullgraph=not checkpointing, backend="aot_eager")(images).square().mean().backward()
-        for (key, parameter), expected in zip(network.named_parameters(), eager.parameters(), strict=True):
-            torch.testing.assert_close(parameter.grad, expected.grad, msg=key)
-        for (key, buffer), expected in zip(network.named_buffers(), eager.buffers(), strict=True):
-            torch.testing.assert_close(buffer, expected, msg=key)
+        torch.testing.assert_close([p.grad for p in network.parameters()], [p.grad for p in eager.parameters()])
+        torch.testing.assert_close(dict(network.named_buffers()), dict(eager.named_buffers()))

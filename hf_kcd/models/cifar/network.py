@@ -221,14 +221,19 @@ def register_networks(
     family: str, network: type[CifarNetwork], architectures: Mapping[str, dict[str, Any]], **config: Any
 ) -> None:
     """Register a family's networks in timm: its module, arguments of `network` by name, what differs from `CIFAR_CFG`."""
-    # timm reads configurations in the module of an entry point. With `features_only` all features are the default.
+    # timm reads configurations in the module of an entry point.
     module = sys.modules[family]
     module.default_cfgs = generate_default_cfgs(dict.fromkeys(architectures, CIFAR_CFG | config))
-    features = {"out_indices": None, "feature_cls": "getter"}
     for name, architecture in architectures.items():
-        entry_point = partial(build_model_with_cfg, network, name, feature_cfg=features, **architecture)
+        entry_point = partial(_build, network, name, **architecture)
         entry_point.__module__, entry_point.__name__ = family, name
         setattr(module, name, register_model(entry_point))
+
+
+def _build(network: type[CifarNetwork], name: str, pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    # timm empties the dictionary. With `features_only` all features are the default.
+    features = {"out_indices": None, "feature_cls": "getter"}
+    return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
 
 
 def convolution(in_width: int, out_width: int, kernel_size: int, stride: int = 1, **options: Any) -> nn.Conv2d:
