@@ -74,7 +74,9 @@ def test_a_family_gives_logits_embedding_and_maps_from_one_pass(name):
     assert torch.equal(outputs.logits, model(images))
     assert outputs.embedding.shape == (1, spec.embedding_dim)
     classifier = model.get_classifier()
-    if isinstance(classifier, nn.Linear) and classifier.in_features == spec.embedding_dim and not _adds(model):
+    # The logits of some are more than one layer of the embedding.
+    adds = hasattr(model, "head_dist") or type(model).__name__ == "EfficientVitMsra"
+    if isinstance(classifier, nn.Linear) and classifier.in_features == spec.embedding_dim and not adds:
         expected = F.linear(outputs.embedding, classifier.weight, classifier.bias)
         torch.testing.assert_close(outputs.logits, expected)
     shapes = zip(spec.feature_channels, spec.feature_sizes, strict=True)
@@ -87,11 +89,6 @@ def test_a_family_gives_logits_embedding_and_maps_from_one_pass(name):
     first = next(p for p in model.parameters() if p.requires_grad and p.ndim == 4)
     assert first.grad.abs().sum() > 0
     assert all(one.requires_grad for one in outputs.features)
-
-
-def _adds(model: nn.Module) -> bool:
-    """Whether the logits are more than one layer of the embedding."""
-    return hasattr(model, "head_dist") or type(model).__name__ == "EfficientVitMsra"
 
 
 # Families whose network stages all end in an activation, and which one.
