@@ -240,17 +240,14 @@ def test_the_classifier_of_sskds_mobilenet_is_no_sequence():
     assert all(converted[f"fc.{kind}"] is weights[f"classifier.{kind}"] for kind in ("weight", "bias"))
 
 
-def test_two_names_of_one_tensor_are_not_made_one():
+def test_two_names_of_one_tensor_stay_two_and_other_networks_are_refused():
     both = {"linear.weight": torch.zeros(10, 960), "fc.weight": torch.ones(10, 960)}
     for state_dict in (both, dict(reversed(both.items()))):
         converted = convert_reference_state_dict("cifar_shufflenetv1", state_dict)
         assert set(converted) == {"linear.weight", "fc.weight"}
         assert torch.equal(converted["fc.weight"], torch.ones(10, 960))
-
-
-def test_a_network_without_a_reference_layout_is_refused():
     with pytest.raises(ValueError, match="'resnet18'.*cifar_vgg"):
-        convert_reference_state_dict("resnet18", {})
+        convert_reference_state_dict("resnet18", both)
 
 
 # How the programs save: what a file holds in addition to the network, and where the network lies in it.

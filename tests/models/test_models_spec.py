@@ -64,17 +64,11 @@ def test_norms_are_the_networks_own_tensors_and_none_without_weights():
     assert [norm is None for norm in ModelSpec.of(plain).preactivation_norms] == [False, False, True]
 
 
-@pytest.mark.parametrize(
-    ("name", "layers", "positions"),
-    [
-        ("test_vit", None, (0, 1, 2, 3, 4, 5)),
-        ("test_vit", "stages", (5,)),
-        ("test_vit", [1, 3, -1], (1, 3, 5)),
-        ("cifar_resnet8", "stages", (1, 2, 3)),
-        ("cifar_resnet8", (0, -1), (0, 3)),
-        ("test_resnet", "stages", (0, 1, 2, 3, 4)),
-    ],
-)
+CHOICES = [("test_vit", None, (0, 1, 2, 3, 4, 5)), ("test_vit", "stages", (5,)), ("test_vit", [1, 3, -1], (1, 3, 5))]
+CHOICES += [("cifar_resnet8", "stages", (1, 2, 3)), ("cifar_resnet8", (0, -1), (0, 3))]
+
+
+@pytest.mark.parametrize(("name", "layers", "positions"), [*CHOICES, ("test_resnet", "stages", (0, 1, 2, 3, 4))])
 def test_layers_are_chosen_by_position_or_by_stage(name, layers, positions):
     network = timm.create_model(name).eval()
     spec, whole = ModelSpec.of(network, layers), ModelSpec.of(network)
