@@ -121,18 +121,15 @@ def test_patterns_are_found_in_order_and_each_network_once():
     assert {"resnet34.a1_in1k", "resnet34.tv_in1k"} <= set(find_networks(["resnet34.*"]))
 
 
-@pytest.mark.parametrize(
-    ("pattern", "error", "said"),
-    [
+def test_pattern_without_a_network_names_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for pattern, error, said in (
         ("cifar_resnet21", ValueError, "cifar_resnet20"),
         ("resnet8x4", ValueError, "Did you mean 'cifar_resnet8x4'"),
         ("cifar_vgq*", ValueError, "cifar_vgg"),
         ("resnet18.no_such_tag", ValueError, "resnet18"),
         ("runs/nothing", FileNotFoundError, "runs/nothing"),
         (".", FileNotFoundError, "config.json"),
-    ],
-)
-def test_pattern_without_a_network_names_the_nearest(pattern, error, said, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=re.escape(said)):
-        describe_network(*find_networks([pattern]))
+    ):
+        with pytest.raises(error, match=re.escape(said)):
+            describe_network(*find_networks([pattern]))

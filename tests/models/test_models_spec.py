@@ -44,13 +44,7 @@ def test_the_norm_before_a_stages_last_activation_is_found(name, expected):
     assert found_norms(timm.create_model(name, **SMALL_IMAGES)) == expected
 
 
-def test_norms_belong_to_the_layers_that_were_chosen():
-    network = timm.create_model("cifar_resnet20")
-    assert found_norms(network, [0, 2]) == ["layer2.2.bn2"]
-    assert found_norms(network, "stages") == ["layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2"]
-
-
-def test_norms_are_the_networks_own_tensors_and_none_without_weights():
+def test_norms_are_the_networks_own_tensors_of_the_chosen_layers_and_none_without_weights():
     network = timm.create_model("resnet18", **SMALL_IMAGES, norm_layer="groupnorm1")
     assert ModelSpec.of(network).preactivation_norms == (None,) * 4
     plain = timm.create_model("cifar_resnet8")
@@ -62,6 +56,7 @@ def test_norms_are_the_networks_own_tensors_and_none_without_weights():
     assert spec == ModelSpec.of(timm.create_model("cifar_resnet8")) and "norms" not in repr(spec)
     plain.layer3[0].bn2 = nn.BatchNorm2d(64, affine=False)
     assert [norm is None for norm in ModelSpec.of(plain).preactivation_norms] == [False, False, True]
+    assert found_norms(timm.create_model("cifar_resnet20"), [0, 2]) == ["layer2.2.bn2"]
 
 
 CHOICES = [("test_vit", None, (0, 1, 2, 3, 4, 5)), ("test_vit", "stages", (5,)), ("test_vit", [1, 3, -1], (1, 3, 5))]
