@@ -7,9 +7,10 @@ convolution in the first block too, and an unscaled last convolution.
 from functools import partial
 from typing import Any
 
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks, relu_, stem_or_tail
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm, relu_, stem_or_tail
 
 # Expansion, channels at full width, blocks, stride, and whether the stage's output is a feature.
 _STAGES = (
@@ -62,4 +63,9 @@ class CifarMobileNetV2(CifarNetwork):
         return x, x
 
 
-register_networks(__name__, CifarMobileNetV2, {"cifar_mobilenetv2_half": {"width": 0.5}}, pool_size=(2, 2))
+default_cfgs = generate_default_cfgs({"cifar_mobilenetv2_half": {**CIFAR_CFG, "pool_size": (2, 2)}})
+
+
+@register_model
+def cifar_mobilenetv2_half(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarMobileNetV2, "cifar_mobilenetv2_half", pretrained, width=0.5, **kwargs)

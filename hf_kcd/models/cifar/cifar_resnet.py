@@ -6,9 +6,10 @@ max-pooling are from Tian et al., "Contrastive representation distillation".
 
 from typing import Any
 
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks, relu_, stem_or_tail
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm, relu_, stem_or_tail
 
 _NARROW, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
@@ -75,18 +76,56 @@ def _sizes(depth: int, widths: tuple[int, ...]) -> dict[str, Any]:
     return {"block": BasicBlock, "num_blocks": ((depth - 2) // 6,) * 3, "widths": widths}
 
 
-register_networks(
-    __name__,
-    CifarResNet,
+default_cfgs = generate_default_cfgs(
     {
-        "cifar_resnet8": _sizes(8, _NARROW),
-        "cifar_resnet20": _sizes(20, _NARROW),
-        "cifar_resnet32": _sizes(32, _NARROW),
-        "cifar_resnet56": _sizes(56, _NARROW),
-        "cifar_resnet110": _sizes(110, _NARROW),
-        "cifar_resnet8x4": _sizes(8, _WIDE),
-        "cifar_resnet32x4": _sizes(32, _WIDE),
-    },
+        "cifar_resnet8": CIFAR_CFG,
+        "cifar_resnet20": CIFAR_CFG,
+        "cifar_resnet32": CIFAR_CFG,
+        "cifar_resnet56": CIFAR_CFG,
+        "cifar_resnet110": CIFAR_CFG,
+        "cifar_resnet8x4": CIFAR_CFG,
+        "cifar_resnet32x4": CIFAR_CFG,
+        "cifar_resnet50": {**CIFAR_CFG, "pool_size": (4, 4)},
+    }
 )
-_RESNET50 = {"block": Bottleneck, "num_blocks": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}
-register_networks(__name__, CifarResNet, {"cifar_resnet50": _RESNET50}, pool_size=(4, 4))
+
+
+@register_model
+def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet8", pretrained, **_sizes(8, _NARROW), **kwargs)
+
+
+@register_model
+def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet20", pretrained, **_sizes(20, _NARROW), **kwargs)
+
+
+@register_model
+def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet32", pretrained, **_sizes(32, _NARROW), **kwargs)
+
+
+@register_model
+def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet56", pretrained, **_sizes(56, _NARROW), **kwargs)
+
+
+@register_model
+def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet110", pretrained, **_sizes(110, _NARROW), **kwargs)
+
+
+@register_model
+def cifar_resnet8x4(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet8x4", pretrained, **_sizes(8, _WIDE), **kwargs)
+
+
+@register_model
+def cifar_resnet32x4(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarResNet, "cifar_resnet32x4", pretrained, **_sizes(32, _WIDE), **kwargs)
+
+
+@register_model
+def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    architecture = {"block": Bottleneck, "num_blocks": (3, 4, 6, 3), "widths": (64, 256, 512, 1024, 2048)}
+    return build_network(CifarResNet, "cifar_resnet50", pretrained, **architecture, **kwargs)

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks, relu_, stem_or_tail
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm, relu_, stem_or_tail
 
 _STEM_WIDTH = 24
 
@@ -130,7 +131,17 @@ def _v2_unit(in_width: int, out_width: int, stride: int) -> nn.Module:
     return DownsamplingUnit(in_width, out_width) if stride == 2 else SplitUnit(out_width)
 
 
-_V1 = {"num_blocks": (4, 8, 4), "widths": (240, 480, 960), "groups": 3}
-_V2 = {"num_blocks": (4, 8, 4), "widths": (116, 232, 464, 1024)}
-register_networks(__name__, CifarShuffleNet, {"cifar_shufflenetv1": _V1}, pool_size=(4, 4))
-register_networks(__name__, CifarShuffleNetV2, {"cifar_shufflenetv2": _V2}, pool_size=(4, 4))
+_CFG = {**CIFAR_CFG, "pool_size": (4, 4)}
+default_cfgs = generate_default_cfgs({"cifar_shufflenetv1": _CFG, "cifar_shufflenetv2": _CFG})
+
+
+@register_model
+def cifar_shufflenetv1(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    architecture = {"num_blocks": (4, 8, 4), "widths": (240, 480, 960), "groups": 3}
+    return build_network(CifarShuffleNet, "cifar_shufflenetv1", pretrained, **architecture, **kwargs)
+
+
+@register_model
+def cifar_shufflenetv2(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    architecture = {"num_blocks": (4, 8, 4), "widths": (116, 232, 464, 1024)}
+    return build_network(CifarShuffleNetV2, "cifar_shufflenetv2", pretrained, **architecture, **kwargs)

@@ -7,9 +7,10 @@ and global average pooling.
 from typing import Any
 
 import torch.nn.functional as F
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution_and_norm, register_networks
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm
 
 _WIDTHS, _STRIDES = (64, 128, 256, 512, 512), (1, 2, 2, 2, 1)
 
@@ -47,14 +48,20 @@ class CifarVGG(CifarNetwork):
         return super().forward_stage(name, x)
 
 
-register_networks(
-    __name__,
-    CifarVGG,
-    {
-        "cifar_vgg8": {"num_blocks": (1, 1, 1, 1, 1)},
-        "cifar_vgg11": {"num_blocks": (1, 1, 2, 2, 2)},
-        "cifar_vgg13": {"num_blocks": (2, 2, 2, 2, 2)},
-    },
-    pool_size=(4, 4),
-    first_conv="layer0.0.conv",
-)
+_CFG = {**CIFAR_CFG, "pool_size": (4, 4), "first_conv": "layer0.0.conv"}
+default_cfgs = generate_default_cfgs({"cifar_vgg8": _CFG, "cifar_vgg11": _CFG, "cifar_vgg13": _CFG})
+
+
+@register_model
+def cifar_vgg8(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarVGG, "cifar_vgg8", pretrained, num_blocks=(1, 1, 1, 1, 1), **kwargs)
+
+
+@register_model
+def cifar_vgg11(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarVGG, "cifar_vgg11", pretrained, num_blocks=(1, 1, 2, 2, 2), **kwargs)
+
+
+@register_model
+def cifar_vgg13(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarVGG, "cifar_vgg13", pretrained, num_blocks=(2, 2, 2, 2, 2), **kwargs)

@@ -6,9 +6,10 @@ Zagoruyko and Komodakis, "Wide residual networks", section 2, without dropout.
 from typing import Any
 
 import torch.nn.functional as F
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import CifarNetwork, NetworkStage, convolution, register_networks, relu_
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution, relu_
 
 
 class PreActivationBlock(nn.Module):
@@ -69,12 +70,21 @@ class CifarWideResNet(CifarNetwork):
         return x, features, normalizations[1:]
 
 
-register_networks(
-    __name__,
-    CifarWideResNet,
-    {
-        "cifar_wrn_16_2": {"depth": 16, "width": 2},
-        "cifar_wrn_40_1": {"depth": 40, "width": 1},
-        "cifar_wrn_40_2": {"depth": 40, "width": 2},
-    },
+default_cfgs = generate_default_cfgs(
+    {"cifar_wrn_16_2": CIFAR_CFG, "cifar_wrn_40_1": CIFAR_CFG, "cifar_wrn_40_2": CIFAR_CFG}
 )
+
+
+@register_model
+def cifar_wrn_16_2(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarWideResNet, "cifar_wrn_16_2", pretrained, depth=16, width=2, **kwargs)
+
+
+@register_model
+def cifar_wrn_40_1(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarWideResNet, "cifar_wrn_40_1", pretrained, depth=40, width=1, **kwargs)
+
+
+@register_model
+def cifar_wrn_40_2(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
+    return build_network(CifarWideResNet, "cifar_wrn_40_2", pretrained, depth=40, width=2, **kwargs)

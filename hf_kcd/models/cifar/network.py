@@ -1,16 +1,14 @@
 """What the CIFAR networks share: stem, network stages, tail and head under timm's interface."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import create_classifier
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -216,21 +214,8 @@ class CifarNetwork(nn.Module):
         return {**groups, "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
 
-def register_networks(
-    family: str, network: type[CifarNetwork], architectures: Mapping[str, dict[str, Any]], **config: Any
-) -> None:
-    """Register a family's networks in timm: its module, arguments of `network` by name, what differs from `CIFAR_CFG`."""
-    # timm reads configurations in the module of an entry point.
-    module = sys.modules[family]
-    module.default_cfgs = generate_default_cfgs(dict.fromkeys(architectures, CIFAR_CFG | config))
-    for name, architecture in architectures.items():
-        entry_point = partial(_build, network, name, **architecture)
-        entry_point.__module__, entry_point.__name__ = family, name
-        setattr(module, name, register_model(entry_point))
-
-
-def _build(network: type[CifarNetwork], name: str, pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    # timm empties the dictionary. With `features_only` all features are the default.
+def build_network(network: type[CifarNetwork], name: str, pretrained: bool, **kwargs: Any) -> CifarNetwork:
+    """Build a network as timm's entry points do; `features_only` gives all features by default."""
     features = {"out_indices": None, "feature_cls": "getter"}
     return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
 
