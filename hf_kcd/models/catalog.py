@@ -20,18 +20,7 @@ _WILDCARDS = frozenset("*?[")
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What is known of a network before it is trained.
-
-    Args:
-        name: Its timm name, or its folder.
-        num_parameters: Number of trainable parameters, those of the classifier included.
-        macs: Multiply-accumulates of convolutions and matrix products (attention included) for one image.
-        input_size: Channels, height and width of that image.
-        taps: Channels, height and width of each feature map, from shallow to deep.
-        embedding_dim: Channels of the classifier's input.
-        preactivations: Whether it provides the features before their last activation.
-        published_top1: Top-1 accuracy in percent of the network trained alone, by a name of `PUBLISHED_SOURCES`.
-    """
+    """What is known of a network before it is trained; `macs` are for one image, and `taps` its maps as [C, H, W]."""
 
     name: str
     num_parameters: int
@@ -44,19 +33,7 @@ class NetworkFacts:
 
 
 def find_networks(patterns: Sequence[str]) -> list[str]:
-    """Find the networks that match names and wildcards.
-
-    Args:
-        patterns: timm names ("resnet18", with a tag or without), wildcards ("cifar_*", "vit_tiny*.*_in1k"), and folders
-            with `config.json`.
-
-    Returns:
-        Their names in the order of the patterns, each once.
-
-    Raises:
-        ValueError: For a pattern that matches no network, with the nearest names.
-        FileNotFoundError: For a folder that does not exist.
-    """
+    """Find networks, each once, by timm names, wildcards ("vit_tiny*.*_in1k") and folders with `config.json`."""
     found: list[str] = []
     for pattern in patterns:
         if _WILDCARDS & set(pattern):
@@ -71,20 +48,12 @@ def find_networks(patterns: Sequence[str]) -> list[str]:
 
 
 def describe_network(name: str) -> NetworkFacts:
-    """Describe a network of `find_networks` without weights; nothing is downloaded, and usually no memory is used.
-
-    Raises:
-        ValueError: When the network cannot be made, or classifies no image.
-    """
+    """Describe a network of `find_networks` without weights; nothing is downloaded, and usually no memory is used."""
     return _without_memory(lambda: _make(name), lambda model: _describe(name, model))
 
 
 def count_macs(make: Callable[[], nn.Module]) -> int:
-    """Count the multiply-accumulates of a network's convolutions and matrix products for one image of its input size.
-
-    Args:
-        make: Makes the network, usually without using memory.
-    """
+    """Count the multiply-accumulates of a network's convolutions and matrix products for one image of its input size."""
     return _without_memory(make, _count_macs)
 
 

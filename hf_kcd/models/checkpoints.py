@@ -18,21 +18,14 @@ from .reference import describe_layout, has_reference_layout, reference_names
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the weights in a folder; the first one found is read."""
-
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
-
+_FAULTS = ("missing", "not in the network", "of another shape", "of another type")
 _MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a file.
-
-    Args:
-        path: The file.
-        tensors: All its tensors, on the CPU, by their place: "fc.weight" under "model" is "model.fc.weight".
-        numbers: Epochs and accuracies that it states at its top.
-    """
+    """A file's tensors by their place ("model.fc.weight"), and the epochs and accuracies that it states at its top."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -40,15 +33,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a file or folder with weights without running any code in it.
-
-    Args:
-        path: A `.safetensors` file, a `torch.save` file, or a folder with `model.safetensors`.
-
-    Raises:
-        FileNotFoundError: When it does not exist.
-        ValueError: When it is cut short, needs unpickling, or holds no named tensors.
-    """
+    """Read a `.safetensors` file, a `torch.save` file, or a folder with weights, without running any code in it."""
     path = Path(path)
     if path.is_dir():
         path = _weight_file(path)
@@ -57,56 +42,36 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     content = load_tensors(path)[0] if path.suffix == ".safetensors" else _read_torch_file(path)
     tensors = dict(_named_tensors(content))
     if not tensors:
-        raise ValueError(
-            f"{path} holds no state dict at any depth. Save the weights with torch.save(model.state_dict(), path)."
-        )
+        raise ValueError(f"{path} holds no state dict. Save the weights with torch.save(model.state_dict(), path).")
     return Checkpoint(path, tensors, dict(_notes(content)))
 
 
 def fit_checkpoint(checkpoint: Checkpoint, model: nn.Module, part: str | None = None) -> dict[str, Tensor]:
-    """Find the one state dict in a checkpoint that fits a network completely, at any depth and under known names.
+    """Find the one state dict in a checkpoint, or a part of it, that fits a network up to its number of classes.
 
-    Args:
-        checkpoint: From `read_checkpoint`.
-        model: The network; its number of classes may differ from the checkpoint's.
-        part: Where in the checkpoint to look ("student", "model.module.student"); everywhere without it.
-
-    Returns:
-        The tensors by the network's names and in its dtypes (float16 and float64 become float32), completed by the
-        counters that checkpoints of old PyTorch versions lack.
-
-    Raises:
-        ValueError: When nothing fits (lists every fault, and the networks that would fit), several parts fit, or
-            weights are not finite.
+    It has the network's names and dtypes, and the counters that checkpoints of old PyTorch versions lack.
     """
     network = _Network.of(model)
-    parts = _parts(checkpoint, part)
-    fits = network.fitting_parts(parts)
+    fits = network.fitting_parts(_parts(checkpoint, part))
     if len(fits) > 1:
-        raise ValueError(
-            f"{checkpoint.path} holds {len(fits)} networks that fit {network.name}: {_listed([f.part for f in fits])}. "
-            "Extract one of them with hf-kcd convert --part."
-        )
+        places = f"{len(fits)} networks that fit {network.name}: {_listed([fit.part for fit in fits])}"
+        raise ValueError(f"{checkpoint.path} holds {places}. Extract one of them with hf-kcd convert --part.")
     if not fits:
-        raise ValueError(_complaint(checkpoint, parts, network, part))
+        raise ValueError(_complaint(checkpoint, network, part))
     state_dict = {}
     for key, own in network.tensors.items():
         tensor = fits[0].tensors.get(key, own).to(own.dtype)
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
-                f"{key} in {checkpoint.path} has {int((~tensor.isfinite()).sum())} of {tensor.numel()} values NaN or "
-                f"beyond {tensor.dtype}: the training that wrote it had diverged. Take an earlier checkpoint of it."
-            )
+            bad = f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} values NaN or beyond {tensor.dtype}"
+            raise ValueError(f"{key} in {checkpoint.path} has {bad}: the training diverged. Take an earlier file.")
         state_dict[key] = tensor
     return state_dict
 
 
 def find_networks_in(checkpoint: Checkpoint, part: str | None = None) -> list[tuple[str, str]]:
     """Find out which cifar_* networks a checkpoint, or a part of it, holds: names, each with its place ("" is the top)."""
-    parts, found = _parts(checkpoint, part), []
-    for name in timm.list_models("cifar_*"):
-        found += [(name, fit.part) for fit in _network_without_memory(name).fitting_parts(parts)]
-    return found
+    parts, networks = _parts(checkpoint, part), map(_network_without_memory, timm.list_models("cifar_*"))
+    return [(network.name, fit.part) for network in networks for fit in network.fitting_parts(parts)]
 
 
 def describe_networks_in(checkpoint: Checkpoint, part: str | None = None) -> str:
@@ -114,8 +79,7 @@ def describe_networks_in(checkpoint: Checkpoint, part: str | None = None) -> str
     found = find_networks_in(checkpoint, part)
     if found:
         return f"It fits {' or '.join(f'{name} (under {place!r})' if place else name for name, place in found)}."
-    layouts = filter(None, (describe_layout(tensors) for tensors in _parts(checkpoint, part).values()))
-    layout = next(layouts, None)
+    layout = next(filter(None, map(describe_layout, _parts(checkpoint, part).values())), None)
     return f"It fits no cifar_* network completely{f'; its layout is {layout}' if layout else ''}."
 
 
@@ -150,24 +114,22 @@ class _Network:
         names = reference_names(self.name, theirs) if has_reference_layout(self.name) else {key: key for key in theirs}
         tensors = {names[key]: tensor for key, tensor in theirs.items()}
         heads = {tensors[f"{name}.weight"].shape[:1] for name in self.classifiers if f"{name}.weight" in tensors}
-        missing = [key for key in self.tensors if key not in tensors and not _is_counter(key)]
-        unknown, reshaped, retyped = [], [], []
+        faults: dict[str, list[str]] = defaultdict(list)
+        faults["missing"] = [key for key in self.tensors if key not in tensors and not _is_counter(key)]
         for key, tensor in theirs.items():
             own = self.tensors.get(names[key])
             if own is None:
-                unknown.append(key)
+                faults["not in the network"].append(key)
                 continue
             shape = list(own.shape)
             # The checkpoint sets the number of classes, the same in every tensor of the classifier.
             if len(heads) == 1 and names[key].rpartition(".")[0] in self.classifiers:
                 shape[:1] = next(iter(heads))
             if list(tensor.shape) != shape:
-                reshaped.append(f"{key} {list(tensor.shape)} instead of {shape}")
+                faults["of another shape"].append(f"{key} {list(tensor.shape)} instead of {shape}")
             elif own.is_floating_point() and not tensor.is_floating_point():
-                retyped.append(f"{key} {tensor.dtype}")
-        kinds = ("missing", "not in the network", "of another shape", "of another type")
-        faults = zip(kinds, (missing, unknown, reshaped, retyped), strict=True)
-        return _Fit(part, tensors, {kind: keys for kind, keys in faults if keys})
+                faults["of another type"].append(f"{key} {tensor.dtype}")
+        return _Fit(part, tensors, {kind: faults[kind] for kind in _FAULTS if faults[kind]})
 
 
 @cache
@@ -182,20 +144,15 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _complaint(
-    checkpoint: Checkpoint, parts: Mapping[str, dict[str, Tensor]], network: _Network, part: str | None
-) -> str:
+def _complaint(checkpoint: Checkpoint, network: _Network, part: str | None) -> str:
     # The place that has most in common with the network is the one that was meant.
-    fits = [network.compare(place, tensors) for place, tensors in parts.items()]
-    shared = [len(fit.tensors.keys() & network.tensors.keys()) for fit in fits]
-    _, nearest = max(zip(shared, fits, strict=True), key=lambda one: (one[0], len(one[1].tensors), len(one[1].part)))
+    fits = [network.compare(place, tensors) for place, tensors in _parts(checkpoint, part).items()]
+    shared = network.tensors.keys()
+    nearest = max(fits, key=lambda fit: (len(fit.tensors.keys() & shared), len(fit.tensors), len(fit.part)))
     where = f" under {nearest.part!r}" if nearest.part else ""
-    lines = [
-        f"The weights{where} in {checkpoint.path} do not fit {network.name}:",
-        *(f"  {len(keys)} {kind}: {_listed(keys)}." for kind, keys in nearest.complaints.items()),
-        f"{describe_networks_in(checkpoint, part)} Name the network that they were trained with.",
-    ]
-    return "\n".join(lines)
+    faults = "".join(f"  {len(keys)} {kind}: {_listed(keys)}.\n" for kind, keys in nearest.complaints.items())
+    advice = f"{describe_networks_in(checkpoint, part)} Name the network that they were trained with."
+    return f"The weights{where} in {checkpoint.path} do not fit {network.name}:\n{faults}{advice}"
 
 
 def _parts(checkpoint: Checkpoint, part: str | None) -> dict[str, dict[str, Tensor]]:
@@ -259,16 +216,14 @@ def _read_torch_file(path: Path) -> object:
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
         refused = re.search(r"nsupported (?i:global|class)\S*:?(?: GLOBAL)? (\S+)|TorchScript", str(error))
         if refused is None:
-            raise ValueError(
-                f"{path} is not a complete torch.save file: it was cut short or is of another kind. Fetch it again."
-            ) from error
+            said = f"{path} is not a complete torch.save file: it was cut short or is of another kind. Fetch it again."
+            raise ValueError(said) from error
         reason = f"{path} holds more than tensors ({refused[1] or refused[0]}), and reading it may run its code."
         if "is blocked" in str(error):
             # Trained weights never need it.
             raise ValueError(f"{reason} This file was made to do that: do not open it by other means.") from error
         raise ValueError(
-            f"{reason} hf_kcd never does. Take a file that the same training wrote without it (RepDistiller's *_last.pth "
-            "holds its options; ckpt_epoch_240.pth and *_best.pth beside it do not). Or, where you trust it, open it once "
-            "with torch.load(path, weights_only=False) and save only the weights with torch.save(model.state_dict(), "
-            "path) or as safetensors."
+            f"{reason} hf_kcd never does. Take a file without it (RepDistiller's ckpt_epoch_240.pth or *_best.pth instead "
+            "of *_last.pth). Or, where you trust it, open it once with torch.load(path, weights_only=False) and save only "
+            "the weights with torch.save(model.state_dict(), path)."
         ) from error

@@ -14,7 +14,7 @@ class ImageConfig:
     Args:
         input_size: Channels, height and width.
         mean, std: Their normalization, per channel of an image in [0, 1].
-        interpolation: How they were resized: "bicubic", "bilinear" or another of timm's words.
+        interpolation: How they were resized, in timm's words ("bicubic", "bilinear").
     """
 
     input_size: tuple[int, int, int]
@@ -37,10 +37,8 @@ def network_name(model: nn.Module) -> str:
     """Return the name of a network in timm; raise a ValueError with its class when it is no timm network."""
     config = getattr(model, "pretrained_cfg", None)
     if not config or not config.get("architecture"):
-        raise ValueError(
-            f"{type(model).__name__} is no timm network: it has no pretrained_cfg. Make it with timm.create_model or "
-            "hf_kcd.load_model; register a network of your own with timm.models.register_model."
-        )
+        fault = f"{type(model).__name__} is no timm network: it has no pretrained_cfg."
+        raise ValueError(f"{fault} Register it with timm.models.register_model, and make it with hf_kcd.load_model.")
     return config["architecture"]
 
 

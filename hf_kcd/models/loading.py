@@ -14,14 +14,7 @@ from torch import nn
 from ..artifacts.files import read_json, save_tensors, write_json
 from ..errors import unknown_name
 from ..hub.download import fetch_files, hub_errors
-from .checkpoints import (
-    CHECKPOINT_SUFFIXES,
-    WEIGHT_FILES,
-    Checkpoint,
-    classifiers_of,
-    fit_checkpoint,
-    read_checkpoint,
-)
+from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, Checkpoint, classifiers_of, fit_checkpoint, read_checkpoint
 from .configuration import network_name
 
 _HUB_PREFIXES = ("hf_hub:", "hf-hub:")
@@ -67,10 +60,8 @@ def load_model(
     if not (published or name.startswith(_FOLDER_PREFIX) or folder.is_dir()):
         raise no_such_network(name)
     if checkpoint is not None:
-        raise ValueError(
-            f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too. Give the name of the network "
-            "that the checkpoint was trained with, or leave the checkpoint out."
-        )
+        fault = f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too."
+        raise ValueError(f"{fault} Name the checkpoint's own network, or leave the checkpoint out.")
     if published:
         return _load_published(name, num_classes)
     return _load_weights(make_from_folder(folder), read_checkpoint(folder), num_classes)
@@ -82,16 +73,10 @@ def brings_weights(name: str) -> bool:
 
 
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
-    """Load a trained network; the arguments are those of `load_model`.
-
-    Raises:
-        ValueError: When neither the name nor a checkpoint gives weights.
-    """
+    """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
-        raise ValueError(
-            f"{name} is a network without weights: give a file with weights (teacher_checkpoint; --checkpoint of hf-kcd "
-            "evaluate), a run's folder instead of the name, or a timm name with a tag such as resnet34.tv_in1k."
-        )
+        ways = "teacher_checkpoint (--checkpoint of hf-kcd evaluate), a folder, or a timm name with a tag (resnet34.tv_in1k)"
+        raise ValueError(f"{name} is a network without weights: give {ways}.")
     return load_model(name, num_classes, checkpoint)
 
 
@@ -102,34 +87,19 @@ def load_student(
     new_classifier: bool = False,
     freeze_backbone: bool = False,
 ) -> nn.Module:
-    """Make the network to train: new, from weights, or transferred to other classes.
-
-    Args:
-        name, checkpoint: As in `load_model`.
-        num_classes: Number of classes of the data.
-        new_classifier: Replace the classifier of the loaded network.
-        freeze_backbone: Train only the classifier.
-
-    Raises:
-        ValueError: When the weights have other classes and no new classifier was asked for, or there are no weights to
-            transfer.
-    """
+    """Make the network to train: new, from weights, or transferred to other classes with a new classifier."""
     if checkpoint is None and not brings_weights(name):
-        for option, is_given in (("new_classifier", new_classifier), ("freeze_backbone", freeze_backbone)):
-            if is_given:
-                raise ValueError(
-                    f"{option} was asked for, but {name} starts without weights: give student_checkpoint, a folder, or a "
-                    "timm name with a tag such as resnet34.tv_in1k."
-                )
+        if new_classifier or freeze_backbone:
+            option = "new_classifier" if new_classifier else "freeze_backbone"
+            fault = f"{option} was asked for, but {name} starts without weights"
+            raise ValueError(f"{fault}: give student_checkpoint, a folder, or a tagged name (resnet34.tv_in1k).")
         return load_model(name, num_classes)
     student = load_model(name, checkpoint=checkpoint)
     if new_classifier:
         student.reset_classifier(num_classes)
     elif student.num_classes != num_classes:
-        raise ValueError(
-            f"{checkpoint or name} has {student.num_classes} classes and the data has {num_classes}: add --new_classifier "
-            "to transfer it to them."
-        )
+        fault = f"{checkpoint or name} has {student.num_classes} classes and the data has {num_classes}"
+        raise ValueError(f"{fault}: add --new_classifier to transfer it.")
     if freeze_backbone:
         student.requires_grad_(False)
         classifier = student.get_classifier()
@@ -141,10 +111,7 @@ def load_student(
 def load_checkpoint(
     name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
 ) -> nn.Module:
-    """Make a network by its timm name with weights from a file that has been read.
-
-    `part` chooses a network of a checkpoint with several ("student"). The rest is as in `load_model`.
-    """
+    """Make a network as `load_model`, with weights of a file that was read; `part` chooses one of several networks."""
     if not timm.is_model(name):
         raise no_such_network(name)
     return _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
@@ -174,9 +141,7 @@ def save_model(
     network_name(model)
     folder = Path(folder)
     if label_names is not None and len(label_names) != model.num_classes:
-        raise ValueError(
-            f"{len(label_names)} label names were given for {model.num_classes} classes: give one for each."
-        )
+        raise ValueError(f"{len(label_names)} label names were given for {model.num_classes} classes: give one each.")
     for key in data_config or {}:
         if key not in _DATA_KEYS:
             raise unknown_name("key of data_config", key, _DATA_KEYS)
@@ -194,17 +159,10 @@ def save_model(
 
 
 def make_from_folder(folder: Path) -> nn.Module:
-    """Make the network that a folder's `config.json` describes, initialized at random; its weights are not read.
-
-    Raises:
-        FileNotFoundError: When there is no `config.json`.
-        ValueError: When it describes no timm network.
-    """
+    """Make the network that a folder's `config.json` describes, initialized at random; its weights are not read."""
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no config.json, which names its network. Write folders with save_model, or name the network: "
-            "load_model('<timm name>', checkpoint='<file>')."
-        )
+        advice = "Write folders with save_model, or name the network: load_model('<timm name>', checkpoint='<file>')."
+        raise FileNotFoundError(f"{folder} has no config.json, which names its network. {advice}")
     _read_config(folder / "config.json")
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
 
@@ -241,10 +199,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     timms_own = isinstance(config, dict) and isinstance(config.get("architecture"), str)
     timms_own = timms_own and type(config.get("num_classes")) is int and config["num_classes"] >= 0
     if not timms_own or not all(isinstance(config.get(key, {}), dict) for key in ("model_args", "pretrained_cfg")):
-        raise ValueError(
-            f"{path} describes no timm network. Load a model that transformers saved with "
-            "AutoModelForImageClassification; where it wraps a timm network, pass its `timm_model`."
-        )
+        advice = "Load it with transformers' AutoModelForImageClassification, and pass its `timm_model` if it has one."
+        raise ValueError(f"{path} describes no timm network. {advice}")
     if not timm.is_model(config["architecture"]):
         raise _unknown_network(config["architecture"])
     return config
@@ -266,19 +222,15 @@ def _load_weights(
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:
     if wanted is not None and found != wanted:
-        raise ValueError(
-            f"{source} has {found} classes and num_classes={wanted} was asked for. Leave num_classes out, or load "
-            "weights that were trained on your classes; for a new head call reset_classifier on the loaded network."
-        )
+        advice = "Leave num_classes out, load other weights, or call reset_classifier on the loaded network."
+        raise ValueError(f"{source} has {found} classes and num_classes={wanted} was asked for. {advice}")
 
 
 def no_such_network(name: str) -> Exception:
     """Build the error for an unknown network name, for the caller to raise."""
     path = Path(name)
     if path.is_file():
-        return ValueError(
-            f"{name} is a file with weights; name the network too: load_model('<timm name>', checkpoint={name!r})."
-        )
+        return ValueError(f"{name} is a file; name its network too: load_model('<timm name>', checkpoint={name!r}).")
     if path.suffix in CHECKPOINT_SUFFIXES or name.startswith((".", "/", "~")):
         return FileNotFoundError(f"{name} does not exist.")
     if "/" in name:
@@ -293,7 +245,5 @@ def _unknown_network(name: str) -> ValueError:
     if timm.is_model(f"cifar_{name}"):  # the papers' name for it
         nearest = [f"cifar_{name}"]
     hint = f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    return ValueError(
-        f"Unknown network {name!r}. {hint}timm.list_models() lists all of them, timm.list_models('cifar_*') those of "
-        "hf_kcd; register a network of your own in timm before you load it."
-    )
+    where = "timm.list_models() lists all, timm.list_models('cifar_*') hf_kcd's; register your own in timm first."
+    return ValueError(f"Unknown network {name!r}. {hint}{where}")

@@ -55,13 +55,11 @@ class OutputReader:
             return
         probe = probe_network(model, layers)
         probe.require(self.reads)
-        self._name = probe.name
-        self._layers = list(probe.layers)
-        self._preactivated = probe.preactivated
+        self._name, self._layers, self._preactivated = probe.name, list(probe.layers), probe.preactivated
+        self._classifier_dims = probe.classifier_dims
         self._taps: list[tuple[ActivationTap, int]] = []
         if "preactivations" in self.reads:
             self._taps = [(ActivationTap.on(module), call) for module, call in probe.activations]
-        self._classifier_dims = probe.classifier_dims
         # A head of several layers runs twice, up to the embedding and whole, and must give the same both times.
         runs_twice = {"logits", "embedding"} <= self.reads and probe.classifier_dims is None
         self._only_evaluates = runs_twice and probe.head_is_random
@@ -106,10 +104,8 @@ class OutputReader:
         if self.reads & {"logits", "embedding"}:
             return self.model.forward_intermediates(images, indices=self._layers, output_fmt="NCHW")
         # Nothing behind the deepest feature is computed.
-        features = self.model.forward_intermediates(
-            images, indices=self._layers, stop_early=True, output_fmt="NCHW", intermediates_only=True
-        )
-        return None, features
+        options = {"stop_early": True, "intermediates_only": True, "output_fmt": "NCHW"}
+        return None, self.model.forward_intermediates(images, indices=self._layers, **options)
 
     def _classify(self, final: Any, embedding: Tensor | None) -> Tensor:
         if embedding is None or self._classifier_dims is None:
@@ -122,8 +118,8 @@ class OutputReader:
     def _check_mode(self) -> None:
         if self._only_evaluates and self.model.training:
             raise ValueError(
-                f"{self._name} cannot give embedding and logits in one training pass: its head has more than one layer, "
-                "and would draw its dropout or batch normalization twice. Create it with drop_rate=0."
+                f"{self._name} cannot give embedding and logits in one training pass: its head of several layers would "
+                "draw its dropout or batch normalization twice. Create it with drop_rate=0."
             )
 
 

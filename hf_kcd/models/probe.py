@@ -30,46 +30,29 @@ _ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations",
 
 @dataclass(frozen=True)
 class NetworkProbe:
-    """What one pass over a network found.
-
-    Args:
-        layers: Positions of the features among all maps of the network.
-        feature_shapes: Channels, height and width of each feature at the network's input size.
-        preactivated: Those of `layers` that have a pre-activation: all but the stem, which is position 0.
-        activations: For each of `preactivated` the module that returns it, and in which of its calls; empty for a
-            network with `forward_taps`.
-        norms: For each of `preactivated` the batch normalization before its activation, or None.
-        classifier_dims: Dimensions of the input of the single layer that maps the embedding to the logits: 2, or 4 for a
-            convolution; None where the head has more layers.
-        head_is_random: Whether the head has dropout or batch normalization before the embedding.
-        refusals: The outputs that the network does not provide, with the reason.
-    """
+    """What one pass over a network found."""
 
     name: str
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # positions of the features among all maps
     feature_shapes: tuple[tuple[int, int, int], ...]
-    preactivated: tuple[int, ...]
+    preactivated: tuple[int, ...]  # those of `layers` with a pre-activation: all but the stem, position 0
+    # For each of `preactivated`: the module that returns it, and in which of its calls (none with `forward_taps`);
+    # and the batch normalization before its activation.
     activations: tuple[tuple[nn.Module, int], ...]
     norms: tuple[Norm | None, ...]
     embedding_dim: int
-    classifier_dims: int | None
-    head_is_random: bool
-    refusals: dict[str, str]
+    classifier_dims: int | None  # of the input of a head of one layer: 2, or 4 for a convolution
+    head_is_random: bool  # dropout or batch normalization before the embedding
+    refusals: dict[str, str]  # the outputs that the network does not provide, with the reason
 
     def require(self, reads: frozenset[str]) -> None:
         """Raise a ValueError for outputs that the network does not provide: which, why, and what to do."""
         for read in sorted(reads & self.refusals.keys()):
-            raise ValueError(
-                f"{self.name} provides no {read}: {self.refusals[read]} (hf_kcd's own cifar_* networks have every output.)"
-            )
+            raise ValueError(f"{self.name} provides no {read}: {self.refusals[read]} (The cifar_* networks have all.)")
 
 
 def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
-    """Run a network once on one image, leaving no trace in it, and find out what it provides.
-
-    Raises:
-        ValueError: For an impossible choice of layers, and when the network does not run at its input size.
-    """
+    """Run a network once on one image, leaving no trace in it, and find out what it provides."""
     name, size = network_name(model), image_config(model).input_size
     weight = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     # Not zeros: a bias-free network maps them to zeros, which hides differences.
@@ -82,10 +65,8 @@ def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
                 final, maps, taps = _run(model, image, refusals)
             head = _probe_head(model, final, refusals)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"{name} does not run on an image of its input size, {' x '.join(map(str, size))}: {error} Set the size it was "
-            "made for in its pretrained_cfg['input_size']."
-        ) from error
+        said = f"{name} does not run on an image of its input size, {' x '.join(map(str, size))}: {error}"
+        raise ValueError(f"{said} Set the size it was made for in its pretrained_cfg['input_size'].") from error
 
     positions = () if "features" in refusals else _positions(name, layers, maps)
     preactivated = tuple(position for position in positions if position > 0)
@@ -123,12 +104,9 @@ def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any
         final, maps = model.forward_intermediates(image, output_fmt="NCHW")
     elif hasattr(model, "forward_features"):
         final = model.forward_features(image)
-    reason = None
-    if not maps:
-        reason = "it has no feature maps (timm's forward_intermediates). Choose another network or method."
-    elif any(one.ndim != 4 for one in maps):
-        reason = "its features are no maps [B, C, H, W]. Choose another network or method."
-    if reason is not None:
+    if not maps or any(one.ndim != 4 for one in maps):
+        fault = "its features are no maps [B, C, H, W]" if maps else "it has no feature maps (forward_intermediates)"
+        reason = f"{fault}. Choose another network or method."
         refusals.update(features=reason, preactivations=reason)
     return final, maps, taps
 
@@ -142,9 +120,8 @@ def _probe_head(model: nn.Module, final: Any, refusals: dict[str, str]) -> dict[
     with _RandomCalls() as before:
         embedding = _flat(model.forward_head(final, pre_logits=True))
     if embedding.ndim != 2:
-        refusals["embedding"] = (
-            f"the input of its classifier has the shape {list(embedding.shape)}. Create it with its own global_pool."
-        )
+        shape = list(embedding.shape)
+        refusals["embedding"] = f"its classifier's input has the shape {shape}. Create it with its own global_pool."
         return found
     found |= {"embedding_dim": embedding.shape[1], "head_is_random": before.count > 0}
     classifier = model.get_classifier()
@@ -170,8 +147,7 @@ def _positions(name: str, layers: Layers, maps: list[Tensor]) -> tuple[int, ...]
     if layers is None:
         return tuple(range(len(maps)))
     if layers == STAGES:
-        deepest = {tuple(one.shape[2:]): position for position, one in enumerate(maps)}
-        return tuple(sorted(deepest.values()))
+        return tuple(sorted({one.shape[2:]: position for position, one in enumerate(maps)}.values()))
     if isinstance(layers, str) or not layers or any(type(layer) is not int for layer in layers):
         raise ValueError(f"The layers are {layers!r}: give positions such as 2 5 8, or the word 'stages'.")
     for layer in layers:
@@ -239,18 +215,13 @@ class _RandomCalls(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is F.batch_norm:
-            self.count += 1
-        elif function is F.dropout:
-            self.count += (args[1] if len(args) > 1 else kwargs.get("p", 0.5)) > 0
+        drops = function is F.dropout and (args[1] if len(args) > 1 else kwargs.get("p", 0.5)) > 0
+        self.count += function is F.batch_norm or drops
         return function(*args, **kwargs)
 
 
 class _Norms(TorchFunctionMode):
-    """Follows tensors from their last batch normalization through sums.
-
-    Where two normalized branches meet, the longer one counts: a block's own, not its shortcut's.
-    """
+    """Follows tensors from their last batch normalization through sums; of two branches the longer one counts."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,6 @@ PUBLISHED_SOURCES = {
     "SLKD": "arXiv 2304.11923, Table 2 (CIFAR-100)",
     "KCD": "arXiv 2207.05409, Table 3, torchvision's weights (ImageNet)",
 }
-"""The sources by their names in `PUBLISHED_TOP1`."""
 
 PUBLISHED_TOP1: dict[str, dict[str, float]] = {
     "cifar_wrn_40_2": {"CRD": 75.61, "SSKD": 76.46, "SLKD": 75.61},

@@ -1,8 +1,4 @@
-"""The tensor names of our networks in the reference programs.
-
-From RepDistiller's `models/`, which mdistiller (`mdistiller/models/cifar/`) and SSKD (`models/`) share except for
-MobileNetV2's classifier, and from TAKD's `resnet_cifar.py`, whose ResNets use RepDistiller's names.
-"""
+"""The tensor names of our networks in RepDistiller's `models/`, which mdistiller, SSKD and TAKD's ResNets share."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -25,10 +21,6 @@ def _name_in_bottleneck(match: re.Match[str]) -> str:
     return f"layer{match[1]}.{match[2]}.{('conv', 'bn')[position % 3]}{position // 3 + 1}."
 
 
-def _name_in_pair(match: re.Match[str]) -> str:
-    return f"{('conv', 'bn')[int(match[2])]}{match[1]}."
-
-
 _LINEAR: tuple[str, _Replacement] = (r"^linear\.", "fc.")
 _LAYOUTS: dict[str, list[tuple[str, _Replacement]]] = {
     "cifar_resnet50": [(r"\.shortcut\.", ".downsample."), _LINEAR],
@@ -37,7 +29,7 @@ _LAYOUTS: dict[str, list[tuple[str, _Replacement]]] = {
     "cifar_vgg": [(r"^block(\d)\.(\d*[0134679])\.", _name_in_block), (r"^classifier\.", "fc.")],
     "cifar_mobilenetv2": [
         (r"^blocks\.(\d)\.(\d)\.conv\.([013467])\.", _name_in_bottleneck),
-        (r"^conv([12])\.([01])\.", _name_in_pair),
+        (r"^conv([12])\.([01])\.", lambda match: f"{('conv', 'bn')[int(match[2])]}{match[1]}."),
         # A sequence of one in RepDistiller and mdistiller, the layer itself in SSKD.
         (r"^classifier\.(0\.)?", "fc."),
     ],
@@ -59,11 +51,7 @@ def has_reference_layout(model_name: str) -> bool:
 
 
 def reference_names(model_name: str, names: Iterable[str]) -> dict[str, str]:
-    """Map the tensor names of a reference program's checkpoint to ours.
-
-    Names that are ours already, and names that no tensor of the network has, stay. Arguments and errors are those of
-    `convert_reference_state_dict`.
-    """
+    """Map the tensor names of a reference program's checkpoint to ours; ours already, and unknown ones, stay."""
     family = next((family for family in _LAYOUTS if model_name.startswith(family)), None)
     if family is None:
         raise unknown_name("network with a reference layout", model_name, [f"{family}*" for family in _LAYOUTS])

@@ -23,8 +23,7 @@ class ModelSpec:
         mean, std: Normalization of its images, per channel of an image in [0, 1].
         input_size: Channels, height and width of its images.
         feature_sizes: Height and width of each feature map, at `input_size`.
-        preactivation_channels: Channels of each pre-activation: one for each feature but the stem (position 0 of the
-            network's maps), of the same size.
+        preactivation_channels: Channels of each pre-activation: one for each feature but the stem, of the same size.
         preactivation_norms: For each pre-activation the weight and bias of its batch normalization (the network's own
             tensors); None without a batch normalization, or without an activation behind it.
         layers: Positions of the features among the network's maps; None for all of them.
@@ -52,20 +51,14 @@ class ModelSpec:
         Args:
             model: A network from `timm.create_model` or `load_model`.
             layers: Which of its maps are its features (see `Layers`).
-            reads: Outputs that the network must provide; None for whatever it provides. For the logits alone the network
-                is not run, and the spec is silent on its features.
+            reads: Outputs that it must provide; None for whatever it does. For the logits alone it is not run.
 
         Raises:
             ValueError: When it is no timm network, or lacks those layers or outputs.
         """
         images = image_config(model)
-        known = {
-            "name": network_name(model),
-            "num_classes": model.num_classes,
-            "mean": images.mean,
-            "std": images.std,
-            "input_size": images.input_size,
-        }
+        known = {"name": network_name(model), "num_classes": model.num_classes, "input_size": images.input_size}
+        known |= {"mean": images.mean, "std": images.std}
         if reads is not None and set(reads) <= {"logits"}:
             known |= {"embedding_dim": model.head_hidden_size, "feature_channels": (), "feature_reductions": ()}
             return cls(**known, reads=frozenset({"logits"}))

@@ -138,23 +138,19 @@ def test_gradients_reach_every_parameter_also_with_checkpointing_and_in_a_copy(n
     # A fresh ResNet of timm has scales of zero, which stop gradients.
     assert all(g is not None and (name == "test_resnet" or g.abs().sum() > 0) for g in gradients[0])
     for others in gradients[1:]:
-        for gradient, other in zip(gradients[0], others, strict=True):
-            torch.testing.assert_close(gradient, other, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(gradients[0], others, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"), [("test_resnet", "aot_eager"), ("cifar_resnet8", "eager"), ("test_vit", "eager")]
-)
+@pytest.mark.parametrize("name", ["test_resnet", "cifar_resnet8", "test_vit"])
 @torch.no_grad()
-def test_compiled_readings_are_the_eager_ones(name, backend):
+def test_compiled_readings_are_the_eager_ones(name):
     network = timm.create_model(name, num_classes=4)
     spec = ModelSpec.of(network)
     reader, images = OutputReader(network, spec.reads), torch.randn(2, *spec.input_size)
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: reader(x), backend=backend)
+    compiled = torch.compile(lambda x: reader(x), backend="aot_eager" if name == "test_resnet" else "eager")
     for _ in range(2):
-        for one, other in zip(_tensors(reader(images)), _tensors(compiled(images)), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(_tensors(reader(images)), _tensors(compiled(images)), rtol=1e-6, atol=1e-6)
 
 
 def _tensors(outputs: ModelOutputs) -> list[torch.Tensor]:

@@ -54,46 +54,30 @@ class Checkpoint(dict):
         return embedding @ weight.T + self._tensor(final, f"{name}.bias", 10), embedding
 
 
-# The reference programs: names as RepDistiller's modules give them. Each returns logits, embedding, features and
-# pre-activations.
-
-
+# The reference programs, by RepDistiller's names. Each returns logits, embedding, features and pre-activations.
 def shuffle(x, groups):
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def resnet(w, x, depth, widths):
+def resnet(num_blocks, widths, w, x, bottleneck=False):
     x = F.relu(w.conv_norm("conv1", "bn1", x, widths[0]))
     features, preactivations = [x], []
-    for stage in (1, 2, 3):
-        for i in range((depth - 2) // 6):
+    for stage, number in enumerate(num_blocks, start=1):
+        for i in range(number):
             block, out, stride = f"layer{stage}.{i}", widths[stage], 2 if stage > 1 and i == 0 else 1
-            y = w.unit(block, 2, F.relu(w.unit(block, 1, x, out, 3, stride=stride)), out, 3)
+            if bottleneck:
+                y = F.relu(w.unit(block, 1, x, out // 4))
+                y = w.unit(block, 3, F.relu(w.unit(block, 2, y, out // 4, 3, stride=stride)), out)
+            else:
+                y = w.unit(block, 2, F.relu(w.unit(block, 1, x, out, 3, stride=stride)), out, 3)
             if i == 0 and (stage > 1 or x.shape[1] != out):
-                x = w.conv_norm(f"{block}.downsample.0", f"{block}.downsample.1", x, out, 1, stride=stride)
+                shortcut = f"{block}.{'shortcut' if bottleneck else 'downsample'}"
+                x = w.conv_norm(f"{shortcut}.0", f"{shortcut}.1", x, out, 1, stride=stride)
             total = x + y
             x = F.relu(total)
         features.append(x)
         preactivations.append(total)
-    return *w.classify("fc", x), features, preactivations
-
-
-def resnet50(w, x):
-    x = F.relu(w.conv_norm("conv1", "bn1", x, 64))
-    features, preactivations = [x], []
-    for stage, num_blocks in enumerate((3, 4, 6, 3), start=1):
-        inner = 32 * 2**stage
-        for i in range(num_blocks):
-            block, stride = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
-            y = F.relu(w.unit(block, 1, x, inner))
-            y = w.unit(block, 3, F.relu(w.unit(block, 2, y, inner, 3, stride=stride)), 4 * inner)
-            if i == 0:
-                x = w.conv_norm(f"{block}.shortcut.0", f"{block}.shortcut.1", x, 4 * inner, 1, stride=stride)
-            total = x + y
-            x = F.relu(total)
-        features.append(x)
-        preactivations.append(total)
-    return *w.classify("linear", x), features, preactivations
+    return *w.classify("linear" if bottleneck else "fc", x), features, preactivations
 
 
 def wrn(w, x, depth, factor):
@@ -188,14 +172,14 @@ def shufflenetv2(w, x):
 
 # Each network's program, and the entries of its state dict in RepDistiller with and without BatchNorm's counters.
 LAYOUTS = {
-    "cifar_resnet8": (partial(resnet, depth=8, widths=NARROW), None),
-    "cifar_resnet20": (partial(resnet, depth=20, widths=NARROW), (128, 107)),
-    "cifar_resnet32": (partial(resnet, depth=32, widths=NARROW), None),
-    "cifar_resnet56": (partial(resnet, depth=56, widths=NARROW), (344, 287)),
-    "cifar_resnet110": (partial(resnet, depth=110, widths=NARROW), (668, 557)),
-    "cifar_resnet8x4": (partial(resnet, depth=8, widths=WIDE), (62, 52)),
-    "cifar_resnet32x4": (partial(resnet, depth=32, widths=WIDE), (206, 172)),
-    "cifar_resnet50": (resnet50, (320, 267)),
+    "cifar_resnet8": (partial(resnet, [1] * 3, NARROW), None),
+    "cifar_resnet20": (partial(resnet, [3] * 3, NARROW), (128, 107)),
+    "cifar_resnet32": (partial(resnet, [5] * 3, NARROW), None),
+    "cifar_resnet56": (partial(resnet, [9] * 3, NARROW), (344, 287)),
+    "cifar_resnet110": (partial(resnet, [18] * 3, NARROW), (668, 557)),
+    "cifar_resnet8x4": (partial(resnet, [1] * 3, WIDE), (62, 52)),
+    "cifar_resnet32x4": (partial(resnet, [5] * 3, WIDE), (206, 172)),
+    "cifar_resnet50": (partial(resnet, (3, 4, 6, 3), (64, 256, 512, 1024, 2048), bottleneck=True), (320, 267)),
     "cifar_wrn_16_2": (partial(wrn, depth=16, factor=2), (83, 70)),
     "cifar_wrn_40_1": (partial(wrn, depth=40, factor=1), (226, 189)),
     "cifar_wrn_40_2": (partial(wrn, depth=40, factor=2), (227, 190)),
@@ -209,14 +193,10 @@ LAYOUTS = {
 
 
 @cache
-def _filled(name):
+def filled(name):
     weights = Checkpoint()
     LAYOUTS[name][0](weights, torch.empty(1, 3, 32, 32, dtype=torch.float64, device="meta"))
-    return weights
-
-
-def filled(name):
-    return dict(_filled(name))
+    return dict(weights)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -235,12 +215,8 @@ def test_a_reference_checkpoint_computes_what_the_reference_computes(tmp_path, n
             logits, embedding, features, preactivations = run(weights, images)
             outputs = read_outputs(network.train(training), images, EVERYTHING)
         network.load_state_dict(start)
-        for found, expected in zip(
-            [outputs.logits, outputs.embedding, *outputs.features, *outputs.preactivations],
-            [logits, embedding, *features, *preactivations],
-            strict=True,
-        ):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        found = [outputs.logits, outputs.embedding, *outputs.features, *outputs.preactivations]
+        torch.testing.assert_close(found, [logits, embedding, *features, *preactivations], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -259,37 +235,22 @@ def test_the_reference_names_are_all_known_and_no_tensor_is_changed(name):
 
 def test_the_classifier_of_sskds_mobilenet_is_no_sequence():
     weights = filled("cifar_mobilenetv2_half")
-    for kind in ("weight", "bias"):
-        weights[f"classifier.{kind}"] = weights.pop(f"classifier.0.{kind}")
+    weights = {key.replace("classifier.0.", "classifier."): tensor for key, tensor in weights.items()}
     converted = convert_reference_state_dict("cifar_mobilenetv2_half", weights)
-    assert torch.equal(converted["fc.weight"], weights["classifier.weight"])
-    assert torch.equal(converted["fc.bias"], weights["classifier.bias"])
+    assert all(converted[f"fc.{kind}"] is weights[f"classifier.{kind}"] for kind in ("weight", "bias"))
 
 
-def test_two_names_of_one_tensor_are_not_made_one():
+def test_two_names_of_one_tensor_stay_two_and_other_networks_are_refused():
     both = {"linear.weight": torch.zeros(10, 960), "fc.weight": torch.ones(10, 960)}
     for state_dict in (both, dict(reversed(both.items()))):
         converted = convert_reference_state_dict("cifar_shufflenetv1", state_dict)
         assert set(converted) == {"linear.weight", "fc.weight"}
         assert torch.equal(converted["fc.weight"], torch.ones(10, 960))
-
-
-def test_a_network_without_a_reference_layout_is_refused():
     with pytest.raises(ValueError, match="'resnet18'.*cifar_vgg"):
-        convert_reference_state_dict("resnet18", {})
+        convert_reference_state_dict("resnet18", both)
 
 
 # How the programs save: what a file holds in addition to the network, and where the network lies in it.
-
-
-def _sgd(weights):
-    parameter = torch.nn.Parameter(next(iter(weights.values())).clone())
-    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
-    parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    return optimizer.state_dict()
-
-
 def _under(prefix, weights):
     return {prefix + key: tensor for key, tensor in weights.items()}
 
@@ -299,26 +260,21 @@ def _head(prefix):
 
 
 ACCURACY = torch.tensor(73.26)
+SGD = {"state": {0: {"momentum_buffer": torch.ones(16, 3, 3, 3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
 OTHER = filled("cifar_resnet8")
 SAVED_BY = {
-    "RepDistiller, ckpt_epoch": lambda w: {"epoch": 240, "model": w, "accuracy": ACCURACY, "optimizer": _sgd(w)},
-    "RepDistiller, best": lambda w: {"epoch": 231, "model": w, "best_acc": ACCURACY},
+    "RepDistiller, ckpt_epoch": lambda w: {"epoch": 240, "model": w, "accuracy": ACCURACY, "optimizer": SGD},
     "mdistiller, student": lambda w: {"model": w},
     "mdistiller, whole": lambda w: {
         "epoch": 240,
-        "model": {
-            **_under("module.student.", w),
-            **_under("module.teacher.", OTHER),
-            "module.conv_reg.conv.weight": torch.zeros(4, 4, 1, 1),
-        },
-        "optimizer": _sgd(w),
+        "model": _under("module.student.", w) | _under("module.teacher.", OTHER) | _head("module.conv_reg."),
+        "optimizer": SGD,
         "best_acc": ACCURACY,
     },
-    "mdistiller, trained alone": lambda w: {"epoch": 240, "model": _under("module.student.", w), "best_acc": ACCURACY},
     "SSKD, teacher": lambda w: {"epoch": 240, "state_dict": w, "acc": 73.26},
     "SSKD, teacher with its head": lambda w: {**_under("backbone.", w), **_head("proj_head.")},
     "SSKD, student": lambda w: {"epoch": 240, "state_dict": {**_under("backbone.", w), **_head("proj_head.")}},
-    "TAKD": lambda w: {"model_state_dict": w, "optimizer_state_dict": _sgd(w), "epoch": 199},
+    "TAKD": lambda w: {"model_state_dict": w, "optimizer_state_dict": SGD, "epoch": 199},
     "bare": lambda w: w,
     "DDP": lambda w: {"net": _under("module.", w), "acc": 73.26},
     "compiled": lambda w: {"model": _under("_orig_mod.", w)},

@@ -10,16 +10,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import (
-    CIFAR_CFG,
-    CifarNetwork,
-    NetworkStage,
-    build_network,
-    convolution_and_norm,
-    relu_,
-    start_linear_near_zero,
-    stem_or_tail,
-)
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm, relu_, stem_or_tail
 
 # Expansion, channels at full width, blocks, stride, and whether the stage's output is a feature.
 _STAGES = (
@@ -52,29 +43,18 @@ class InvertedResidual(nn.Module):
 
 
 class CifarMobileNetV2(CifarNetwork):
-    """A MobileNetV2 for 32x32 images.
+    """A MobileNetV2 for 32x32 images; `width` multiplies the channels of the stem and the network stages."""
 
-    Args:
-        width: Factor on the channels of the stem and the network stages.
-        in_chans, **head: As in `CifarNetwork`.
-    """
+    linear_std = 0.01
 
     def __init__(self, width: float, in_chans: int = 3, **head: Any) -> None:
-        super().__init__(
-            stem=stem_or_tail(1, in_chans, int(32 * width), 3, stride=2),
-            stages=[
-                NetworkStage(partial(InvertedResidual, expansion=expansion), number, int(base * width), *rest)
-                for expansion, base, number, *rest in _STAGES
-            ],
-            tail=stem_or_tail(2, int(320 * width), 1280, 1),
-            first_stage=0,
-            in_chans=in_chans,
-            **head,
-        )
-
-    def initialize(self, module: nn.Module) -> None:
-        super().initialize(module)
-        start_linear_near_zero(module)
+        stem = stem_or_tail(1, in_chans, int(32 * width), 3, stride=2)
+        stages = [
+            NetworkStage(partial(InvertedResidual, expansion=expansion), number, int(base * width), *rest)
+            for expansion, base, number, *rest in _STAGES
+        ]
+        tail = stem_or_tail(2, int(320 * width), 1280, 1)
+        super().__init__(stem, stages, tail, first_stage=0, in_chans=in_chans, **head)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run one network stage; no activation ends a block, so the output is also the pre-activation."""

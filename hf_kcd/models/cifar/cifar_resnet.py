@@ -1,25 +1,15 @@
 """The CIFAR ResNets: post-activation blocks in three or four network stages, as RepDistiller trains them.
 
 He et al., "Deep residual learning for image recognition", section 4.2. The x4 widths and the ResNet-50 without
-max-pooling are from Tian et al., "Contrastive representation distillation". Parameters have RepDistiller's names, except
-the shortcuts and the classifier of its ResNet-50.
+max-pooling are from Tian et al., "Contrastive representation distillation".
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import (
-    CIFAR_CFG,
-    CifarNetwork,
-    NetworkStage,
-    build_network,
-    convolution_and_norm,
-    relu_,
-    stem_or_tail,
-)
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm, relu_, stem_or_tail
 
 _NARROW, _WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
 
@@ -60,16 +50,12 @@ class Bottleneck(nn.Module):
 class CifarResNet(CifarNetwork):
     """A ResNet for 32x32 images; its pre-activations are the sums before the last ReLU of each network stage.
 
-    Args:
-        block: `BasicBlock` or `Bottleneck`.
-        num_blocks: Blocks of each stage.
-        widths: Channels of the stem and of each stage.
-        in_chans, **head: As in `CifarNetwork`.
+    `widths` are the channels of the stem and of each stage; `in_chans` and `head` are as in `CifarNetwork`.
     """
 
     def __init__(
         self,
-        block: Callable[[int, int, int], nn.Module],
+        block: type[nn.Module],
         num_blocks: tuple[int, ...],
         widths: tuple[int, ...],
         in_chans: int = 3,
@@ -86,11 +72,8 @@ def _shortcut(in_width: int, out_width: int, stride: int) -> nn.Module | None:
     return nn.Sequential(*convolution_and_norm(in_width, out_width, 1, stride))
 
 
-def _basic(name: str, depth: int, widths: tuple[int, ...], pretrained: bool, **kwargs: Any) -> CifarNetwork:
-    num_blocks = ((depth - 2) // 6,) * 3
-    return build_network(
-        CifarResNet, name, pretrained, block=BasicBlock, num_blocks=num_blocks, widths=widths, **kwargs
-    )
+def _sizes(depth: int, widths: tuple[int, ...]) -> dict[str, Any]:
+    return {"block": BasicBlock, "num_blocks": ((depth - 2) // 6,) * 3, "widths": widths}
 
 
 default_cfgs = generate_default_cfgs(
@@ -109,37 +92,37 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def cifar_resnet8(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet8", 8, _NARROW, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet8", pretrained, **_sizes(8, _NARROW), **kwargs)
 
 
 @register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet20", 20, _NARROW, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet20", pretrained, **_sizes(20, _NARROW), **kwargs)
 
 
 @register_model
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet32", 32, _NARROW, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet32", pretrained, **_sizes(32, _NARROW), **kwargs)
 
 
 @register_model
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet56", 56, _NARROW, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet56", pretrained, **_sizes(56, _NARROW), **kwargs)
 
 
 @register_model
 def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet110", 110, _NARROW, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet110", pretrained, **_sizes(110, _NARROW), **kwargs)
 
 
 @register_model
 def cifar_resnet8x4(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet8x4", 8, _WIDE, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet8x4", pretrained, **_sizes(8, _WIDE), **kwargs)
 
 
 @register_model
 def cifar_resnet32x4(pretrained: bool = False, **kwargs: Any) -> CifarNetwork:
-    return _basic("cifar_resnet32x4", 32, _WIDE, pretrained, **kwargs)
+    return build_network(CifarResNet, "cifar_resnet32x4", pretrained, **_sizes(32, _WIDE), **kwargs)
 
 
 @register_model

@@ -85,14 +85,7 @@ class DownsamplingUnit(nn.Module):
 
 
 class CifarShuffleNet(CifarNetwork):
-    """A ShuffleNet V1 for 32x32 images; its pre-activations are the inputs of the last ReLU of each network stage.
-
-    Args:
-        num_blocks: Units of each stage.
-        widths: Channels of each stage.
-        groups: Groups of the 1x1 convolutions.
-        in_chans, **head: As in `CifarNetwork`.
-    """
+    """A ShuffleNet V1 for 32x32 images; its pre-activations are the inputs of the last ReLU of each network stage."""
 
     def __init__(
         self, num_blocks: tuple[int, ...], widths: tuple[int, ...], groups: int, in_chans: int = 3, **head: Any
@@ -108,29 +101,19 @@ class CifarShuffleNet(CifarNetwork):
 class CifarShuffleNetV2(CifarNetwork):
     """A ShuffleNet V2 for 32x32 images.
 
-    Its pre-activations are the inputs of the last ReLU of each network stage, in the order of the feature's channels.
-    The reference returns them before the shuffle, in another order.
-
-    Args:
-        num_blocks: Units of each stage.
-        widths: Channels of each stage and of the last convolution.
-        in_chans, **head: As in `CifarNetwork`.
+    Its pre-activations are the inputs of the last ReLU of each network stage, in the order of the feature's channels;
+    the reference returns them before the shuffle. The last of `widths` is the last convolution's.
     """
 
     def __init__(self, num_blocks: tuple[int, ...], widths: tuple[int, ...], in_chans: int = 3, **head: Any) -> None:
-        super().__init__(
-            stem=stem_or_tail(1, in_chans, _STEM_WIDTH, 1),
-            stages=[NetworkStage(_v2_unit, *stage, stride=2) for stage in zip(num_blocks, widths[:-1], strict=True)],
-            tail=stem_or_tail(2, *widths[-2:], 1),
-            in_chans=in_chans,
-            **head,
-        )
+        stem, tail = stem_or_tail(1, in_chans, _STEM_WIDTH, 1), stem_or_tail(2, *widths[-2:], 1)
+        stages = [NetworkStage(_v2_unit, *stage, stride=2) for stage in zip(num_blocks, widths[:-1], strict=True)]
+        super().__init__(stem, stages, tail, in_chans=in_chans, **head)
 
     def initialize(self, module: nn.Module) -> None:
         """Keep PyTorch's default, as the reference does."""
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the units of one network stage, each followed by a ReLU on its second half and a shuffle."""
         *inner, last = getattr(self, name)
         for unit in inner:
             activated, computed = self.run_block(unit, x)

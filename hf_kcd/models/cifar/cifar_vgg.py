@@ -10,14 +10,7 @@ import torch.nn.functional as F
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from .network import (
-    CIFAR_CFG,
-    CifarNetwork,
-    NetworkStage,
-    build_network,
-    convolution_and_norm,
-    start_linear_near_zero,
-)
+from .network import CIFAR_CFG, CifarNetwork, NetworkStage, build_network, convolution_and_norm
 
 _WIDTHS, _STRIDES = (64, 128, 256, 512, 512), (1, 2, 2, 2, 1)
 
@@ -41,19 +34,13 @@ class CifarVGG(CifarNetwork):
 
     Stages 1, 2 and 3 begin with a max-pooling. Stage 4 does so where its input has 8 rows, that is for images of height
     64 to 71, as in the reference. `feature_info` gives the reductions for all other sizes.
-
-    Args:
-        num_blocks: Convolutions of each stage.
-        **head: As in `CifarNetwork`.
     """
+
+    linear_std = 0.01
 
     def __init__(self, num_blocks: tuple[int, ...], **head: Any) -> None:
         stages = [NetworkStage(ConvolutionBlock, *stage) for stage in zip(num_blocks, _WIDTHS, _STRIDES, strict=True)]
         super().__init__(stem={}, stages=stages, tail={}, first_stage=0, **head)
-
-    def initialize(self, module: nn.Module) -> None:
-        super().initialize(module)
-        start_linear_near_zero(module)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         if name == "layer4" and x.shape[-2] == 8:

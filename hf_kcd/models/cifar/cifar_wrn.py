@@ -34,25 +34,13 @@ class PreActivationBlock(nn.Module):
 
 
 class CifarWideResNet(CifarNetwork):
-    """A wide ResNet for 32x32 images.
-
-    Args:
-        depth: Number of layers, 6n + 4.
-        width: Factor on the channels 16, 32, 64 of the network stages.
-        in_chans, **head: As in `CifarNetwork`.
-    """
+    """A wide ResNet of 6n + 4 layers for 32x32 images; `width` multiplies the channels 16, 32, 64 of its network stages."""
 
     def __init__(self, depth: int, width: int, in_chans: int = 3, **head: Any) -> None:
-        super().__init__(
-            stem={"conv1": convolution(in_chans, 16, 3)},
-            stages=[
-                NetworkStage(PreActivationBlock, (depth - 4) // 6, base * width, stride)
-                for base, stride in ((16, 1), (32, 2), (64, 2))
-            ],
-            tail={"bn1": nn.BatchNorm2d(64 * width)},
-            in_chans=in_chans,
-            **head,
-        )
+        stem, tail = {"conv1": convolution(in_chans, 16, 3)}, {"bn1": nn.BatchNorm2d(64 * width)}
+        sizes = [((depth - 4) // 6, base * width, stride) for base, stride in ((16, 1), (32, 2), (64, 2))]
+        stages = [NetworkStage(PreActivationBlock, *size) for size in sizes]
+        super().__init__(stem, stages, tail, in_chans=in_chans, **head)
 
     def initialize(self, module: nn.Module) -> None:
         super().initialize(module)
@@ -62,8 +50,7 @@ class CifarWideResNet(CifarNetwork):
     def forward_taps(self, x: Tensor, last: int | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run everything before the pooling; features are the raw sums.
 
-        A pre-activation is the first normalization of the following network stage, for the last stage that of the
-        tail. With `last` there is one fewer.
+        A pre-activation is the first normalization of the next stage, or of the tail. With `last` there is one fewer.
         """
         features, normalizations = [], []
         if self._stem:

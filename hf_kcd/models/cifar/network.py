@@ -29,11 +29,9 @@ CIFAR_CFG = {
 
 @dataclass(frozen=True)
 class NetworkStage:
-    """A row of blocks; only the first may change channels and size.
+    """A row of `width` channels; only its first block may change channels and size."""
 
-    `block` makes a block from (input channels, output channels, stride); `width` is the number of output channels.
-    """
-
+    # From input channels, output channels and stride.
     block: Callable[[int, int, int], nn.Module]
     num_blocks: int
     width: int
@@ -41,7 +39,6 @@ class NetworkStage:
     is_feature: bool = True
 
     def make_blocks(self, in_width: int) -> list[nn.Module]:
-        """Make the blocks for an input of `in_width` channels."""
         first = self.block(in_width, self.width, self.stride)
         return [first] + [self.block(self.width, self.width, 1) for _ in range(self.num_blocks - 1)]
 
@@ -49,18 +46,11 @@ class NetworkStage:
 class CifarNetwork(nn.Module):
     """Stem, network stages, tail, global average pooling and one linear layer, under timm's interface.
 
-    A family passes its modules and overrides `forward_stage` or `forward_taps` where it differs. Blocks leave their last
-    ReLU to `forward_stage`, because methods read the ReLU's input.
-
-    Args:
-        stem: Modules before the stages, by name. Without a stem, the first feature comes from the first stage.
-        stages: The network stages, stored as `layer<number>`.
-        tail: Modules between the last stage and the pooling, by name; the last of them is a normalization.
-        first_stage: Number of the first stage.
-        num_classes: Outputs of the linear layer; 0 removes it.
-        in_chans: Channels of the image.
-        global_pool: timm's name of the pooling; "" for none.
+    A family passes stem, `layer<number>` stages from `first_stage` on, and tail, and overrides `forward_stage` or
+    `forward_taps` where it differs. Blocks leave their last ReLU to `forward_stage`: methods read the ReLU's input.
     """
+
+    linear_std: float | None = None  # of the linear layer's initial weights; None for PyTorch's default
 
     def __init__(
         self,
@@ -100,11 +90,14 @@ class CifarNetwork(nn.Module):
         self.apply(self.initialize)
 
     def initialize(self, module: nn.Module) -> None:
-        """Initialize one module: normal over the fan-out for convolutions, PyTorch's default for the rest."""
+        """Initialize one module: normal over the fan-out for convolutions, and by `linear_std` for the linear layer."""
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and self.linear_std is not None:
+            nn.init.normal_(module.weight, std=self.linear_std)
+            nn.init.zeros_(module.bias)
 
     def forward_stage(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run one network stage; return its output and its pre-activation, the input of the last ReLU."""
@@ -119,15 +112,10 @@ class CifarNetwork(nn.Module):
         return _run_twice(block, x) if self.grad_checkpointing and self.training else block(x)
 
     def forward_taps(self, x: Tensor, last: int | None = None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Run everything before the pooling, once, and return the features and pre-activations on the way.
+        """Run everything before the pooling once, or up to the feature at position `last`, on images [B, C, H, W].
 
-        Args:
-            x: Images [B, in_chans, H, W].
-            last: Position of the feature to stop at; None runs all.
-
-        Returns:
-            The input of the pooling (the last feature when stopped early); the features f0, f1, ... from shallow to
-            deep, with the sizes in `feature_info`; the pre-activations of f1, f2, ..., each of its feature's shape.
+        Return the input of the pooling (the last feature when stopped early); the features f0, f1, ...; and the
+        pre-activations of f1, f2, ..., each of its feature's shape.
         """
         features, preactivations = [], []
         if self._stem:
@@ -206,7 +194,6 @@ class CifarNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer."""
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -219,14 +206,10 @@ class CifarNetwork(nn.Module):
         self.fc.to(device=like.device, dtype=like.dtype)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the blocks in the backward pass instead of storing their results."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Group parameters by depth for layer-wise learning rates (timm's interface).
-
-        Tail and head match no pattern, so they count as the deepest.
-        """
+        """Group parameters by depth (timm's interface); tail and head match no pattern, so they count as the deepest."""
         groups = {"stem": rf"^(?:{'|'.join(self._stem)})\."} if self._stem else {}
         return {**groups, "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
@@ -237,33 +220,22 @@ def build_network(network: type[CifarNetwork], name: str, pretrained: bool, **kw
     return build_model_with_cfg(network, name, pretrained, feature_cfg=features, **kwargs)
 
 
-def convolution(
-    in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
-) -> nn.Conv2d:
+def convolution(in_width: int, out_width: int, kernel_size: int, stride: int = 1, **options: Any) -> nn.Conv2d:
     """Make a convolution that keeps the size of its input, up to the stride."""
-    return nn.Conv2d(in_width, out_width, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+    return nn.Conv2d(in_width, out_width, kernel_size, stride, kernel_size // 2, **{"bias": False, **options})
 
 
 def convolution_and_norm(
-    in_width: int, out_width: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
+    in_width: int, out_width: int, kernel_size: int, stride: int = 1, **options: Any
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Make a `convolution` and its batch normalization."""
-    return convolution(in_width, out_width, kernel_size, stride, groups, bias), nn.BatchNorm2d(out_width)
+    return convolution(in_width, out_width, kernel_size, stride, **options), nn.BatchNorm2d(out_width)
 
 
-def stem_or_tail(
-    number: int, in_width: int, out_width: int, kernel_size: int, stride: int = 1
-) -> dict[str, nn.Module]:
+def stem_or_tail(number: int, in_width: int, out_width: int, kernel_size: int, **options: Any) -> dict[str, nn.Module]:
     """Make `conv<number>` and `bn<number>`."""
-    conv, norm = convolution_and_norm(in_width, out_width, kernel_size, stride)
+    conv, norm = convolution_and_norm(in_width, out_width, kernel_size, **options)
     return {f"conv{number}": conv, f"bn{number}": norm}
-
-
-def start_linear_near_zero(module: nn.Module) -> None:
-    """Initialize a linear layer with standard deviation 0.01 and no bias; leave other modules alone."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.01)
-        nn.init.zeros_(module.bias)
 
 
 def relu_(x: Tensor) -> Tensor:
