@@ -19,11 +19,7 @@ from .preprocessing import (
 )
 from .renamed import recipe_attribute
 
-_PREPROCESSING = {
-    "digits": DIGITS_PREPROCESSING,
-    "cifar100": CIFAR_PREPROCESSING,
-    "imagenet": IMAGENET_PREPROCESSING,
-}
+_PREPROCESSING = {"digits": DIGITS_PREPROCESSING, "cifar100": CIFAR_PREPROCESSING, "imagenet": IMAGENET_PREPROCESSING}
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
 
