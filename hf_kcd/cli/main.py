@@ -35,11 +35,7 @@ _ERRORS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, Import
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `hf-kcd`; exit with 2 for a wrong request, 1 for a run that failed on the way, 130 for Ctrl-C.
-
-    Args:
-        arguments: Command-line words; those of the process by default.
-    """
+    """Run `hf-kcd`; exit with 2 for a wrong request, 1 for a run that failed on the way, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)

@@ -18,18 +18,9 @@ _WARM_UP_STEPS = 2
 def measure_methods(
     names: Sequence[str], student: str, teacher: str, num_points: int, batch_size: int, rounds: int, steps: int
 ) -> dict[str, float]:
-    """Measure a training step (both networks, loss, backward, update) under several methods, in turns.
+    """Measure the median milliseconds of a training step (both networks, loss, backward, update) by method, in turns.
 
-    Args:
-        names: The methods.
-        student, teacher: Names of the networks in timm.
-        num_points: Number of points of the training set, which sizes the memories of methods.
-        batch_size: Images of a step.
-        rounds: How often each method has its turn.
-        steps: Steps of a turn.
-
-    Returns:
-        Median milliseconds of a step by method.
+    `num_points` sizes the memories of methods. Each method has `rounds` turns of `steps` steps.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in names}
     # None shows the bar on a terminal only.

@@ -29,7 +29,7 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("models", __doc__, _EPILOG, imports=True)
+    parser = CommandParser(__doc__, _EPILOG, imports=True)
     names = "a timm name, a wildcard in quotes, or a folder with config.json ['cifar_*']"
     parser.add_argument("names", nargs="*", default=["cifar_*"], metavar="NAME", help=names)
     parser.add_argument("--sort", choices=[*_SORTED_BY], help="order of the rows [as given]")
