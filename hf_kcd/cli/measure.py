@@ -44,13 +44,9 @@ def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: i
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     pixels = torch.randn(batch_size, *images.input_size, generator=generator)
     points = torch.randperm(num_points, generator=generator)[:batch_size]
-    batch = {
-        "pixel_values": pixels.contiguous(memory_format=torch.channels_last),
-        "labels": method.labels[points],
-        "point_ids": points,
-        "partner_ids": torch.full((batch_size,), -1),
-        "perturbation": torch.zeros(batch_size),
-    }
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    batch = {"pixel_values": pixels, "labels": method.labels[points], "point_ids": points}
+    batch |= {"partner_ids": torch.full((batch_size,), -1), "perturbation": torch.zeros(batch_size)}
     # Past every ramp, where all parts are computed.
     method.epoch = 100.0
     times = []

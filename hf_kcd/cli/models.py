@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from operator import attrgetter
 
 from tqdm.auto import tqdm
 
@@ -14,11 +15,9 @@ from ..models.published import PUBLISHED_SOURCES
 from ..reporting import NOTHING, format_table
 from .options import CommandParser
 
-_SORTED_BY = {
-    "name": lambda facts: _natural(facts.name),
-    "parameters": lambda facts: facts.num_parameters,
-    "macs": lambda facts: facts.macs,
-}
+_SORTED_BY = {"parameters": attrgetter("num_parameters"), "macs": attrgetter("macs")}
+# resnet8 comes before resnet20.
+_SORTED_BY["name"] = lambda facts: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", facts.name)]
 # Fewer networks are described before anyone could read a progress bar.
 _MOST_WITHOUT_BAR = 20
 _EPILOG = """examples:
@@ -101,11 +100,6 @@ def _runs(taps: Iterable[tuple[int, int, int]]) -> Iterable[str]:
         count = len(list(run))
         text = f"{channels},{height}" if height == width else f"{channels},{height}x{width}"
         yield from [f"{text} x{count}"] if count > 2 else [text] * count
-
-
-def _natural(name: str) -> list[str | int]:
-    # resnet8 comes before resnet20.
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _shape(size: Sequence[int]) -> str:

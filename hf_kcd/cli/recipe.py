@@ -15,7 +15,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..artifacts.files import atomic_file
-from ..errors import unknown_name
+from ..errors import unknown_name, whole_number
 from ..training import DistillationConfig, KCDConfig
 from .options import CommandParser, add_import_option, current_name, current_words, say
 
@@ -96,8 +96,8 @@ class RunConfig:
                 setattr(self, name, f"./{value}")
         if self.preset not in _PRESETS:
             raise unknown_name("preset", self.preset, _PRESETS)
-        if self.train_points is not None and self.train_points < 1:
-            raise ValueError(f"train_points is {self.train_points}: give at least 1, or leave it out for all points.")
+        if self.train_points is not None:
+            whole_number("train_points", self.train_points, hint="Leave it out for all points.")
         for name in ("teacher_checkpoint", "assistants"):
             if getattr(self, name) and self.teacher is None:
                 raise ValueError(f"{name} is given but teacher is not: name the teacher, too.")
@@ -206,8 +206,7 @@ class _RecipeParser(HfArgumentParser):
             values = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a YAML file: {error}") from error
-        if values is None:
-            return []
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a {type(values).__name__}: write one 'option: value' a line.")
         words, above = [], (*above, path.resolve())

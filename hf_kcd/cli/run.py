@@ -90,22 +90,17 @@ def _make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     config, args = recipe.config, recipe.args
     student, train_set = student_and_training_set(recipe, data)
     evaluation = None
-    if data.eval is None:
-        args.eval_strategy = "no"
-    else:
+    if data.eval is not None:
         evaluation = KnowledgeDataset(data.eval, train_set.preprocessing, training=False, **config.columns)
+    else:
+        args.eval_strategy = "no"
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
     teachers = [load_trained_model(name, train_set.num_classes, file) for name, file in teachers_of(recipe)]
-    return DistillationTrainer(
-        student,
-        SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers,
-        args,
-        train_dataset=train_set,
-        eval_dataset=evaluation,
-        callbacks=None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)],
-        mask=mask,
-        mask_mixing=config.mask_mixing,
-    )
+    source = SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers
+    callbacks = None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)]
+    sets = {"train_dataset": train_set, "eval_dataset": evaluation}
+    points = {"callbacks": callbacks, "mask": mask, "mask_mixing": config.mask_mixing}
+    return DistillationTrainer(student, source, args, **sets, **points)
 
 
 def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module, KnowledgeDataset]:
@@ -114,13 +109,9 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     _, label_column = find_columns(data.train, **config.columns)
     # The student's first weights are a function of the seed alone.
     set_seed(args.seed)
-    student = load_student(
-        config.student,
-        data.train.features[label_column].num_classes,
-        config.student_checkpoint,
-        new_classifier=config.new_classifier,
-        freeze_backbone=config.freeze_backbone,
-    )
+    num_classes = data.train.features[label_column].num_classes
+    transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
+    student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
     preprocessing = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
         preprocessing = data.preprocessing.as_network_expects(student)

@@ -136,8 +136,7 @@ class KnowledgeDataset(Dataset[Batch]):
     def select(self, points: Selection | Ids, partner: Ids | None = None, perturbation: Shares | None = None) -> None:
         """Choose the points to train on from now on, and what is mixed into them.
 
-        The image of a point becomes `(1 - perturbation) * image + perturbation * image of its partner` before the
-        augmentation (KCD, Eq. 14).
+        An image becomes `(1 - perturbation) * image + perturbation * partner's image` before augmentation (KCD, Eq. 14).
 
         Args:
             points: A `Selection`, or int [K] ids in any order; the data set keeps them ascending.

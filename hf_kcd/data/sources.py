@@ -41,8 +41,8 @@ def load_image_data(
     """Load an image classification data set with the preprocessing that fits it.
 
     Args:
-        name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn, no network), `"cifar100"`, `"imagenet"`, a
-            folder (images in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
+        name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn), `"cifar100"`, `"imagenet"`, a folder (images
+            in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
         data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the preprocessing.
         train_split: None means `"train"`.
         eval_split: None takes the first of test, validation, valid, val and eval (validation for ImageNet, whose test
