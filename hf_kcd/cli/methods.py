@@ -57,18 +57,14 @@ def methods_table(
 ) -> str:
     """Write one row per method, with the milliseconds of a step where they are measured (with those of "kd")."""
     header = ["method", "paper", "reads of the student", "of the teacher", "phase", "trains", "memory"]
-    rows = [
-        [
-            one.name,
-            one.paper or NOTHING,
-            ", ".join(one.student_reads),
-            ", ".join(one.teacher_reads) or NOTHING,
-            f"{one.first_phase_epochs}" if one.first_phase_epochs else NOTHING,
-            f"{one.num_parameters:,}" if one.num_parameters else NOTHING,
-            f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else NOTHING,
-        ]
-        for one in facts
-    ]
+    rows = []
+    for one in facts:
+        phase, trains = (
+            f"{number:,}" if number else NOTHING for number in (one.first_phase_epochs, one.num_parameters)
+        )
+        memory = f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else NOTHING
+        reads = [", ".join(names) or NOTHING for names in (one.student_reads, one.teacher_reads)]
+        rows.append([one.name, one.paper or NOTHING, *reads, phase, trains, memory])
     if milliseconds is not None:
         header += ["ms/step", "to KD"]
         for row in rows:

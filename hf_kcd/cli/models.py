@@ -63,18 +63,12 @@ def _describe(names: Sequence[str]) -> tuple[list[NetworkFacts], dict[str, Excep
 
 def _table(networks: Sequence[NetworkFacts], sources: Sequence[str], markdown: bool) -> str:
     header = ["network", "taps", "image", "parameters", "MMACs", "pre", *sources]
-    rows = [
-        [
-            facts.name,
-            " / ".join([*_runs(facts.taps), str(facts.embedding_dim)]),
-            _shape(facts.input_size),
-            f"{facts.num_parameters:,}",
-            f"{facts.macs / 1e6:,.1f}",
-            "yes" if facts.preactivations else "no",
-            *(f"{facts.published_top1[name]:.2f}" if name in facts.published_top1 else NOTHING for name in sources),
-        ]
-        for facts in networks
-    ]
+    rows = []
+    for facts in networks:
+        taps, published = " / ".join([*_runs(facts.taps), str(facts.embedding_dim)]), facts.published_top1
+        size = [f"{facts.num_parameters:,}", f"{facts.macs / 1e6:,.1f}", "yes" if facts.preactivations else "no"]
+        top1 = [f"{published[name]:.2f}" if name in published else NOTHING for name in sources]
+        rows.append([facts.name, taps, _shape(facts.input_size), *size, *top1])
     if len({facts.input_size for facts in networks}) == 1:
         header, *rows = ([*row[:2], *row[3:]] for row in (header, *rows))
     return format_table(header, rows, markdown, text_columns=2)

@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
             _announce(part, options)
         if options.dry_run is None:
             _upload(uploads, options)
-    if options.dry_run is not None:
-        print(f"\nWritten to {options.dry_run}; nothing was uploaded.")
+            return
+    print(f"\nWritten to {options.dry_run}; nothing was uploaded.")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -86,13 +86,12 @@ def test_resumed_chain_trains_what_is_missing_and_ends_the_same(chain, tmp_path,
 
 
 def test_assistant_with_weights_is_used_and_dgkd_has_all_teachers(chain, teacher, tmp_path, capsys):
-    given = str(chain / "assistant-1")
-    main([*words("dgkd", teacher, tmp_path / "out")[:-2], given, "cifar_resnet8"])
+    given, own = chain / "assistant-1", tmp_path / "out" / "assistant-2"
+    main([*words("dgkd", teacher, tmp_path / "out")[:-2], str(given), "cifar_resnet8"])
     printed = capsys.readouterr().out
     assert not (tmp_path / "out" / "assistant-1").exists()
-    own = str(tmp_path / "out" / "assistant-2")
-    assert f"from {teacher}, {given} with method dgkd" in printed
-    assert f"from {teacher}, {given}, {own} with method dgkd" in printed
+    for teachers in (f"{teacher}, {given}", f"{teacher}, {given}, {own}"):
+        assert f"from {teachers} with method dgkd" in printed
     assert results(tmp_path / "out")["history"]["loss_kd"][0] > 0
 
 

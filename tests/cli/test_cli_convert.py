@@ -79,15 +79,12 @@ def test_one_of_several_networks_is_chosen_by_its_part(tmp_path, hf_kcd, refused
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(networks["teacher"]))
     hf_kcd(*words, "--part", "model.module.student", "--overwrite")
     assert torch.equal(logits(load_model(tmp_path / "out")), logits(networks["student"]))
-
-
-def test_two_architectures_are_both_named(tmp_path, resnet8, hf_kcd, refused):
+    # Two architectures are both named.
     wrn = timm.create_model("cifar_wrn_16_2")
-    torch.save({"student": resnet8.state_dict(), "teacher": wrn.state_dict()}, tmp_path / "pair.pth")
-    line = refused("convert", tmp_path / "pair.pth", "--output", tmp_path / "out")
-    assert "It fits cifar_resnet8 (under 'student') or cifar_wrn_16_2 (under 'teacher')." in line
-    said = hf_kcd("convert", tmp_path / "pair.pth", "--network", "cifar_wrn_16_2", "--output", tmp_path / "out")
-    assert "cifar_wrn_16_2, 703,284 parameters" in said
+    torch.save({"student": networks["student"].state_dict(), "teacher": wrn.state_dict()}, tmp_path / "pair.pth")
+    words = ["convert", tmp_path / "pair.pth", "--output", tmp_path / "pair"]
+    assert "It fits cifar_resnet8 (under 'student') or cifar_wrn_16_2 (under 'teacher')." in refused(*words)
+    assert "cifar_wrn_16_2, 703,284 parameters" in hf_kcd(*words, "--network", "cifar_wrn_16_2")
 
 
 def test_any_network_of_timm_is_converted_when_it_is_named(tmp_path, hf_kcd, refused):

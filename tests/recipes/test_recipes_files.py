@@ -176,8 +176,8 @@ def test_imagenet_recipes_are_torchvisions_and_the_papers():
 
 def test_digits_recipe_is_what_the_demo_does():
     recipe = read(RECIPES / "digits" / "resnet20_resnet8.yaml")
-    assert recipe.config.train_points == _TRAIN_POINTS
-    assert (recipe.args.num_train_epochs, recipe.kcd.epochs_per_stage) == (24, 4)
+    figures = (recipe.config.train_points, recipe.args.num_train_epochs, recipe.kcd.epochs_per_stage)
+    assert figures == (_TRAIN_POINTS, 24, 4)
 
 
 @pytest.mark.parametrize("name", ["distill", "train_teacher"])
