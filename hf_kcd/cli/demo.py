@@ -58,7 +58,10 @@ def main(arguments: Sequence[str]) -> None:
         # The plots of one seed are enough.
         seeds = range(options.seeds)
         groups[name] = [_run(folder / subfolder / f"seed-{seed}", words, seed, plots=seed == 0) for seed in seeds]
-    _report(folder, groups)
+    print(f"\n{results_table(groups)}\n\nMean ± standard deviation over seeds. Differences within it are noise.")
+    write_json(folder / RESULTS_NAME, groups)
+    first = [read_results(folder / subfolder / "seed-0" / RESULTS_NAME) for subfolder, _ in _STUDENTS.values()]
+    save_figure(plot_curves(first, list(_STUDENTS)), folder / "comparison.png")
     print(f"\nEverything took {time.perf_counter() - started:.0f} s. {_next_steps(folder, options.seeds)}")
 
 
@@ -69,14 +72,6 @@ def _run(folder: Path, words: list[str], seed: int, plots: bool) -> Results:
     top1, seconds = results["accuracy"]["last"]["top1"], results["seconds"]["training"]
     print(f"{folder!s:<32} top-1 {top1:6.2f} %   C {results['cost']['paid']:6.1%}   {seconds:5.1f} s", flush=True)
     return results
-
-
-def _report(folder: Path, groups: dict[str, list[Results]]) -> None:
-    print(f"\n{results_table(groups)}\n\nMean ± standard deviation over seeds. Differences within it are noise.")
-    write_json(folder / RESULTS_NAME, groups)
-    students = {name: folder / subfolder / "seed-0" for name, (subfolder, _) in _STUDENTS.items()}
-    figure = plot_curves([read_results(path / RESULTS_NAME) for path in students.values()], list(students))
-    save_figure(figure, folder / "comparison.png")
 
 
 def _next_steps(folder: Path, num_seeds: int) -> str:

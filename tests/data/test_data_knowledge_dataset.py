@@ -143,7 +143,6 @@ def test_mixing_is_convex_before_the_crop_and_not_rounded(make_dataset, pixels):
 
 def test_images_of_many_sizes_are_cut_resized_and_mixed(make_dataset, many_sizes):
     data = KnowledgeDataset(make_dataset(many_sizes), CUT)
-    assert not data.in_memory
     data.set_epoch(2)
     alone = _pixels(data)
     assert alone.shape == (12, 3, 16, 16)

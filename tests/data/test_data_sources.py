@@ -64,16 +64,13 @@ def test_cifar100_is_read_from_a_folder_with_its_fine_labels(cifar100_folder):
     assert tiny.num_classes == 100 and tiny.class_names[19] == "cattle"
 
 
-def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
-    _write_images(tmp_path, ("train", "val", "test"), (40, 50))
-    data = load_image_data("imagenet", tmp_path)
-    assert data.preprocessing == IMAGENET_PREPROCESSING and len(data.train) == 4 and len(data.eval) == 4
-    assert data.eval.split == "validation"
-
-
 @pytest.mark.parametrize(("sides", "size"), [((40, 40), 40), ((40, 50), 224)])
 def test_a_folder_of_images_gets_the_preprocessing_of_its_sizes(tmp_path, sides, size):
-    _write_images(tmp_path, ("train", "test"), sides)
+    _write_images(tmp_path, ("train", "val", "test"), sides)
+    # The test split of ImageNet has no labels.
+    data = load_image_data("imagenet", tmp_path)
+    assert data.preprocessing == IMAGENET_PREPROCESSING and len(data.train) == len(data.eval) == 4
+    assert data.eval.split == "validation"
     data = load_image_data(str(tmp_path))
     assert data.preprocessing.size == size and data.preprocessing.any_size == (size == 224)
     assert data.preprocessing.padding == (5 if size == 40 else 0)
