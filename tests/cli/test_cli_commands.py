@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tiny import CONDENSED, QUIET, TINY
 
 from hf_kcd import KnowledgeMask
+from hf_kcd.cli import demo
 from hf_kcd.cli.main import _COMMANDS, main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -207,7 +208,8 @@ def test_one_of_two_processes_prints(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["world_size"] == 2
 
 
-def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, hf_kcd, refused):
+def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, hf_kcd, refused, monkeypatch):
+    monkeypatch.setattr(demo, "_TRAIN_POINTS", 60)
     printed = hf_kcd("demo", "--quick", "--seeds", "1", "--output_dir", tmp_path / "demo")
     table = printed[printed.index("C paid") :]
     for name in ("teacher", "student alone", "KD", "KC-KD", "random points", "hf-kcd mask compare"):
