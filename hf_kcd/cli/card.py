@@ -11,7 +11,7 @@ from .options import CommandParser
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("card", __doc__)
+    parser = CommandParser(__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished run; its results.json is enough")
     parser.add_argument("--output", metavar="FILE", help="file to write [RUN/README.md]")
     parser.add_argument("--repo", metavar="USER/NAME", help="repository on the Hub that has the weights")

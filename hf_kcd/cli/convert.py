@@ -26,7 +26,7 @@ has mean 0.5071 0.4866 0.4409 and the same std; TAKD has 0.507 0.487 0.441 and 0
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("convert", __doc__, _EPILOG)
+    parser = CommandParser(__doc__, _EPILOG)
     parser.add_argument("file", help="the checkpoint: .pth, .pt, .tar, .ckpt, .bin or .safetensors")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--network", metavar="NAME", help="timm name of the network [found for cifar_* networks]")
@@ -40,9 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     folder = Path(options.output)
     if not options.overwrite and any((folder / name).exists() for name in ("config.json", *WEIGHT_FILES)):
-        raise ValueError(
-            f"{folder} already holds a network: choose another --output, or add --overwrite to replace it."
-        )
+        raise ValueError(f"{folder} already holds a network: choose another --output, or add --overwrite.")
     checkpoint = read_checkpoint(options.file)
     network = options.network or _find_network(checkpoint, options.part)
     model = load_checkpoint(network, checkpoint, options.num_classes, options.part)
@@ -67,9 +65,9 @@ def _find_network(checkpoint: Checkpoint, part: str | None) -> str:
     """Find the only cifar_* network that a checkpoint fits."""
     found = {name for name, _ in find_networks_in(checkpoint, part)}
     if len(found) != 1:
+        said = describe_networks_in(checkpoint, part)
         raise ValueError(
-            f"{checkpoint.path} does not say which network it holds. {describe_networks_in(checkpoint, part)} "
-            "Name the network with --network; it can be any timm name."
+            f"{checkpoint.path} does not say which network it holds. {said} Give a timm name as --network."
         )
     return found.pop()
 
@@ -84,15 +82,12 @@ def _read_label_names(path: str, num_classes: int) -> list[str]:
     return names
 
 
-def _data_config(
-    model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> dict[str, tuple[float, ...]]:
+def _data_config(model: nn.Module, mean: list[float] | None, std: list[float] | None) -> dict[str, tuple[float, ...]]:
     """Check a given normalization and complete it with the network's own."""
     spec = ModelSpec.of(model)
     config = {"mean": tuple(mean or spec.mean), "std": tuple(std or spec.std)}
-    channels = len(spec.mean)
     for name, values in config.items():
-        if len(values) != channels:
+        if len(values) != (channels := len(spec.mean)):
             raise ValueError(f"--{name} has {len(values)} values for {channels} channels: give one for each.")
         if not all(math.isfinite(value) and (value > 0 or name == "mean") for value in values):
             raise ValueError(f"--{name} is {values}: give finite numbers, in units of [0, 1].")

@@ -17,11 +17,9 @@ from .options import CommandParser
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("evaluate", __doc__, imports=True)
+    parser = CommandParser(__doc__, imports=True)
     parser.add_argument("model", help="a run's folder, a checkpoint's folder, hf_hub:user/name, or a timm name")
-    parser.add_argument(
-        "--checkpoint", metavar="FILE", help="file with the weights of a network given by its timm name"
-    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights of a network given by its timm name")
     parser.add_argument("--data", required=True, help="digits, cifar100, imagenet, a folder, or a Hub id")
     parser.add_argument("--data_dir", metavar="FOLDER", help="folder that holds the data; nothing is downloaded then")
     parser.add_argument("--split", help="split to evaluate on [found by its name]")
@@ -31,10 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     result = _evaluate(options)
-    print(
-        f"{options.model} on {options.data}: top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} % "
-        f"of {result['num_points']:,} points"
-    )
+    accuracy = f"top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %"
+    print(f"{options.model} on {options.data}: {accuracy} of {result['num_points']:,} points")
     if options.json is not None:
         write_json(options.json, result)
 

@@ -1,6 +1,5 @@
 """`hf-kcd`: finds the command, and turns errors into one line and an exit code."""
 
-import argparse
 import importlib
 import os
 import sys
@@ -23,23 +22,26 @@ _COMMANDS = {
     "card": "write the model card of a finished run",
     "push": "publish the student of a run, and its mask, on the Hub",
 }
-_DESCRIPTION = "Knowledge distillation of image classifiers, with knowledge condensation (KCD)."
-_EPILOG = """examples:
+_HELP = """usage: hf-kcd COMMAND [options]
+
+Knowledge distillation of image classifiers, with knowledge condensation (KCD).
+
+commands:
+{commands}
+
+examples:
   hf-kcd demo
   hf-kcd distill --config recipes/cifar100/resnet20_resnet8.yaml --output_dir runs/first
   hf-kcd distill --config runs/first/recipe.yaml --output_dir runs/first --resume
   hf-kcd mask show runs/first/mask
 
-hf-kcd COMMAND --help lists the options of a command. HF_KCD_TRACEBACK=1 shows where an error comes from."""
+hf-kcd COMMAND --help lists the options of a command, hf-kcd --version prints the version. HF_KCD_TRACEBACK=1 shows where an
+error comes from."""
 _ERRORS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, ImportError, RunFailed)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `hf-kcd`; exit with 2 for a wrong request, 1 for a run that failed on the way, 130 for Ctrl-C.
-
-    Args:
-        arguments: Command-line words; those of the process by default.
-    """
+    """Run `hf-kcd`; exit with 2 for a wrong request, 1 for a run that failed on the way, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
@@ -60,14 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        parser = argparse.ArgumentParser(
-            usage="hf-kcd COMMAND [options]",
-            description=_DESCRIPTION,
-            epilog="\n".join(["commands:", *(f"  {name:<15}{text}" for name, text in _COMMANDS.items()), "", _EPILOG]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.add_argument("--version", action="store_true", help="print the version and exit")
-        parser.print_help()
+        print(_HELP.format(commands="\n".join(f"  {name:<15}{text}" for name, text in _COMMANDS.items())))
     elif arguments[0] == "--version":
         from .. import __version__
 

@@ -15,7 +15,7 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("mask", __doc__, _EPILOG)
+    parser = CommandParser(__doc__, _EPILOG)
     parser.add_argument("action", choices=("show", "compare"), help="show each mask, or compare two or more")
     parser.add_argument("masks", nargs="+", metavar="MASK", help="folder of a mask or of a run, or a Hub id")
     parser.add_argument("--plot", metavar="FILE", help="draw the comparison as a PNG")

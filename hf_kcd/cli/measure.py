@@ -18,18 +18,9 @@ _WARM_UP_STEPS = 2
 def measure_methods(
     names: Sequence[str], student: str, teacher: str, num_points: int, batch_size: int, rounds: int, steps: int
 ) -> dict[str, float]:
-    """Measure a training step (both networks, loss, backward, update) under several methods, in turns.
+    """Measure the median milliseconds of a training step (both networks, loss, backward, update) by method, in turns.
 
-    Args:
-        names: The methods.
-        student, teacher: Names of the networks in timm.
-        num_points: Number of points of the training set, which sizes the memories of methods.
-        batch_size: Images of a step.
-        rounds: How often each method has its turn.
-        steps: Steps of a turn.
-
-    Returns:
-        Median milliseconds of a step by method.
+    `num_points` sizes the memories of methods. Each method has `rounds` turns of `steps` steps.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in names}
     # None shows the bar on a terminal only.
@@ -53,13 +44,9 @@ def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: i
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     pixels = torch.randn(batch_size, *images.input_size, generator=generator)
     points = torch.randperm(num_points, generator=generator)[:batch_size]
-    batch = {
-        "pixel_values": pixels.contiguous(memory_format=torch.channels_last),
-        "labels": method.labels[points],
-        "point_ids": points,
-        "partner_ids": torch.full((batch_size,), -1),
-        "perturbation": torch.zeros(batch_size),
-    }
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    batch = {"pixel_values": pixels, "labels": method.labels[points], "point_ids": points}
+    batch |= {"partner_ids": torch.full((batch_size,), -1), "perturbation": torch.zeros(batch_size)}
     # Past every ramp, where all parts are computed.
     method.epoch = 100.0
     times = []

@@ -22,21 +22,18 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("methods", __doc__, _EPILOG, imports=True)
+    parser = CommandParser(__doc__, _EPILOG, imports=True)
     parser.add_argument("names", nargs="*", metavar="NAME", help="methods to list [all]")
     parser.add_argument("--student", metavar="NAME", default="cifar_resnet8", help="a timm name [%(default)s]")
     parser.add_argument("--teacher", metavar="NAME", default="cifar_resnet20", help="a timm name [%(default)s]")
-    parser.add_argument(
-        "--num_points", type=int, metavar="N", default=50_000, help="size of the data set [%(default)s]"
-    )
-    parser.add_argument(
-        "--measure", action="store_true", help="measure a training step of each method on this machine"
-    )
-    parser.add_argument(
-        "--batch_size", type=int, metavar="N", default=64, help="images of a measured step [%(default)s]"
-    )
-    parser.add_argument("--rounds", type=int, metavar="N", default=3, help="turns of each method [%(default)s]")
-    parser.add_argument("--steps", type=int, metavar="N", default=5, help="measured steps of a turn [%(default)s]")
+    for name, default, text in (
+        ("num_points", 50_000, "size of the data set"),
+        ("batch_size", 64, "images of a measured step"),
+        ("rounds", 3, "turns of each method"),
+        ("steps", 5, "measured steps of a turn"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=f"{text} [%(default)s]")
+    parser.add_argument("--measure", action="store_true", help="measure a training step of each method here")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     options = parser.parse_args(arguments)
@@ -58,26 +55,16 @@ def main(arguments: Sequence[str]) -> None:
 def methods_table(
     facts: Sequence[MethodFacts], milliseconds: dict[str, float] | None = None, *, markdown: bool = False
 ) -> str:
-    """Write one row per method.
-
-    Args:
-        facts: What `describe_method` returned.
-        milliseconds: What `measure_methods` returned, including "kd"; None for no such column.
-        markdown: Write a Markdown table instead of aligned text.
-    """
+    """Write one row per method, with the milliseconds of a step where they are measured (with those of "kd")."""
     header = ["method", "paper", "reads of the student", "of the teacher", "phase", "trains", "memory"]
-    rows = [
-        [
-            one.name,
-            one.paper or NOTHING,
-            ", ".join(one.student_reads),
-            ", ".join(one.teacher_reads) or NOTHING,
-            f"{one.first_phase_epochs}" if one.first_phase_epochs else NOTHING,
-            f"{one.num_parameters:,}" if one.num_parameters else NOTHING,
-            f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else NOTHING,
-        ]
-        for one in facts
-    ]
+    rows = []
+    for one in facts:
+        phase, trains = (
+            f"{number:,}" if number else NOTHING for number in (one.first_phase_epochs, one.num_parameters)
+        )
+        memory = f"{one.memory_bytes / 1e6:,.1f} MB" if one.memory_bytes >= 50_000 else NOTHING
+        reads = [", ".join(names) or NOTHING for names in (one.student_reads, one.teacher_reads)]
+        rows.append([one.name, one.paper or NOTHING, *reads, phase, trains, memory])
     if milliseconds is not None:
         header += ["ms/step", "to KD"]
         for row in rows:
@@ -87,14 +74,9 @@ def methods_table(
 
 
 def _explanation(options: argparse.Namespace) -> str:
-    text = (
-        "phase: epochs of a first phase before the training; trains: weights in addition to the student's;\n"
-        "memory: stored values of the points, and statistics."
-    )
+    text = """phase: epochs of a first phase before the training; trains: weights in addition to the student's;
+memory: stored values of the points, and statistics."""
     if options.measure:
-        threads = torch.get_num_threads()
-        text += (
-            f" ms/step: median of {options.rounds} turns of {options.steps} steps, batch {options.batch_size},\n{threads} "
-            f"thread{'s' if threads > 1 else ''}, {cpu_name()}; to KD: relative to KD."
-        )
+        text += f" ms/step: median of {options.rounds} turns of {options.steps} steps, batch {options.batch_size},"
+        text += f"\nthreads: {torch.get_num_threads()}, {cpu_name()}; to KD: relative to KD."
     return text

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
+from operator import attrgetter
 
 from tqdm.auto import tqdm
 
@@ -14,11 +15,9 @@ from ..models.published import PUBLISHED_SOURCES
 from ..reporting import NOTHING, format_table
 from .options import CommandParser
 
-_SORTED_BY = {
-    "name": lambda facts: _natural(facts.name),
-    "parameters": lambda facts: facts.num_parameters,
-    "macs": lambda facts: facts.macs,
-}
+_SORTED_BY = {"parameters": attrgetter("num_parameters"), "macs": attrgetter("macs")}
+# resnet8 comes before resnet20.
+_SORTED_BY["name"] = lambda facts: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", facts.name)]
 # Fewer networks are described before anyone could read a progress bar.
 _MOST_WITHOUT_BAR = 20
 _EPILOG = """examples:
@@ -29,7 +28,7 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("models", __doc__, _EPILOG, imports=True)
+    parser = CommandParser(__doc__, _EPILOG, imports=True)
     names = "a timm name, a wildcard in quotes, or a folder with config.json ['cifar_*']"
     parser.add_argument("names", nargs="*", default=["cifar_*"], metavar="NAME", help=names)
     parser.add_argument("--sort", choices=[*_SORTED_BY], help="order of the rows [as given]")
@@ -64,18 +63,12 @@ def _describe(names: Sequence[str]) -> tuple[list[NetworkFacts], dict[str, Excep
 
 def _table(networks: Sequence[NetworkFacts], sources: Sequence[str], markdown: bool) -> str:
     header = ["network", "taps", "image", "parameters", "MMACs", "pre", *sources]
-    rows = [
-        [
-            facts.name,
-            " / ".join([*_runs(facts.taps), str(facts.embedding_dim)]),
-            _shape(facts.input_size),
-            f"{facts.num_parameters:,}",
-            f"{facts.macs / 1e6:,.1f}",
-            "yes" if facts.preactivations else "no",
-            *(f"{facts.published_top1[name]:.2f}" if name in facts.published_top1 else NOTHING for name in sources),
-        ]
-        for facts in networks
-    ]
+    rows = []
+    for facts in networks:
+        taps, published = " / ".join([*_runs(facts.taps), str(facts.embedding_dim)]), facts.published_top1
+        size = [f"{facts.num_parameters:,}", f"{facts.macs / 1e6:,.1f}", "yes" if facts.preactivations else "no"]
+        top1 = [f"{published[name]:.2f}" if name in published else NOTHING for name in sources]
+        rows.append([facts.name, taps, _shape(facts.input_size), *size, *top1])
     if len({facts.input_size for facts in networks}) == 1:
         header, *rows = ([*row[:2], *row[3:]] for row in (header, *rows))
     return format_table(header, rows, markdown, text_columns=2)
@@ -101,11 +94,6 @@ def _runs(taps: Iterable[tuple[int, int, int]]) -> Iterable[str]:
         count = len(list(run))
         text = f"{channels},{height}" if height == width else f"{channels},{height}x{width}"
         yield from [f"{text} x{count}"] if count > 2 else [text] * count
-
-
-def _natural(name: str) -> list[str | int]:
-    # resnet8 comes before resnet20.
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _shape(size: Sequence[int]) -> str:

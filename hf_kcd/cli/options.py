@@ -1,4 +1,4 @@
-"""What the commands share: their parser, renamed options, and modules of the user's own."""
+"""What the commands share: their parser, old spellings of options, and modules of the user's own."""
 
 import argparse
 import importlib
@@ -7,33 +7,19 @@ import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-# Old name -> new name, of options, recipe keys and method options. An old name works for one version, with a warning.
-RENAMED = {"initialisation_epochs": "first_phase_epochs"}
-
 
 class RunFailed(Exception):
     """A training or upload that had begun and could not go on; the message says why."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The options of one command.
+    """The options of the command whose file has the docstring "`hf-kcd NAME`: what it does."."""
 
-    Args:
-        command: Its name.
-        doc: "`hf-kcd NAME`: what it does.", the docstring of its file.
-        epilog: Printed below the options.
-        imports: Whether it has `--import`.
-    """
-
-    def __init__(self, command: str, doc: str, epilog: str | None = None, imports: bool = False) -> None:
-        description = doc.split(": ", 1)[1]
-        super().__init__(
-            prog=f"hf-kcd {command}",
-            description=description[0].upper() + description[1:],
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    def __init__(self, doc: str, epilog: str | None = None, imports: bool = False) -> None:
+        name, text = doc.split(": ", 1)
+        raw = argparse.RawDescriptionHelpFormatter
+        about = {"description": text[0].upper() + text[1:], "epilog": epilog, "formatter_class": raw}
+        super().__init__(prog=name.strip("`"), allow_abbrev=False, **about)
         if imports:
             add_import_option(self)
 
@@ -44,19 +30,6 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{message}. See {self.prog} --help.")
 
 
-def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--import`, which imports a module as soon as it is read."""
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE",
-        action=_Import,
-        default=[],
-        help="Python file or module to import first, such as my_methods.py: it registers your own methods, values or "
-        "networks (repeatable)",
-    )
-
-
 class _Import(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         import_module(value)
@@ -64,15 +37,16 @@ class _Import(argparse.Action):
         setattr(namespace, self.dest, names if value in names else [*names, value])
 
 
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--import`, which imports a module as soon as it is read."""
+    text = "Python file or module to import first, such as my_methods.py: it registers your own methods, values or networks"
+    parser.add_argument(
+        "--import", dest="imports", metavar="MODULE", action=_Import, default=[], help=f"{text} (repeatable)"
+    )
+
+
 def import_module(name: str) -> None:
-    """Import a user's module, once.
-
-    Args:
-        name: A file ("my_methods.py") or a dotted name, which is also looked for in the current folder.
-
-    Raises:
-        ImportError: When there is no such module, its name is taken, or it raises an error.
-    """
+    """Import a user's module, once: a file ("my_methods.py"), or a dotted name, also found in the current folder."""
     path = Path(name) if name.endswith(".py") else None
     if path is not None and not path.is_file():
         raise ImportError(f"Cannot import {name}: there is no such file. Give its path from the current folder.")
@@ -82,23 +56,17 @@ def import_module(name: str) -> None:
     try:
         module = importlib.import_module(wanted)
     except (Exception, SystemExit) as error:
-        missing = isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}.")
-        reason = "there is no such module, neither installed nor in the current folder"
-        raise ImportError(
-            f"Cannot import {name}: {reason if missing else f'it raised {type(error).__name__}: {error}'}."
-        ) from error
+        reason = f"it raised {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}."):
+            reason = "there is no such module, neither installed nor in the current folder"
+        raise ImportError(f"Cannot import {name}: {reason}.") from error
     if path is not None and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
         raise ImportError(f"Cannot import {name}: another module is called {wanted}. Rename the file.")
 
 
 def current_name(name: str, valid: Container[str]) -> str:
-    """Translate the old name of an option or recipe key into the new one, with a warning.
-
-    Args:
-        name: What was given.
-        valid: Names that exist now; a name whose translation is not among them stays as it is.
-    """
-    new = RENAMED.get(name, name).replace("-", "_")
+    """Translate the old spelling of an option or recipe key, with hyphens, into a name in `valid`, with a warning."""
+    new = name.replace("-", "_")
     if new == name or new not in valid:
         return name
     say(f"hf-kcd: {name} is now spelled {new}. The old spelling will stop working in the next version.", sys.stderr)
@@ -106,13 +74,19 @@ def current_name(name: str, valid: Container[str]) -> str:
 
 
 def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """Translate the old names of options among command-line words."""
+    """Translate the old spellings of options among command-line words."""
     valid = {option.removeprefix("--") for option in parser._option_string_actions}
     current = []
     for word in words:
         name, sign, value = word.removeprefix("--").partition("=")
         current.append(f"--{current_name(name, valid)}{sign}{value}" if word.startswith("--") else word)
     return current
+
+
+def refuse_full(folder: Path, option: str) -> None:
+    """Refuse to write into a folder that already holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty: remove it, or choose another {option}.")
 
 
 def say(text: str, file=None) -> None:

@@ -15,11 +15,10 @@ from .run import load_run_data
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command with the words behind its name."""
-    parser = CommandParser("plot", __doc__)
+    parser = CommandParser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or Hub id of a student")
-    parser.add_argument(
-        "--output", metavar="FILE", default="comparison.png", help="file for the plot of several runs [%(default)s]"
-    )
+    help_ = "file for the plot of several runs [%(default)s]"
+    parser.add_argument("--output", metavar="FILE", default="comparison.png", help=help_)
     options = parser.parse_args(arguments)
 
     results = [read_results(_results_file(run)) for run in options.runs]
@@ -57,5 +56,4 @@ def _training_set(folder: Path) -> KnowledgeDataset | None:
     except OSError as error:
         print(f"No contact sheets: {error}")
         return None
-    columns = {"image_column": config.image_column, "label_column": config.label_column}
-    return KnowledgeDataset(data.train, data.preprocessing, **columns)
+    return KnowledgeDataset(data.train, data.preprocessing, **config.columns)

@@ -3,8 +3,8 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..hub import check_folder, hub_errors, upload
 from ..publishing import write_student_repository
-from .options import CommandParser, RunFailed
+from .options import CommandParser, RunFailed, refuse_full
 from .soft_labels import soft_labels_of_run
 
 _EPILOG = """examples:
@@ -52,21 +52,19 @@ def main(arguments: Sequence[str]) -> None:
             print(f"Logged in as {huggingface_hub.whoami()['name']}.")
     soft_labels = _make_soft_labels(run_folder, mask, options) if options.with_soft_labels else None
     with _staging(options.dry_run) as folder:
-        uploads = _write(folder, run_folder, mask, soft_labels, options)
+        uploads = _write(Path(folder), run_folder, mask, soft_labels, options)
         for part in uploads:
             _announce(part, options)
         if options.dry_run is None:
             _upload(uploads, options)
-    if options.dry_run is not None:
-        print(f"\nWritten to {options.dry_run}; nothing was uploaded.")
+            return
+    print(f"\nWritten to {options.dry_run}; nothing was uploaded.")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = CommandParser("push", __doc__, _EPILOG)
+    parser = CommandParser(__doc__, _EPILOG)
     parser.add_argument("run_folder", metavar="RUN_FOLDER", help="folder of a finished run, or of a mask")
-    parser.add_argument(
-        "repo", metavar="REPO", help="user/name of the student's repository (the mask's if --mask_only)"
-    )
+    parser.add_argument("repo", metavar="REPO", help="user/name of the student (of the mask if --mask_only)")
     parser.add_argument("--mask_repo", metavar="ID", help="the mask's repository [REPO-mask]")
     parser.add_argument("--teacher_repo", metavar="ID", help="the teacher's repository, to link [from the recipe]")
     one = parser.add_mutually_exclusive_group()
@@ -74,19 +72,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     one.add_argument("--mask_only", action="store_true", help="publish no student")
     parser.add_argument("--private", action="store_true", help="make new repositories private")
     parser.add_argument("--revision", metavar="R", help="branch to commit to, created if missing [main]")
-    parser.add_argument(
-        "--license", metavar="L", help="license for the cards, in the Hub's spelling: apache-2.0, mit, …"
-    )
+    parser.add_argument("--license", metavar="L", help="license for the cards, in the Hub's spelling: mit, …")
     parser.add_argument("--dry_run", metavar="FOLDER", help="write the repositories to FOLDER and upload nothing")
     soft = "store the teacher's answers for the mask's points, so that others can train without the teacher"
     parser.add_argument("--with_soft_labels", action="store_true", help=soft)
-    parser.add_argument(
-        "--views", type=int, metavar="N", default=4, help="soft labels: views of each point [%(default)s]"
-    )
-    parser.add_argument(
-        "--top_k", type=int, metavar="K", default=0, help="soft labels: classes to store, 0 for all [0]"
-    )
-    parser.add_argument("--bits", type=int, metavar="B", default=8, help="soft labels: bits of a logit, 8 or 16 [8]")
+    for name, default, text in (
+        ("views", 4, "views of each point"),
+        ("top_k", 0, "classes to store, 0 for all"),
+        ("bits", 8, "bits of a logit, 8 or 16"),
+    ):
+        help_ = f"soft labels: {text} [%(default)s]"
+        parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=help_)
     options = parser.parse_args(arguments)
     if options.mask_only and options.mask_repo is not None:
         raise ValueError("--mask_only pushes the mask to REPO itself: leave --mask_repo out.")
@@ -112,43 +108,29 @@ def _find_mask(run_folder: Path, options: argparse.Namespace) -> KnowledgeMask |
         return KnowledgeMask.from_pretrained(folder)
     for option in ("mask_only", "with_soft_labels"):
         if getattr(options, option):
-            raise FileNotFoundError(
-                f"{run_folder} has no mask to push: leave --{option} out, or give the folder of a run that condensed."
-            )
+            raise FileNotFoundError(f"{run_folder} has no mask: leave --{option} out, or give a run that condensed.")
     return None
 
 
 def _make_soft_labels(run_folder: Path, mask: KnowledgeMask, options: argparse.Namespace) -> SoftLabels:
-    num_points, num_classes, top_k = len(mask.kept), len(mask.dataset.class_names), options.top_k
-    size = SoftLabels.num_bytes(num_points, options.views, num_classes, top_k, options.bits)
+    num_points, num_classes = len(mask.kept), len(mask.dataset.class_names)
+    views, top_k, bits = options.views, options.top_k, options.bits
+    size = format_size(SoftLabels.num_bytes(num_points, views, num_classes, top_k, bits))
     stored = f"the {top_k} highest of {num_classes}" if 0 < top_k < num_classes else f"all {num_classes}"
-    print(
-        f"Soft labels: {options.views} views of {num_points:,} points, {stored} classes, {options.bits} bits: "
-        f"{format_size(size)}. The teacher answers {options.views * num_points:,} images first.",
-        flush=True,
-    )
-    return soft_labels_of_run(run_folder, num_views=options.views, top_k=top_k, bits=options.bits)
+    print(f"Soft labels: {views} views of {num_points:,} points, {stored} classes, {bits} bits: {size}.", end=" ")
+    print(f"The teacher answers {views * num_points:,} images first.", flush=True)
+    return soft_labels_of_run(run_folder, num_views=views, top_k=top_k, bits=bits)
 
 
-@contextmanager
-def _staging(dry_run: str | None) -> Iterator[Path]:
+def _staging(dry_run: str | None) -> AbstractContextManager[str | Path]:
     if dry_run is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    folder = Path(dry_run)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty: remove it, or choose another --dry_run.")
-    with atomic_folder(folder) as temporary:
-        yield temporary
+        return tempfile.TemporaryDirectory()
+    refuse_full(Path(dry_run), "--dry_run")
+    return atomic_folder(dry_run)
 
 
 def _write(
-    folder: Path,
-    run_folder: Path,
-    mask: KnowledgeMask | None,
-    soft_labels: SoftLabels | None,
-    options: argparse.Namespace,
+    folder: Path, run: Path, mask: KnowledgeMask | None, soft_labels: SoftLabels | None, options: argparse.Namespace
 ) -> list[_Upload]:
     """Write each repository into a folder of its own."""
     uploads = []
@@ -157,17 +139,12 @@ def _write(
         uploads.append(_Upload("Student", options.repo, "model", folder / "student"))
         # The recipe names the mask that a run was trained on.
         mask_repo = None if mask is None else options.mask_repo
-        write_student_repository(folder / "student", run_folder, repo_id=options.repo, mask_repo=mask_repo, **about)
+        write_student_repository(folder / "student", run, repo_id=options.repo, mask_repo=mask_repo, **about)
     if mask is not None:
         uploads.append(_Upload("Mask", options.mask_repo, "dataset", folder / "mask"))
-        mask.write_repository(
-            folder / "mask",
-            repo_id=options.mask_repo,
-            run_folder=None if (run_folder / KnowledgeMask.CONFIG_FILE).is_file() else run_folder,
-            student_repo=None if options.mask_only else options.repo,
-            soft_labels=soft_labels,
-            **about,
-        )
+        about |= {"repo_id": options.mask_repo, "student_repo": None if options.mask_only else options.repo}
+        run_folder = None if (run / KnowledgeMask.CONFIG_FILE).is_file() else run
+        mask.write_repository(folder / "mask", run_folder=run_folder, soft_labels=soft_labels, **about)
     return uploads
 
 
@@ -184,20 +161,14 @@ def _announce(part: _Upload, options: argparse.Namespace) -> None:
 
 def _upload(uploads: Sequence[_Upload], options: argparse.Namespace) -> None:
     print()
+    about = {"private": options.private or None, "revision": options.revision}
     for number, part in enumerate(uploads):
         print(f"Uploading {part.repo_id} ({number + 1} of {len(uploads)}) …", flush=True)
+        message = f"Upload {'student' if part.repo_type == 'model' else 'knowledge mask'}"
         try:
-            commit = upload(
-                part.folder,
-                part.repo_id,
-                repo_type=part.repo_type,
-                private=options.private or None,
-                revision=options.revision,
-                commit_message=f"Upload {'student' if part.repo_type == 'model' else 'knowledge mask'}",
-            )
+            commit = upload(part.folder, part.repo_id, repo_type=part.repo_type, commit_message=message, **about)
         except ConnectionError as error:
             done = "".join(f"{one.repo_id} is uploaded, " for one in uploads[:number])
-            raise RunFailed(
-                f"{error} ({done}{part.repo_id} is unchanged; run the same command again to go on.)"
-            ) from error
+            again = "run the same command again to go on."
+            raise RunFailed(f"{error} ({done}{part.repo_id} is unchanged; {again})") from error
         print(f"  {commit.repo_url}")

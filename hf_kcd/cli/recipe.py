@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,14 +13,11 @@ from typing import Any
 import huggingface_hub
 import yaml
 from transformers import HfArgumentParser
-from transformers.hf_argparser import HfArg
 
 from ..artifacts.files import atomic_file
-from ..artifacts.run_folder import RECIPE_NAME
-from ..errors import unknown_name
-from ..methods import method_options
+from ..errors import unknown_name, whole_number
 from ..training import DistillationConfig, KCDConfig
-from .options import add_import_option, current_name, current_words, say
+from .options import CommandParser, add_import_option, current_name, current_words, say
 
 _PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
 # What most runs change, in the order of the help and of written files.
@@ -54,17 +52,13 @@ _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqd
 _KINDS = {int: "N", float: "X"}
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, *aliases: str) -> Any:
+    return field(default=default, metadata={"help": help, "aliases": list(aliases)})
 
 
 @dataclass
 class RunConfig:
-    """What is trained, and on what; the rest is `DistillationConfig` and `KCDConfig`.
-
-    Raises:
-        ValueError: When fields contradict each other.
-    """
+    """What is trained, and on what; the rest is `DistillationConfig` and `KCDConfig`."""
 
     data: str = _option("digits", "Data set: digits, cifar100, imagenet, a folder, or a Hub id such as user/name.")
     data_dir: str | None = _option(None, "Folder that holds the data set already; nothing is downloaded then.")
@@ -73,24 +67,18 @@ class RunConfig:
     image_column: str | None = _option(None, "Column with the images; found by its type by default.")
     label_column: str | None = _option(None, "Column with the labels; found by its type by default.")
     train_points: int | None = _option(None, "Train on this many images only, balanced over the classes.")
-    student: str = HfArg(
-        default="cifar_resnet8",
-        aliases=["--network"],
-        help="Network to train (also --network): a timm name, a folder, or hf_hub:user/name.",
+    student: str = _option(
+        "cifar_resnet8", "Network to train (also --network): a timm name, folder or hf_hub:user/name.", "--network"
     )
     student_checkpoint: str | None = _option(None, "File with weights to start from.")
     new_classifier: bool = _option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
     freeze_backbone: bool = _option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
-    image_size: int | None = _option(
-        None, "Size to resize images to; by default the data's or the pretrained network's."
-    )
+    image_size: int | None = _option(None, "Size to resize images to; by default the data's or the network's.")
     teacher: str | None = _option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
     teacher_checkpoint: str | None = _option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
     assistants: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Networks between teacher and student, largest first (TAKD, DGKD); untrained ones are trained."
-        },
+        metadata={"help": "Networks between teacher and student, largest first (TAKD, DGKD); trained if need be."},
     )
     mask: str | None = _option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")
     mask_mixing: bool = _option(True, "Mix the mask's borderline images as the mask says.")
@@ -108,8 +96,8 @@ class RunConfig:
                 setattr(self, name, f"./{value}")
         if self.preset not in _PRESETS:
             raise unknown_name("preset", self.preset, _PRESETS)
-        if self.train_points is not None and self.train_points < 1:
-            raise ValueError(f"train_points is {self.train_points}: give at least 1, or leave it out for all points.")
+        if self.train_points is not None:
+            whole_number("train_points", self.train_points, hint="Leave it out for all points.")
         for name in ("teacher_checkpoint", "assistants"):
             if getattr(self, name) and self.teacher is None:
                 raise ValueError(f"{name} is given but teacher is not: name the teacher, too.")
@@ -120,24 +108,30 @@ class RunConfig:
         if self.mask is not None and self.condense:
             raise ValueError("mask fixes the points of the whole training, condense selects them: give one of them.")
 
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """Names of the columns as keyword arguments."""
+        return {"image_column": self.image_column, "label_column": self.label_column}
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: what is trained, how, and how it is condensed.
+    """A whole run: what is trained, how, how it is condensed (None for not at all), and the command line that said so.
 
-    Args:
-        config: What is trained.
-        args: How it is trained.
-        kcd: How knowledge is condensed; None for a run without condensation.
-        given: Names of the options that the file or the command line gave.
-        imports: Modules of the user that the run needs.
+    `given` are the options that the file or the command line gave, `imports` the user's modules that the run needs.
     """
 
     config: RunConfig
     args: DistillationConfig
     kcd: KCDConfig | None
+    command: str
     given: frozenset[str]
-    imports: tuple[str, ...] = ()
+    imports: tuple[str, ...]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an interrupted run is continued."""
+        return self.config.resume or self.args.resume_from_checkpoint is not None
 
     def save(self, path: str | Path) -> None:
         """Write the recipe as a YAML file that `--config` takes."""
@@ -156,20 +150,9 @@ class Recipe:
 
 
 def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Recipe:
-    """Read the configuration of a run.
+    """Read a run from the words behind a command, and check it as far as possible without data and networks.
 
-    Args:
-        command: Name of the command, for its help.
-        arguments: Command-line words behind it. `--config FILE.yaml` gives values that the other words override.
-        **defaults: Defaults of this command that differ from the fields' own.
-
-    Returns:
-        The run, checked as far as possible without data and networks.
-
-    Raises:
-        ValueError: For unknown names, values out of range, and condensation options without `condense`.
-        FileNotFoundError: When the file does not exist.
-        ImportError: When a module of the user cannot be imported.
+    `--config FILE.yaml` gives values that the other words override; `defaults` differ from the fields' own.
     """
     parser = _RecipeParser(command)
     parser.set_defaults(logging_strategy="epoch", eval_strategy="epoch", **defaults)
@@ -194,41 +177,22 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     if values["output_dir"] is None:
         raise ValueError("output_dir is missing: name the folder to write to, e.g. --output_dir runs/first.")
     args = DistillationConfig(**{name: values[name] for name in _names(DistillationConfig) if name in values})
-    known = method_options(args.method)
-    args.method_options = {current_name(name, known): value for name, value in args.method_options.items()}
     kcd = _PRESETS[config.preset](**overrides) if config.condense else None
     if kcd is None:
         # With --condense false on the command line, a recipe that condenses also serves without condensation.
         for name in sorted((from_line if "condense" in from_line else given) & (_names(KCDConfig) | {"preset"})):
             raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
-    return Recipe(config, args, kcd, given, tuple(values["imports"]))
-
-
-def run_recipe(run_folder: str | Path) -> Recipe:
-    """Read the recipe in the folder of a run.
-
-    Raises:
-        FileNotFoundError: When the folder has none.
-    """
-    path = Path(run_folder) / RECIPE_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"{run_folder} has no {RECIPE_NAME}: give the folder that a run was written to.")
-    return read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder)])
+    return Recipe(config, args, kcd, f"hf-kcd {command} {shlex.join(arguments)}", given, tuple(values["imports"]))
 
 
 class _RecipeParser(HfArgumentParser):
     """The options of a run: the most needed first in the help, and errors as exceptions."""
 
     def __init__(self, command: str) -> None:
-        super().__init__(
-            [RunConfig, DistillationConfig, KCDConfig],
-            prog=f"hf-kcd {command}",
-            allow_abbrev=False,
-            formatter_class=_OneSpelling,
-        )
-        self.add_argument(
-            "--config", metavar="FILE", help="YAML file with any of the options below; the command line wins."
-        )
+        configs = [RunConfig, DistillationConfig, KCDConfig]
+        super().__init__(configs, prog=f"hf-kcd {command}", allow_abbrev=False, formatter_class=_OneSpelling)
+        text = "YAML file with any of the options below; the command line wins."
+        self.add_argument("--config", metavar="FILE", help=text)
         add_import_option(self)
         for action in self._actions:
             if action.dest in _names(KCDConfig):
@@ -242,13 +206,11 @@ class _RecipeParser(HfArgumentParser):
             values = yaml.safe_load(path.read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a YAML file: {error}") from error
-        if values is None:
-            return []
+        values = {} if values is None else values
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a {type(values).__name__}: write one 'option: value' a line.")
-        base, words = values.pop("base", None), []
-        if base is not None:
-            above = (*above, path.resolve())
+        words, above = [], (*above, path.resolve())
+        if (base := values.pop("base", None)) is not None:
             if (path.parent / str(base)).resolve() in above:
                 raise ValueError(f"base in {path} is {base}, which is based on {path} itself: remove one of them.")
             words = self.words_of_file(path.parent / str(base), above)
@@ -279,8 +241,7 @@ class _RecipeParser(HfArgumentParser):
         hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
         return ValueError(f"Unknown {kind}: {word!r}. {hint}{self.prog} --help lists all of them.")
 
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message}. See {self.prog} --help.")
+    error = CommandParser.error
 
     def format_help(self) -> str:
         actions = {}
@@ -289,14 +250,10 @@ class _RecipeParser(HfArgumentParser):
         condensation = ["condense", "preset", *(f.name for f in fields(KCDConfig))]
         what = ["config", "imports", *(f.name for f in fields(RunConfig) if f.name not in condensation)]
         rest = [name for name in actions if name not in {*what, *condensation, *_COMMON, "help"}]
+        sections = {"What is trained": what, "How it is trained": _COMMON, "How knowledge is condensed": condensation}
         formatter = self._get_formatter()
         formatter.add_text(f"usage: {self.prog} [--config FILE.yaml] --output_dir FOLDER [--option value ...]")
-        for title, names in (
-            ("What is trained", what),
-            ("How it is trained", _COMMON),
-            ("How knowledge is condensed", condensation),
-            ("Everything else of transformers.TrainingArguments", rest),
-        ):
+        for title, names in {**sections, "Everything else of transformers.TrainingArguments": rest}.items():
             formatter.start_section(title)
             formatter.add_arguments([actions[name] for name in names])
             formatter.end_section()
@@ -310,11 +267,10 @@ class _OneSpelling(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=119)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        if action.nargs == 0:
-            return action.option_strings[0]
-        if action.nargs == "?":
-            return f"{action.option_strings[0]} [true|false]"
-        return f"{action.option_strings[0]} {action.metavar or _KINDS.get(action.type, 'VALUE')}"
+        value = {0: "", "?": " [true|false]"}.get(
+            action.nargs, f" {action.metavar or _KINDS.get(action.type, 'VALUE')}"
+        )
+        return f"{action.option_strings[0]}{value}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = (action.help or "").replace("\n", " ")
@@ -325,13 +281,14 @@ class _OneSpelling(argparse.HelpFormatter):
 def _import_words(path: Path, value: Any) -> list[str]:
     """Turn the `import` of a recipe into words; a recipe from the Hub, which is a stranger's, may not have one."""
     modules = value if isinstance(value, list) else [value]
+    listed = ", ".join(map(str, modules))
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE).resolve()
     if path.absolute().is_relative_to(cache) or path.resolve().is_relative_to(cache):
         raise ValueError(
-            f"{path} comes from the Hub and asks to import {', '.join(map(str, modules))}: a recipe from the Hub may not run "
-            "code. Copy the recipe, read the module, and import it with --import."
+            f"{path} comes from the Hub, so it may run no code, and it asks to import {listed}: copy the recipe, read the "
+            "module, and import it with --import."
         )
-    say(f"hf-kcd: {path} imports {', '.join(map(str, modules))}.", sys.stderr)
+    say(f"hf-kcd: {path} imports {listed}.", sys.stderr)
     return [f"--import={module}" for module in modules]
 
 

@@ -1,6 +1,7 @@
 """What `distill` and `train-teacher` share: make data, networks and trainer from a recipe, train, write the run's folder."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,7 @@ from ..data import ImageData, KnowledgeDataset, SoftLabels, first_points, load_i
 from ..methods.registry import get_method
 from ..models.loading import brings_weights, load_student, load_trained_model
 from ..publishing import push_student
-from ..reporting.run import draw_run
+from ..reporting.run import describe_run, draw_run
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
 from ..training.interruption import interruptible
@@ -26,29 +27,19 @@ from .options import RunFailed, say
 from .recipe import Recipe, RunConfig
 
 
-def run(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
+def run(recipe: Recipe, quiet: bool = False) -> Results:
     """Do what `train` does, as the last training of this process."""
-    results = train(recipe, command, quiet)
+    results = train(recipe, quiet)
     if torch.distributed.is_initialized():
         # gloo's threads must not outlive the interpreter; the DDP module that used them is gone with the trainer.
         torch.distributed.destroy_process_group()
     return results
 
 
-def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Results:
-    """Train as a recipe says and write the run's folder.
+def train(recipe: Recipe, quiet: bool = False) -> Results:
+    """Train as a recipe says, write the run's folder, and return what `results.json` holds.
 
-    Args:
-        recipe: What to train and how.
-        command: The command line, for the results.
-        quiet: Print nothing while training.
-
-    Returns:
-        The results, as in `results.json`.
-
-    Raises:
-        ValueError: When the recipe cannot be followed; nothing has been written yet.
-        RunFailed: When the training itself stops.
+    A ValueError means that the recipe cannot be followed and nothing is written yet; RunFailed, that training stopped.
     """
     config, args = recipe.config, recipe.args
     checkpoint = find_checkpoint(recipe)
@@ -57,7 +48,7 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
     with args.main_process_first(desc="data"):
         data = load_run_data(config)
     trainer = _make_trainer(recipe, data)
-    trainer.data_name, trainer.command = config.data, command
+    trainer.data_name, trainer.command = config.data, recipe.command
     show_progress(trainer, quiet)
     folder = Path(args.output_dir)
     if args.should_save:
@@ -68,7 +59,7 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
         with interruptible(trainer):
             trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_networks()
-        results = run_results(trainer, data=config.data, command=command)
+        results = run_results(trainer, data=config.data, command=recipe.command)
         if args.should_save:
             if trainer.kcd is not None and trainer.kcd.mask is not None:
                 trainer.kcd.mask.save_pretrained(folder / MASK_FOLDER)
@@ -80,6 +71,8 @@ def train(recipe: Recipe, command: str | None = None, quiet: bool = False) -> Re
         raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
     if args.push_to_hub and trainer.is_world_process_zero():
         _publish(folder, trainer)
+    if not quiet:
+        say(describe_run(results, folder))
     return results
 
 
@@ -88,10 +81,8 @@ def _publish(folder: Path, trainer: DistillationTrainer) -> None:
     try:
         commit = push_student(folder, trainer.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
     except (ValueError, OSError) as error:
-        raise RunFailed(
-            f"{error} (The run is finished and complete in {folder}; publish it with: hf-kcd push {folder} "
-            f"{trainer.hub_model_id})"
-        ) from error
+        again = f"hf-kcd push {folder} {trainer.hub_model_id}"
+        raise RunFailed(f"{error} (The run is complete in {folder}; publish it with: {again})") from error
     say(f"Published: {commit.repo_url}")
 
 
@@ -99,49 +90,36 @@ def _make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     config, args = recipe.config, recipe.args
     student, train_set = student_and_training_set(recipe, data)
     evaluation = None
-    if data.eval is None:
-        args.eval_strategy = "no"
+    if data.eval is not None:
+        evaluation = KnowledgeDataset(data.eval, train_set.preprocessing, training=False, **config.columns)
     else:
-        evaluation = KnowledgeDataset(data.eval, train_set.preprocessing, training=False, **_columns(config))
+        args.eval_strategy = "no"
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
     teachers = [load_trained_model(name, train_set.num_classes, file) for name, file in teachers_of(recipe)]
-    return DistillationTrainer(
-        student,
-        SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers,
-        args,
-        train_dataset=train_set,
-        eval_dataset=evaluation,
-        callbacks=None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)],
-        mask=mask,
-        mask_mixing=config.mask_mixing,
-    )
+    source = SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers
+    callbacks = None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)]
+    sets = {"train_dataset": train_set, "eval_dataset": evaluation}
+    points = {"callbacks": callbacks, "mask": mask, "mask_mixing": config.mask_mixing}
+    return DistillationTrainer(student, source, args, **sets, **points)
 
 
 def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module, KnowledgeDataset]:
     """Make the student and its training set from what `load_run_data` loaded."""
     config, args = recipe.config, recipe.args
-    _, label_column = find_columns(data.train, config.image_column, config.label_column)
+    _, label_column = find_columns(data.train, **config.columns)
     # The student's first weights are a function of the seed alone.
     set_seed(args.seed)
-    student = load_student(
-        config.student,
-        data.train.features[label_column].num_classes,
-        config.student_checkpoint,
-        new_classifier=config.new_classifier,
-        freeze_backbone=config.freeze_backbone,
-    )
+    num_classes = data.train.features[label_column].num_classes
+    transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
+    student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
     preprocessing = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
         preprocessing = data.preprocessing.as_network_expects(student)
-    return student, KnowledgeDataset(data.train, preprocessing, seed=args.seed, **_columns(config))
+    return student, KnowledgeDataset(data.train, preprocessing, seed=args.seed, **config.columns)
 
 
 def teachers_of(recipe: Recipe) -> list[tuple[str, str | None]]:
-    """Name the networks that a run learns from, each with its file of weights.
-
-    Returns:
-        The teacher and all assistants for a method with several teachers, otherwise the last of them.
-    """
+    """Name the teacher and all assistants of a run, or the last where the method has one, each with its weights' file."""
     config = recipe.config
     if config.teacher is None:
         return []
@@ -161,11 +139,10 @@ def assistant_folders(config: RunConfig, output_dir: str) -> list[str]:
 def load_run_data(config: RunConfig) -> ImageData:
     """Load the data set of a run, cut to `train_points` where that is given."""
     splits = {"train_split": config.train_split, "eval_split": config.eval_split}
-    data = load_image_data(config.data, config.data_dir, **splits, **_columns(config))
+    data = load_image_data(config.data, config.data_dir, **splits, **config.columns)
     if config.train_points is None:
         return data
-    train_set = first_points(data.train, config.train_points, config.label_column)
-    return ImageData(train_set, data.eval, data.preprocessing, data.name)
+    return replace(data, train=first_points(data.train, config.train_points, config.label_column))
 
 
 def find_checkpoint(recipe: Recipe) -> str | None:
@@ -184,14 +161,8 @@ def find_checkpoint(recipe: Recipe) -> str | None:
     if (folder / RESULTS_NAME).exists():
         raise ValueError(f"{folder} holds a finished run: choose another output_dir, or add --resume to continue it.")
     if any(folder.glob("checkpoint-*")):
-        raise ValueError(
-            f"{folder} holds an interrupted run: add --resume to continue it, or choose another output_dir."
-        )
+        raise ValueError(f"{folder} holds an interrupted run: add --resume, or choose another output_dir.")
     return None
-
-
-def _columns(config: RunConfig) -> dict[str, str | None]:
-    return {"image_column": config.image_column, "label_column": config.label_column}
 
 
 def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
@@ -205,10 +176,9 @@ def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
         f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
         f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."
     )
-    if recipe.kcd is not None:
-        text += (
-            f"\nCondensing to {recipe.kcd.final_ratio:.0%} of the points, with a selection every "
-            f"{recipe.kcd.epochs_per_stage} epochs by {recipe.kcd.value}: {trainer.schedule.relative_cost:.2%} of the cost of "
-            "training on all points."
-        )
-    return text
+    if (kcd := recipe.kcd) is None:
+        return text
+    return (
+        f"{text}\nCondensing to {kcd.final_ratio:.0%} of the points, with a selection every {kcd.epochs_per_stage} epochs by "
+        f"{kcd.value}: {trainer.schedule.relative_cost:.2%} of the cost of training on all points."
+    )

@@ -1,10 +1,7 @@
 """`hf-kcd train-teacher`: train a network alone."""
 
-import shlex
 from collections.abc import Sequence
 
-from ..reporting.run import describe_run
-from .options import say
 from .recipe import read_recipe
 from .run import run
 
@@ -14,5 +11,4 @@ def main(arguments: Sequence[str]) -> None:
     recipe = read_recipe("train-teacher", arguments, method="ce")
     if recipe.config.teacher is not None:
         raise ValueError("A teacher is trained alone: leave teacher out, or use hf-kcd distill.")
-    results = run(recipe, command=f"hf-kcd train-teacher {shlex.join(arguments)}")
-    say(describe_run(results, recipe.args.output_dir))
+    run(recipe)

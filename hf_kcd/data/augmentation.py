@@ -15,20 +15,10 @@ RESIZED_CROP_DRAWS = 4 * _CROP_ATTEMPTS + 1
 
 
 def uniform(seed: int, epoch: int, point_ids: np.ndarray, num_draws: int, stream: int = 0) -> np.ndarray:
-    """Draw uniform numbers for points, independent of batch, worker, process and restart.
+    """Draw numbers in [0, 1), float64 [B, num_draws]; those of a point depend on no batch, worker, process or restart.
 
-    Each number is the SplitMix64 finalizer (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-    2014) chained over seed, epoch, stream, point id and draw number.
-
-    Args:
-        seed: Any integer.
-        epoch: Number of the epoch, from 0.
-        point_ids: int64 [B].
-        num_draws: Numbers per point.
-        stream: Number of an independent series.
-
-    Returns:
-        float64 [B, num_draws] in [0, 1).
+    They are SplitMix64 finalizers (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014),
+    chained over seed, epoch, stream, point id and draw number.
     """
     state = _chain(_series(seed, epoch, stream), point_ids.astype(np.uint64)[:, None])
     return (_chain(state, np.arange(num_draws, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
@@ -53,18 +43,7 @@ def _chain(state: np.ndarray, word: np.ndarray) -> np.ndarray:
 def crop_and_flip(
     images: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor, padding: int
 ) -> torch.Tensor:
-    """Pad a batch with zeros, cut a window of the original size out of each image, and mirror some of them.
-
-    Args:
-        images: [B, C, H, W], any dtype.
-        top: int64 [B], first row of the window in the padded image.
-        left: int64 [B], first column of the window in the padded image.
-        flip: bool [B], whether the window is mirrored left to right.
-        padding: Zeros on each side, in pixels.
-
-    Returns:
-        [B, C, H, W], of the dtype of `images`.
-    """
+    """Pad images [B, C, H, W] with zeros, cut a window [H, W] at `top`, `left` [B] out of each, mirror those of `flip`."""
     batch, channels, height, width = images.shape
     padded_width = width + 2 * padding
     padded = images.new_zeros(batch, channels, height + 2 * padding, padded_width)
@@ -81,11 +60,6 @@ def resized_crop(image: Image.Image, size: int, draws: np.ndarray) -> Image.Imag
     """Cut a random part of an image, resize it and mirror it half of the time, as Inception does (Szegedy et al., 2015).
 
     The part covers 8 to 100 % of the area at a ratio of 3/4 to 4/3; it is the center when ten attempts do not fit.
-
-    Args:
-        image: An RGB image.
-        size: Height and width of the result, in pixels.
-        draws: float64 [RESIZED_CROP_DRAWS] in [0, 1).
     """
     box = _random_box(image.width, image.height, draws[:-1].reshape(_CROP_ATTEMPTS, 4))
     part = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
@@ -93,12 +67,7 @@ def resized_crop(image: Image.Image, size: int, draws: np.ndarray) -> Image.Imag
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to 256/224 of `size` and cut the center, as ImageNet is evaluated.
-
-    Args:
-        image: An RGB image.
-        size: Height and width of the result, in pixels.
-    """
+    """Resize the shorter side to 256/224 of `size` pixels and cut the center, as ImageNet is evaluated."""
     return functional.center_crop(functional.resize(image, [round(size * 256 / 224)]), [size, size])
 
 

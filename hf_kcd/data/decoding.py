@@ -9,12 +9,9 @@ from PIL import Image
 
 
 class ImageReader:
-    """Decodes the images of a column by point id.
+    """Decodes the images of a column by point id, without the data set's own format or transform.
 
-    Args:
-        dataset: A map-style data set; its own format or transform is not applied.
-        image_column: Name of its image column.
-        size: Height and width that every image must have, in pixels; None allows any size.
+    Every image must have `size` x `size` pixels; None allows any size.
     """
 
     def __init__(self, dataset: datasets.Dataset, image_column: str, size: int | None = None) -> None:
@@ -43,9 +40,7 @@ class ImageReader:
         try:
             image = self._decode(row).convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f"The image of point {point} cannot be decoded ({error}). Remove or replace it."
-            ) from error
+            raise ValueError(f"The image of point {point} cannot be decoded ({error}). Replace it.") from error
         if self._size is not None and image.size != (self._size, self._size):
             raise ValueError(
                 f"The image of point {point} is {image.height} x {image.width}, but the preprocessing expects "

@@ -12,20 +12,14 @@ _BLEND_CHUNK = 4096
 
 
 class ImageBank:
-    """Images by point id, kept in memory when all have one size and fit the budget.
-
-    Args:
-        reader: Decodes the images.
-        memory_budget: Bytes that decoded images may take; 0 decodes each time.
-        device: Where decoded images are kept.
-    """
+    """Images by point id, kept on a device when all have one size and fit the budget in bytes, else decoded each time."""
 
     def __init__(self, reader: ImageReader, memory_budget: int, device: torch.device) -> None:
         images = _decode_all(reader, memory_budget)
         if images is None and device.type != "cpu":
             raise ValueError(
-                f"Images can be kept on {device} only when all have one size and take at most {memory_budget} bytes. "
-                "Leave device out and use workers, or raise memory_budget."
+                f"Images are kept on {device} only if all have one size and take at most {memory_budget} bytes. Leave device "
+                "out and use workers, or raise memory_budget."
             )
         self.device = device
         # A reader holds the data set. Without it, a spawned worker receives handles of shared memory and no image.
@@ -54,10 +48,7 @@ class ImageBank:
         """Mix partners into the kept images of points that all have one; see `KnowledgeDataset.blend`."""
         images = self._source
         if isinstance(images, ImageReader):
-            raise RuntimeError(
-                "blend changes images in memory, but these are decoded each time. Raise memory_budget if they have one "
-                "size, or mix while loading: select(points, partner, perturbation)."
-            )
+            raise RuntimeError("blend needs images in memory: raise memory_budget, or mix with select while loading.")
         unsaved = selection.points[~torch.isin(selection.points, self._blended)]
         self._originals = torch.cat([self._originals, self.read(unsaved).cpu()])
         self._blended = torch.cat([self._blended, unsaved])

@@ -42,8 +42,7 @@ class KnowledgeDataset(Dataset[Batch]):
         preprocessing: How images are prepared; None chooses one with `guess_preprocessing`.
         training: Whether images are augmented.
         seed: Seed of the augmentation, which depends only on the seed, the epoch and the point.
-        image_column: Name of the image column; None finds it by type.
-        label_column: Name of the label column; None finds it by type.
+        image_column, label_column: None finds them by type.
         memory_budget: Bytes that decoded images may take; 0 decodes in the workers.
         device: Where images are kept and batches are made; None means the CPU. An accelerator needs images in memory
             and a loader without workers.
@@ -51,15 +50,13 @@ class KnowledgeDataset(Dataset[Batch]):
 
     Attributes:
         num_points: Number of points of the whole data set, selected or not.
-        num_classes, class_names: The classes, in label order.
-        labels: int64 [num_points], class of each point.
+        num_classes, class_names, labels: The classes, in label order, and that of each point, int64 [num_points].
         mean, std: Those of the preprocessing, pixels in [0, 1].
         identity: `DatasetIdentity` of the data set, by which masks and soft labels know it.
 
     Raises:
         TypeError: When `dataset` is not a map-style data set.
-        ValueError: For missing columns, no points, labels out of range, broken images, images that do not fit the
-            preprocessing, or a `device` for images that are not in memory.
+        ValueError: When columns, labels or images are missing or do not fit, or a `device` has images not in memory.
 
     Example:
         >>> data = KnowledgeDataset(load_dataset("uoft-cs/cifar100")["train"], CIFAR_PREPROCESSING)
@@ -139,8 +136,7 @@ class KnowledgeDataset(Dataset[Batch]):
     def select(self, points: Selection | Ids, partner: Ids | None = None, perturbation: Shares | None = None) -> None:
         """Choose the points to train on from now on, and what is mixed into them.
 
-        The image of a point becomes `(1 - perturbation) * image + perturbation * image of its partner` before the
-        augmentation (KCD, Eq. 14).
+        An image becomes `(1 - perturbation) * image + perturbation * partner's image` before augmentation (KCD, Eq. 14).
 
         Args:
             points: A `Selection`, or int [K] ids in any order; the data set keeps them ascending.
@@ -158,11 +154,8 @@ class KnowledgeDataset(Dataset[Batch]):
     def blend(self, points: Selection | Ids, partner: Ids | None = None, perturbation: Shares | None = None) -> None:
         """Mix partners into the 8-bit images in memory; repeated calls add up, as in the released KCD program.
 
-        The arguments are those of `select`. Images are mixed in float32 and truncated to 8 bits until `restore_images`.
-
-        Raises:
-            ValueError: When the arguments are not as for `select`; no image is then changed.
-            RuntimeError: When the images are not in memory.
+        The arguments are those of `select`; when they are refused, no image changes. Images are mixed in float32 and
+        truncated to 8 bits until `restore_images`. Images that are not in memory raise a RuntimeError.
         """
         selection = self._checked(points, partner, perturbation)
         self._bank.blend(Selection(*(values[selection.is_mixed] for values in selection)))
@@ -174,12 +167,8 @@ class KnowledgeDataset(Dataset[Batch]):
     def apply(self, mask: KnowledgeMask, mixing: bool = True) -> None:
         """Select the points of a mask (KCD, Fig. 4).
 
-        Args:
-            mask: A mask made on this data set.
-            mixing: Whether to mix borderline points as the mask records ("+VAKS") or leave them as they are ("+DS").
-
-        Raises:
-            ValueError: When the mask belongs to another data set.
+        With `mixing`, borderline points are mixed as the mask records ("+VAKS"), otherwise left as they are ("+DS").
+        A ValueError says that the mask belongs to another data set.
         """
         mask.check(self.identity)
         self.restore_images()
@@ -193,10 +182,8 @@ class KnowledgeDataset(Dataset[Batch]):
     def use_soft_labels(self, soft_labels: SoftLabels | None) -> None:
         """Add a teacher's stored answers for this selection to the batches, or nothing for None.
 
-        Epoch e then shows view e mod V, drawn with the soft labels' seed. Points selected later get NaN.
-
-        Raises:
-            ValueError: When the soft labels are of other data, images or points.
+        Epoch e then shows view e mod V, drawn with the soft labels' seed. Points selected later get NaN. Soft labels of
+        other data, images or points raise a ValueError.
         """
         if soft_labels is not None:
             soft_labels.check(self.identity, self.preprocessing, self.selection_digest())
@@ -218,19 +205,12 @@ class KnowledgeDataset(Dataset[Batch]):
         return {name: values[0] for name, values in self.__getitems__([position]).items()}
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Prepare a whole batch; torch's loader calls this where it exists.
-
-        Args:
-            positions: Positions in the selection, 0 to `len(self) - 1`.
+        """Prepare the batch at positions 0 to `len(self) - 1` of the selection; torch's loader calls this.
 
         Returns:
-            `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalized; `labels` int64 [B];
-            `point_ids` int64 [B]; `partner_ids` int64 [B], -1 for none; `perturbation` float32 [B]; with soft labels
-            `teacher_logits` float32 [B, classes].
-
-        Raises:
-            IndexError: For a position out of range.
-            RuntimeError: When a worker is asked for images on an accelerator.
+            `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalized; `labels`, `point_ids`
+            and `partner_ids` int64 [B], -1 for no partner; `perturbation` float32 [B]; with soft labels `teacher_logits`
+            float32 [B, classes].
         """
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise RuntimeError(f"Workers cannot read images on {self.device}: set dataloader_num_workers=0.")
@@ -299,7 +279,7 @@ def _read_labels(dataset: datasets.Dataset, column: str, num_classes: int) -> to
     if not valid.all():
         point = int(np.argmin(valid))
         raise ValueError(
-            f"Point {point} has the label {labels[point]}; the {num_classes} classes are 0 to {num_classes - 1}. "
-            "A test split without labels cannot be used: choose another split, or filter these points."
+            f"Point {point} has the label {labels[point]}, but classes run from 0 to {num_classes - 1}. Choose a split with "
+            "labels, or filter these points."
         )
     return torch.from_numpy(labels.astype(np.int64)).share_memory_()

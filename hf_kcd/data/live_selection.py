@@ -6,11 +6,7 @@ from ..condensation.selection import Selection
 
 
 class LiveSelection:
-    """The current selection of a data set, all of its points at first.
-
-    Args:
-        num_points: Number of points of the data set, N.
-    """
+    """The current selection of a data set, all of its points at first."""
 
     def __init__(self, num_points: int) -> None:
         self._length = torch.tensor(num_points).share_memory_()

@@ -11,11 +11,7 @@ CODES = {8: torch.int8, 16: torch.int16}
 def packed_layout(
     num_points: int, num_views: int, num_classes: int, top_k: int, bits: int
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Return type and shape of every tensor of soft labels; with `top_k` 0 all classes are coded.
-
-    Raises:
-        ValueError: For numbers that cannot be.
-    """
+    """Return type and shape of every tensor of soft labels; with `top_k` 0 all classes are coded."""
     check_packing(num_views, num_classes, top_k, bits)
     rows = (num_points, num_views)
     layout = {"points": (torch.int64, rows[:1]), "low": (torch.float32, rows), "high": (torch.float32, rows)}
@@ -27,16 +23,9 @@ def packed_layout(
 
 
 def pack_logits(logits: Tensor, top_k: int, bits: int, temperature: float) -> dict[str, Tensor | None]:
-    """Pack rows of logits as `SoftLabels` holds them.
+    """Pack finite logits [B, classes] into the parts of `SoftLabels`: [B, M] or [B] each, None where it has none.
 
-    Args:
-        logits: Finite logits [B, classes] of any floating type.
-        top_k: Classes of each row that are coded; 0 for all.
-        bits: 8 or 16.
-        temperature: At which the share of the other classes stays what it is.
-
-    Returns:
-        `codes` [B, M], `low`, `high` [B], and where `top_k` is given `classes` [B, M] and `rest` [B].
+    `top_k` classes of each row are coded, 0 for all; at `temperature` the others keep their share of the probability.
     """
     logits = logits.double()
     num_classes = logits.shape[1]
@@ -60,11 +49,7 @@ def pack_logits(logits: Tensor, top_k: int, bits: int, temperature: float) -> di
 def unpack_logits(
     codes: Tensor, low: Tensor, high: Tensor, classes: Tensor | None, rest: Tensor | None, num_classes: int
 ) -> Tensor:
-    """Undo `pack_logits`, without a host sync.
-
-    Returns:
-        float32 [B, num_classes].
-    """
+    """Undo `pack_logits`, without a host sync: float32 [B, num_classes]."""
     bits = 8 * codes.element_size()
     offset, levels = 2 ** (bits - 1), 2**bits - 1
     low, high = low[:, None], high[:, None]
@@ -75,11 +60,7 @@ def unpack_logits(
 
 
 def check_packing(num_views: int, num_classes: int, top_k: int, bits: int) -> None:
-    """Refuse numbers that soft labels cannot be made with.
-
-    Raises:
-        ValueError: Naming the number and its value.
-    """
+    """Refuse numbers that soft labels cannot be made with."""
     if type(num_views) is not int or num_views < 1:
         raise ValueError(f"num_views is {num_views!r}: give at least 1 view of every point.")
     if type(top_k) is not int or not 0 <= top_k <= num_classes:

@@ -17,15 +17,13 @@ class Preprocessing:
     """How the images of a data set are prepared.
 
     Args:
-        mean: Mean of each of the three channels, pixels in [0, 1].
-        std: Standard deviation of each of the three channels, pixels in [0, 1].
+        mean, std: Mean and standard deviation of each of the three channels, pixels in [0, 1].
         size: Height and width of the images, in pixels.
         augmentation: `"crop_flip"` crops the zero-padded image at random and mirrors it half of the time, `"crop"` never
             mirrors, `"none"` changes nothing; all three need images of `size` x `size`. `"resized_crop_flip"` takes
             images of any size: it resizes a random part to `size` (the center in evaluation) and mirrors half of them.
         padding: Black pixels added on each side before a random crop.
-        resize: Height and width to which finished images are resized, for a network of another input size; None keeps
-            `size`.
+        resize: Height and width of finished images, for a network of another input size; None keeps `size`.
 
     Raises:
         ValueError: For an unknown augmentation or a number out of its range.
@@ -48,11 +46,9 @@ class Preprocessing:
             raise ValueError(f"std is {self.std}; each channel needs a number above 0.")
         if self.augmentation not in AUGMENTATIONS:
             raise unknown_name("augmentation", self.augmentation, AUGMENTATIONS)
-        for name, value in (("size", self.size), ("resize", self.resize)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; give the height and width in pixels, 1 or more.")
-        if self.padding < 0:
-            raise ValueError(f"padding is {self.padding}; give a number of pixels, 0 or more.")
+        for name, value, least in (("size", self.size, 1), ("resize", self.resize, 1), ("padding", self.padding, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; give a number of pixels, {least} or more.")
 
     @property
     def any_size(self) -> bool:
@@ -67,12 +63,7 @@ class Preprocessing:
     def for_network(
         self, size: int | None = None, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
     ) -> "Preprocessing":
-        """Prepare the same images, with the same augmentation, for a network that was trained on others.
-
-        Args:
-            size: Height and width of the network's input, in pixels; None keeps the present ones.
-            mean, std: Normalization of the network's images; None keeps the present one.
-        """
+        """Prepare the same images, with the same augmentation, for a network of another input; None keeps what is."""
         changed = replace(self, mean=mean or self.mean, std=std or self.std)
         if size is None:
             return changed
@@ -92,13 +83,11 @@ CIFAR_PREPROCESSING = Preprocessing((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0
 IMAGENET_PREPROCESSING = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, "resized_crop_flip")
 # Mean and deviation of the training split of scikit-learn's digits. No flip: a mirrored digit is another digit.
 DIGITS_PREPROCESSING = Preprocessing((0.3053,) * 3, (0.3760,) * 3, 8, "crop", padding=1)
+BY_DATA = {"digits": DIGITS_PREPROCESSING, "cifar100": CIFAR_PREPROCESSING, "imagenet": IMAGENET_PREPROCESSING}
 
 
 def guess_preprocessing(dataset: datasets.Dataset, image_column: str) -> Preprocessing:
-    """Choose a preprocessing by the sizes of up to 64 evenly spaced images.
-
-    It is that of CIFAR, at their size and padded by an eighth of it, if all are squares of one size; else of ImageNet.
-    """
+    """Choose CIFAR's preprocessing, padded by an eighth, if up to 64 sampled images are squares of one size; else ImageNet's."""
     sizes = ImageReader(dataset, image_column).sample_sizes(64)
     height, width = min(sizes, default=(0, 1))
     if len(sizes) > 1 or height != width:

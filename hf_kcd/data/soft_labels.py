@@ -41,11 +41,9 @@ class SoftLabels(Artifact):
         classes: [K, V, M], the class of each code, in the smallest of uint8, int16 and int32; None when all are coded.
         rest: float32 [K, V], the logit of every class that is not coded; None when all are.
         temperature: At which the share of the classes that are not coded is the teacher's.
-        seed: Seed of the augmentation.
-        images: `Preprocessing` of the views, as a plain dict.
-        selection: Digest of the selection and its mixing, `KnowledgeDataset.selection_digest`.
+        seed, images: Seed of the augmentation, and the `Preprocessing` of the views as a plain dict.
+        selection, dataset: Digest of the selection (`KnowledgeDataset.selection_digest`), identity of the data set.
         teacher: The network's name.
-        dataset: The identity of the data set.
 
     Raises:
         ValueError: When the parts do not fit together, naming the part.
@@ -131,28 +129,14 @@ class SoftLabels(Artifact):
 
     @staticmethod
     def num_bytes(num_points: int, num_views: int, num_classes: int, top_k: int = 0, bits: int = 8) -> int:
-        """Compute how many bytes the tensors of soft labels take, before they are made; the files add a few kilobytes.
-
-        Args:
-            num_points, num_views, num_classes: Selected points, views of each, classes of the data set.
-            top_k: Classes of each row that are stored; 0 for all.
-            bits: Bits of a logit, 8 or 16.
-
-        Raises:
-            ValueError: For numbers that cannot be.
-        """
+        """Compute how many bytes the tensors take, before they are made; `top_k` is 0 for all classes, `bits` 8 or 16."""
         layout = packed_layout(num_points, num_views, num_classes, top_k, bits)
         return sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout.values())
 
     def logits(self, point_ids: Tensor, views: Tensor | int) -> Tensor:
-        """Unpack the logits of points, on the device that the soft labels are on, without a host sync.
+        """Unpack the logits of points [B], without a host sync: float32 [B, num_classes], NaN for points without any.
 
-        Args:
-            point_ids: int64 [B].
-            views: View of each point, int64 [B], or one for all.
-
-        Returns:
-            float32 [B, num_classes]; NaN for a point that has no soft labels.
+        `views` is the view of each point, int64 [B], or one for all.
         """
         rows = torch.searchsorted(self.points, point_ids).clamp(max=len(self.points) - 1)
         packed: dict[str, Any] = {
@@ -167,21 +151,14 @@ class SoftLabels(Artifact):
         return dataclasses.replace(self, **moved)
 
     def check(self, dataset: DatasetIdentity, preprocessing: Preprocessing, selection: str) -> None:
-        """Make sure that a training shows exactly the images that the teacher answered.
-
-        Args:
-            dataset, preprocessing, selection: Its data set, how its images are prepared, digest of its selection.
-
-        Raises:
-            ValueError: When something differs, saying what.
-        """
+        """Make sure that a training with this selection's digest shows exactly the images that the teacher answered."""
         self.check_dataset(dataset)
         for name in _VIEW_FIELDS:
             there, here = self.images[name], getattr(preprocessing, name)
             if there != here:
                 raise ValueError(
-                    f"The soft labels are of images prepared otherwise: {name} is {there!r} there and {here!r} here. "
-                    "Prepare the images in the same way, or make soft labels for these."
+                    f"The soft labels are of images prepared otherwise: {name} is {there!r} there and {here!r} here. Prepare "
+                    "the images in the same way, or make soft labels for these."
                 )
         if self.selection != selection:
             raise ValueError(
@@ -190,22 +167,11 @@ class SoftLabels(Artifact):
             )
 
     def description(self) -> Facts:
-        """Describe the soft labels, as plain JSON values.
-
-        Returns:
-            `num_points`, `num_views`, `num_classes`, `top_k` (0 for all), `bits`, `temperature`, `seed`, `teacher`,
-            `images` and `bytes` of the tensors.
-        """
+        """Describe size, temperature, seed, teacher and images of the soft labels, and their bytes, as plain JSON values."""
         size = (len(self.points), self.num_views, self.num_classes, self.top_k, self.bits)
         images = {name: list(value) if isinstance(value, tuple) else value for name, value in self.images.items()}
-        return {
-            **dict(zip(_SIZE, size, strict=True)),
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "teacher": self.teacher,
-            "images": images,
-            "bytes": self.num_bytes(*size),
-        }
+        about = {"temperature": self.temperature, "seed": self.seed, "teacher": self.teacher, "images": images}
+        return {**dict(zip(_SIZE, size, strict=True)), **about, "bytes": self.num_bytes(*size)}
 
     def tensors(self) -> Tensors:
         packed = {name: tensor for name, tensor in self._packed().items() if tensor is not None}
@@ -233,11 +199,9 @@ class SoftLabels(Artifact):
         return soft_labels
 
     def __repr__(self) -> str:
-        stored = f"the first {self.top_k}" if self.top_k else "all"
-        return (
-            f"SoftLabels({len(self.points)} points, {self.num_views} views, {stored} of {self.num_classes} classes in "
-            f"{self.bits} bits, by {self.teacher})"
-        )
+        size = f"{len(self.points)} points, {self.num_views} views"
+        stored = f"{f'the first {self.top_k}' if self.top_k else 'all'} of {self.num_classes} classes"
+        return f"SoftLabels({size}, {stored} in {self.bits} bits, by {self.teacher})"
 
 
 def _require(condition: Tensor | bool | int, name: str, why: str) -> None:

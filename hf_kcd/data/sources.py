@@ -10,34 +10,16 @@ import numpy as np
 from ..artifacts.identity import find_columns
 from ..errors import unknown_name
 from ..hub.names import DATASET_REPOSITORIES, REPOSITORY_ID
-from .preprocessing import (
-    CIFAR_PREPROCESSING,
-    DIGITS_PREPROCESSING,
-    IMAGENET_PREPROCESSING,
-    Preprocessing,
-    guess_preprocessing,
-)
+from .preprocessing import BY_DATA, Preprocessing, guess_preprocessing
 from .renamed import recipe_attribute
 
-_PREPROCESSING = {
-    "digits": DIGITS_PREPROCESSING,
-    "cifar100": CIFAR_PREPROCESSING,
-    "imagenet": IMAGENET_PREPROCESSING,
-}
 _EVAL_SPLITS = ("test", "validation", "valid", "val", "eval")
 _DIGITS_EVAL_EVERY = 6
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A loaded data set.
-
-    Args:
-        train: The training split.
-        eval: The split to evaluate on; None if there is none.
-        preprocessing: How its images are prepared.
-        name: The name it was loaded by.
-    """
+    """A data set loaded by `name`: its training split, the split to evaluate on if there is one, and its preprocessing."""
 
     recipe = recipe_attribute
 
@@ -59,14 +41,13 @@ def load_image_data(
     """Load an image classification data set with the preprocessing that fits it.
 
     Args:
-        name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn, no network), `"cifar100"`, `"imagenet"`, a
-            folder (images in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
+        name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn), `"cifar100"`, `"imagenet"`, a folder (images
+            in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
         data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the preprocessing.
-        train_split: Name of the training split; None means `"train"`.
-        eval_split: Name of the split to evaluate on; None takes the first of test, validation, valid, val and eval
-            (validation for ImageNet, whose test split has no labels).
-        image_column: Name of the image column; None finds it by type.
-        label_column: Name of the label column; None finds it by type.
+        train_split: None means `"train"`.
+        eval_split: None takes the first of test, validation, valid, val and eval (validation for ImageNet, whose test
+            split has no labels).
+        image_column, label_column: None finds them by type.
 
     Raises:
         ValueError: For an unknown name, split or column.
@@ -80,7 +61,7 @@ def load_image_data(
     eval_split = eval_split or _find_eval_split(splits, name)
     evaluation = None if eval_split is None else _split(splits, eval_split, name)
     image_column, _ = find_columns(train, image_column, label_column)
-    return ImageData(train, evaluation, _PREPROCESSING.get(name) or guess_preprocessing(train, image_column), name)
+    return ImageData(train, evaluation, BY_DATA.get(name) or guess_preprocessing(train, image_column), name)
 
 
 def name_of(dataset: datasets.Dataset) -> str:
@@ -94,20 +75,9 @@ def name_of(dataset: datasets.Dataset) -> str:
 
 
 def first_points(dataset: datasets.Dataset, num_points: int, label_column: str | None = None) -> datasets.Dataset:
-    """Take points from the classes in turn: first the first point of every class, then the second, and so on.
-
-    Args:
-        dataset: A data set with a label column; its order is kept.
-        num_points: How many points to take.
-        label_column: Name of the label column; None finds it by type.
-
-    Raises:
-        ValueError: When the data set has fewer.
-    """
+    """Take the first point of every class, then the second, and so on, and keep their order; None finds the column."""
     if num_points > len(dataset):
-        raise ValueError(
-            f"train_points is {num_points}, but there are {len(dataset)} points: give fewer, or leave it out."
-        )
+        raise ValueError(f"train_points is {num_points}, but there are only {len(dataset)} points: give fewer.")
     labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
     return dataset.select(np.sort(np.lexsort((labels, _rank_in_class(labels)))[:num_points]))
 
@@ -129,61 +99,57 @@ def _digits() -> datasets.DatasetDict:
     # Every sixth image of each class is held out: stratified, and the same for everybody.
     held_out = _rank_in_class(digits.target) % _DIGITS_EVAL_EVERY == _DIGITS_EVAL_EVERY - 1
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[str(digit) for digit in range(10)])}
-    )
-    return datasets.DatasetDict(
-        {
-            split: datasets.Dataset.from_dict({"image": list(pixels[rows]), "label": digits.target[rows]}, features)
-            for split, rows in (("train", ~held_out), ("test", held_out))
-        }
-    )
+    names = [str(digit) for digit in range(10)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    splits = datasets.DatasetDict()
+    for split, rows in (("train", ~held_out), ("test", held_out)):
+        columns = {"image": list(pixels[rows]), "label": digits.target[rows]}
+        splits[split] = datasets.Dataset.from_dict(columns, features)
+    return splits
 
 
 def _load_splits(name: str, data_dir: str | Path | None) -> datasets.DatasetDict:
     if data_dir is not None or Path(name).is_dir():
         return _load_folder(Path(data_dir or name))
     if "/" not in name:
-        raise unknown_name("data set", name, (*_PREPROCESSING, "a folder", "a Hub id user/name"))
+        raise unknown_name("data set", name, (*BY_DATA, "a folder", "a Hub id user/name"))
     if not REPOSITORY_ID.fullmatch(name):
         raise FileNotFoundError(f"{name} is not a folder. Check the path, or give a Hub id such as user/name.")
     try:
         return datasets.load_dataset(name)
     # datasets, huggingface_hub, httpx and fsspec each raise their own errors for a missing network, set or permission.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConnectionError(
-            f"The data set {name} could not be loaded from the Hub ({reason}). Check name, network and login, or download "
-            "it elsewhere and give its folder as data_dir."
+            f"The data set {name} could not be loaded from the Hub ({_first_line(error)}). Check name, network and login, "
+            "or download it elsewhere and give its folder as data_dir."
         ) from None
 
 
 def _load_folder(folder: Path) -> datasets.DatasetDict:
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not a folder. Give the one that holds the images, Parquet files or saved data set."
-        )
+        raise FileNotFoundError(f"{folder} is not a folder. Give that of the images, Parquet files or saved data set.")
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(str(folder))
         return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict(train=loaded)
     try:
         return datasets.load_dataset(str(folder))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{folder} cannot be read as a data set ({reason}). It should hold folders of images by class "
+            f"{folder} cannot be read as a data set ({_first_line(error)}). It should hold folders of images by class "
             "(train/cat/1.png), Parquet files, or what save_to_disk writes."
         ) from error
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _split(splits: datasets.DatasetDict, split: str, name: str) -> datasets.Dataset:
     if split not in splits:
-        raise ValueError(
-            f"{name} has no split {split!r}. It has: {', '.join(splits)}. Give one as train_split or eval_split."
-        )
+        raise ValueError(f"{name} has no split {split!r}. It has: {', '.join(splits)}. Give one of them.")
     return splits[split]
 
 
 def _find_eval_split(splits: datasets.DatasetDict, name: str) -> str | None:
-    candidates = [split for split in _EVAL_SPLITS if split in splits and not (name == "imagenet" and split == "test")]
-    return candidates[0] if candidates else None
+    names = _EVAL_SPLITS[1:] if name == "imagenet" else _EVAL_SPLITS
+    return next((split for split in names if split in splits), None)

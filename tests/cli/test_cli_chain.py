@@ -41,16 +41,12 @@ def test_who_learns_from_whom(method, tmp_path):
     recipe = read_recipe("distill", [*line.split(), "--output_dir", str(tmp_path / "out")])
     first, third = str(tmp_path / "out" / "assistant-1"), str(tmp_path / "out" / "assistant-3")
     links = assistant_recipes(recipe)
-    assert [(link.config.student, link.args.output_dir) for link in links] == [
-        ("cifar_resnet56", first),
-        ("cifar_resnet20", third),
-    ]
+    own = [(link.config.student, link.args.output_dir) for link in links]
+    assert own == [("cifar_resnet56", first), ("cifar_resnet20", third)]
     all_of_them = [("cifar_vgg13", "t.pth"), (first, None), (str(given), None), (third, None)]
-    found = [teachers_of(link) for link in (*links, recipe)]
-    if method == "dgkd":
-        assert found == [all_of_them[:1], all_of_them[:3], all_of_them]
-    else:
-        assert found == [all_of_them[:1], all_of_them[2:3], all_of_them[3:]]
+    first_of_all = 0 if method == "dgkd" else -1
+    expected = [all_of_them[:number][first_of_all:] for number in (1, 3, 4)]
+    assert [teachers_of(link) for link in (*links, recipe)] == expected
     # What is the student's alone stays with it.
     assert recipe.kcd is not None and recipe.args.output_dir == str(tmp_path / "out")
     assert all(link.kcd is None and link.config.student_checkpoint is None for link in links)
@@ -62,9 +58,7 @@ def test_each_link_is_a_run_of_its_own_and_the_folder_has_the_recipe_of_the_whol
     assert [result["student"] for result in found] == ["cifar_resnet20", "cifar_resnet8", "cifar_resnet8"]
     assert [result["teacher"] for result in found] == ["cifar_resnet8", "cifar_resnet20", "cifar_resnet8"]
     assert [result["condensation"] is None for result in found] == [True, True, False]
-    assert all(
-        result["accuracy"] is not None and result["networks"] == {} and result["method"] == "takd" for result in found
-    )
+    assert all(result["accuracy"] and result["networks"] == {} and result["method"] == "takd" for result in found)
     assert (chain / "mask").is_dir() and not (chain / "assistant-1" / "mask").exists()
     written = yaml.safe_load((chain / "recipe.yaml").read_text())
     assert written["assistants"] == ["cifar_resnet20", "cifar_resnet8"] and written["condense"] is True
@@ -78,12 +72,9 @@ def test_resumed_chain_trains_what_is_missing_and_ends_the_same(chain, tmp_path,
     first, second = (tmp_path / "cut" / f"assistant-{number}" for number in (1, 2))
     # As if the process had been killed in the second assistant's second epoch.
     last = max(second.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    shutil.rmtree(last)
-    (second / "results.json").unlink()
-    (second / "model.safetensors").unlink()
-    for path in (tmp_path / "cut").glob("*"):
-        if not path.name.startswith(("assistant-", "recipe")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    own = [path for path in (tmp_path / "cut").glob("*") if not path.name.startswith(("assistant-", "recipe"))]
+    for path in (last, second / "results.json", second / "model.safetensors", *own):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     untouched = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     main(["distill", "--config", "cut/recipe.yaml", "--output_dir", "cut", "--resume"])
     printed = capsys.readouterr().out
@@ -95,13 +86,12 @@ def test_resumed_chain_trains_what_is_missing_and_ends_the_same(chain, tmp_path,
 
 
 def test_assistant_with_weights_is_used_and_dgkd_has_all_teachers(chain, teacher, tmp_path, capsys):
-    given = str(chain / "assistant-1")
-    main([*words("dgkd", teacher, tmp_path / "out")[:-2], given, "cifar_resnet8"])
+    given, own = chain / "assistant-1", tmp_path / "out" / "assistant-2"
+    main([*words("dgkd", teacher, tmp_path / "out")[:-2], str(given), "cifar_resnet8"])
     printed = capsys.readouterr().out
     assert not (tmp_path / "out" / "assistant-1").exists()
-    own = str(tmp_path / "out" / "assistant-2")
-    assert f"from {teacher}, {given} with method dgkd" in printed
-    assert f"from {teacher}, {given}, {own} with method dgkd" in printed
+    for teachers in (f"{teacher}, {given}", f"{teacher}, {given}, {own}"):
+        assert f"from {teachers} with method dgkd" in printed
     assert results(tmp_path / "out")["history"]["loss_kd"][0] > 0
 
 

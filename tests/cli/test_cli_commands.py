@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,10 +20,17 @@ from safetensors.torch import load_file
 from tiny import CONDENSED, QUIET, TINY
 
 from hf_kcd import KnowledgeMask
+from hf_kcd.cli import demo
 from hf_kcd.cli.main import _COMMANDS, main
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def start(*words: object, **environment: str) -> subprocess.Popen:
+    """Start a command in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-m", "hf_kcd.cli.main", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env={**ENVIRONMENT, **environment}, **pipes, text=True)
 
 
 def same_tensors(first: Path, second: Path) -> bool:
@@ -37,19 +45,16 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
         assert f"\n  {command} " in text
         with pytest.raises(SystemExit) as exit_:
             main([command, "--help"])
-        assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in capsys.readouterr().out
+        own = capsys.readouterr().out
+        assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in own
+        if command == "distill":  # What newcomers need comes first.
+            order = (
+                "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
+            )
+            places = [own.index(word) for word in f"{order} of transformers.TrainingArguments|--adam_beta1".split("|")]
+            assert places == sorted(places)
     main(["--version"])
     assert capsys.readouterr().out == f"hf-kcd {version('hf-kcd')}\n"
-
-
-def test_help_of_distill_puts_what_newcomers_need_first(capsys):
-    with pytest.raises(SystemExit):
-        main(["distill", "--help"])
-    text = capsys.readouterr().out
-    order = ["--config", "--data ", "--student ", "--teacher ", "--num_train_epochs", "--condense", "--final_ratio"]
-    order += ["Everything else of transformers.TrainingArguments", "--adam_beta1"]
-    places = [text.index(word) for word in order]
-    assert places == sorted(places)
 
 
 def test_run_folder_holds_everything_that_a_run_leaves(condensed):
@@ -62,8 +67,7 @@ def test_run_folder_holds_everything_that_a_run_leaves(condensed):
     assert KnowledgeMask.from_pretrained(condensed / "mask").num_points == 120
     assert KnowledgeMask.from_pretrained(condensed / "stages" / "stage-01").stage == 1
     assert {"config.json", "model.safetensors", "recipe.yaml"} <= {path.name for path in condensed.iterdir()}
-    with Image.open(condensed / "plots" / "curves.png") as picture:
-        assert min(picture.size) > 300
+    assert min(Image.open(condensed / "plots" / "curves.png").size) > 300
     assert not list(condensed.glob("**/training_args.bin"))
 
 
@@ -114,16 +118,11 @@ def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path,
     assert (tmp_path / "both.png").stat().st_size
 
 
-def test_finished_run_is_not_written_over(condensed, refused):
+def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
     before = (condensed / "results.json").read_bytes()
-    line = refused("distill", *QUIET, "--method", "ce", "--output_dir", condensed)
-    assert "finished run" in line and "--resume" in line
-    assert (condensed / "results.json").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
+    for words, said in (
+        (f"distill --method ce --output_dir {condensed}", "finished run: choose another output_dir, or add --resume"),
         ("distil", "Did you mean 'distill'"),
         ("distill --data cifar10 --method ce --output_dir x", "Did you mean 'cifar100'"),
         ("distill --student cifar_resnet9 --method ce --output_dir x", "cifar_resnet8"),
@@ -134,13 +133,10 @@ def test_finished_run_is_not_written_over(condensed, refused):
         ("evaluate --data digits", "hf-kcd evaluate --help"),
         ("mask show nowhere", "nowhere"),
         ("plot nowhere", "nowhere"),
-    ],
-)
-def test_a_wrong_request_ends_in_one_line_and_code_2(words, said, tmp_path, monkeypatch, refused):
-    monkeypatch.chdir(tmp_path)
-    assert said in refused(*words.split())
+    ):
+        assert said in refused(*words.split())
     # Nothing is left behind that would be in the way of the corrected command.
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and (condensed / "results.json").read_bytes() == before
 
 
 def test_training_that_diverges_ends_in_one_line_and_code_1(tmp_path, refused):
@@ -155,37 +151,31 @@ def test_traceback_is_shown_on_request(monkeypatch):
         main(["distil"])
 
 
-def start_and_signal(words: list[object], folder: Path, number: signal.Signals) -> tuple[int, str]:
-    """Start a run, send a signal to it after its next checkpoint, and return its exit code and errors."""
-    before = set(folder.glob("checkpoint-*"))
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "hf_kcd.cli.main", *map(str, words)],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
+def signal_after_checkpoint(process_id: int, folder: Path, number: signal.Signals) -> None:
+    """Send a signal to a process after its next checkpoint."""
+    before, deadline = set(folder.glob("checkpoint-*")), time.monotonic() + 300
     while not {path.parent for path in folder.glob("checkpoint-*/trainer_state.json")} - before:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(number)
-    errors = process.communicate()[1]
-    return process.returncode, errors
+    os.kill(process_id, number)
 
 
-def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, refused):
-    words = ["distill", "--data", "digits", "--train_points", "200", "--method", "ce", *CONDENSED, "--use_cpu"]
-    words += ["--num_train_epochs", "8", "--seed", "1", "--no_plots", "--output_dir"]
+def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, refused, capsys):
+    words = ["distill", *QUIET, "--method", "ce", *CONDENSED, "--num_train_epochs", "6", "--output_dir"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     hf_kcd(*words, whole)
-    code, _ = start_and_signal([*words, cut], cut, signal.SIGKILL)
-    assert code == -signal.SIGKILL and not (cut / "results.json").exists()
+    process = start(*words, cut)
+    signal_after_checkpoint(process.pid, cut, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (cut / "results.json").exists()
     assert "--resume" in refused(*words, cut)
 
     resume = ["distill", "--config", cut / "recipe.yaml", "--output_dir", cut, "--resume"]
-    code, errors = start_and_signal(resume, cut, signal.SIGINT)
-    assert code == 130 and "--resume" in errors.splitlines()[-1] and "Traceback" not in errors
+    with ThreadPoolExecutor() as pool, pytest.raises(SystemExit) as exit_:
+        pool.submit(signal_after_checkpoint, os.getpid(), cut, signal.SIGINT)
+        main([*map(str, resume)])
+    errors = capsys.readouterr().err
+    assert exit_.value.code == 130 and "--resume" in errors.splitlines()[-1] and "Traceback" not in errors
     assert not (cut / "results.json").exists()
 
     assert "Continuing from" in hf_kcd(*resume)
@@ -196,13 +186,7 @@ def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, r
 
 
 def test_a_reader_that_stops_early_causes_no_error_message():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hf_kcd.cli.main", "models", "cifar_resnet8"],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("models", "cifar_resnet8")
     process.stdout.close()
     assert process.wait(60) == 1 and process.stderr.read() == ""
     process.stderr.close()
@@ -212,31 +196,28 @@ def test_one_of_two_processes_prints(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    launch += ["--master-addr=127.0.0.1", f"--master-port={port}", RECIPES / "distill.py"]
-    # The old spelling warns once.
+    # What torchrun and accelerate launch set. The old spelling warns once.
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     words = [*TINY, "--method", "ce", "--condense", "--epochs-per-stage", "1", "--no_plots", "--output_dir", tmp_path]
-    done = subprocess.run([*launch, *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Training cifar_resnet8") == done.stdout.count("epoch    2/2") == 1
-    assert done.stderr.count("epochs-per-stage is now spelled epochs_per_stage") == 1
+    processes = [start("distill", *words, **group, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    outputs, errors = zip(*(process.communicate(timeout=120) for process in processes), strict=True)
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert [output.count("Training cifar_resnet8") for output in outputs] == [1, 0]
+    assert [output.count("epoch    2/2") for output in outputs] == [1, 0]
+    assert ["epochs-per-stage is now spelled epochs_per_stage" in error for error in errors] == [True, False]
     assert json.loads((tmp_path / "results.json").read_text())["world_size"] == 2
 
 
-def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, hf_kcd, refused):
+def test_demo_ends_in_one_table_and_commands_to_try(tmp_path, hf_kcd, refused, monkeypatch):
+    monkeypatch.setattr(demo, "_TRAIN_POINTS", 60)
     printed = hf_kcd("demo", "--quick", "--seeds", "1", "--output_dir", tmp_path / "demo")
     table = printed[printed.index("C paid") :]
     for name in ("teacher", "student alone", "KD", "KC-KD", "random points", "hf-kcd mask compare"):
         assert name in table
     condensed = tmp_path / "demo" / "kc_kd" / "seed-0"
     hf_kcd("push", condensed, "me/digits", "--dry_run", tmp_path / "hub")
-    for written in (
-        tmp_path / "hub" / "student" / "README.md",
-        tmp_path / "hub" / "mask" / "README.md",
-        condensed / "plots" / "least_valuable.png",
-        condensed / "mask" / "mask.safetensors",
-    ):
-        assert written.is_file()
+    assert all((tmp_path / "hub" / name / "README.md").is_file() for name in ("student", "mask"))
+    assert all((condensed / name).is_file() for name in ("plots/least_valuable.png", "mask/mask.safetensors"))
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     costs = {name: runs[0]["cost"]["paid"] for name, runs in results.items()}
     assert costs["KC-KD (the paper)"] == costs["KD, random points, same cost"] < costs["KD"] == 1

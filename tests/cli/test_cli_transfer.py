@@ -23,12 +23,11 @@ def published(tmp_path_factory) -> tuple[Path, torch.nn.Module]:
     torch.manual_seed(5)
     network = timm.create_model("test_resnet").eval()
     cache = tmp_path_factory.mktemp("cache")
-    folder = cache / "models--timm--test_resnet.r160_in1k"
-    commit = "0" * 40
-    (folder / "refs").mkdir(parents=True)
+    folder, commit = cache / "models--timm--test_resnet.r160_in1k", "0" * 40
+    for path in (folder / "refs", snapshot := folder / "snapshots" / commit):
+        path.mkdir(parents=True)
     (folder / "refs" / "main").write_text(commit)
-    (folder / "snapshots" / commit).mkdir(parents=True)
-    save_weights(network, str(folder / "snapshots" / commit / "model.safetensors"))
+    save_weights(network, str(snapshot / "model.safetensors"))
     return cache, network
 
 

@@ -16,20 +16,20 @@ def quiet_and_clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset() -> Callable[..., datasets.Dataset]:
     """Return a function from images (arrays, PIL images or None) and labels to a data set of `img` and `fine_label`."""
 
     def make(images: Sequence, labels: Sequence | None = None, num_classes: int = 3) -> datasets.Dataset:
-        names = [f"class {label}" for label in range(num_classes)]
-        features = datasets.Features({"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=names)})
+        names = datasets.ClassLabel(names=[f"class {label}" for label in range(num_classes)])
+        features = datasets.Features({"img": datasets.Image(), "fine_label": names})
         labels = [index % num_classes for index in range(len(images))] if labels is None else labels
         return datasets.Dataset.from_dict({"img": list(images), "fine_label": labels}, features)
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
     """40 random images, uint8 [40, 12, 12, 3]."""
     return np.random.default_rng(7).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)

@@ -30,19 +30,14 @@ def test_numbers_are_chained_splitmix64_finalizers():
     np.testing.assert_array_equal(drawn[1:2, :2], uniform(-5, 3, np.array([49_999]), 2, stream=1))
 
 
-@pytest.mark.parametrize("axis", ["points", "epochs", "seeds", "draws"])
-def test_numbers_are_uniform_and_neighbours_independent(axis):
+def test_numbers_are_uniform_and_neighboring_points_epochs_seeds_and_draws_independent():
     ids = np.arange(20_000)
-    first, second = {
-        "points": lambda: (uniform(0, 0, ids, 1), uniform(0, 0, ids + 1, 1)),
-        "epochs": lambda: (uniform(0, 0, ids, 1), uniform(0, 1, ids, 1)),
-        "seeds": lambda: (uniform(0, 5, ids, 1), uniform(1, 5, ids, 1)),
-        "draws": lambda: np.hsplit(uniform(0, 5, ids, 2), 2),
-    }[axis]()
-    counts, _, _ = np.histogram2d(first[:, 0], second[:, 0], bins=9, range=[[0, 1], [0, 1]])
-    for observed in (counts.sum(0), counts.sum(1), counts.ravel()):
-        statistic = ((observed - observed.mean()) ** 2 / observed.mean()).sum()
-        assert stats.chi2.ppf(1e-4, len(observed) - 1) < statistic < stats.chi2.ppf(1 - 1e-4, len(observed) - 1)
+    points, later_epoch, other_seed = uniform(0, 0, ids, 2), uniform(0, 1, ids, 1), uniform(1, 0, ids, 1)
+    for other in (uniform(0, 0, ids + 1, 1), later_epoch, other_seed, points[:, 1:]):
+        counts, _, _ = np.histogram2d(points[:, 0], other[:, 0], bins=9, range=[[0, 1], [0, 1]])
+        for observed in (counts.sum(0), counts.sum(1), counts.ravel()):
+            statistic = ((observed - observed.mean()) ** 2 / observed.mean()).sum()
+            assert stats.chi2.ppf(1e-4, len(observed) - 1) < statistic < stats.chi2.ppf(1 - 1e-4, len(observed) - 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

@@ -143,13 +143,9 @@ def test_mixing_is_convex_before_the_crop_and_not_rounded(make_dataset, pixels):
 
 def test_images_of_many_sizes_are_cut_resized_and_mixed(make_dataset, many_sizes):
     data = KnowledgeDataset(make_dataset(many_sizes), CUT)
-    assert not data.in_memory
     data.set_epoch(2)
     alone = _pixels(data)
     assert alone.shape == (12, 3, 16, 16)
-    data.set_epoch(3)
-    assert not np.array_equal(_pixels(data), alone)
-    data.set_epoch(2)
     data.select([4, 7, 8], partner=[8, -1, 4], perturbation=[0.5, 0.0, 0.25])
     mixed = _pixels(data)
     assert np.array_equal(mixed[1], alone[7])
@@ -175,7 +171,7 @@ def test_images_are_kept_if_they_have_one_size_and_fit_the_budget(make_dataset, 
     images = [Image.new("RGB", (8, 8))] * 600
     images[521] = Image.new("RGB", (8, 9))  # behind the first batch of decoding, and not in the sample of sizes
     assert not KnowledgeDataset(make_dataset(images), CUT).in_memory
-    with pytest.raises(ValueError, match="point 521 is 9 x 8, but the preprocessing expects 8 x 8"):
+    with pytest.raises(ValueError, match="point 521 is 9 x 8, but .* expects 8 x 8"):
         KnowledgeDataset(make_dataset(images), replace(CIFAR_PREPROCESSING, size=8))
     with pytest.raises(ValueError, match="Leave device out"):
         KnowledgeDataset(make_dataset(pixels), CUT, memory_budget=0, device="meta")
@@ -217,9 +213,9 @@ def test_blend_is_float32_truncated_and_adds_up(make_dataset, pixels):
     assert grays.image(0)[0, 0].tolist() == [10, 10, 10]
 
     decoded = KnowledgeDataset(make_dataset(pixels), CROP, memory_budget=0)
+    decoded.restore_images()  # nothing to undo
     with pytest.raises(RuntimeError, match="memory_budget"):
         decoded.blend([1], [2], [0.3])
-    decoded.restore_images()  # nothing to undo
 
 
 def test_a_mask_is_applied_mixed_blended_or_plain(make_dataset, pixels):
@@ -227,29 +223,29 @@ def test_a_mask_is_applied_mixed_blended_or_plain(make_dataset, pixels):
     parts = [torch.tensor([9, 2, 30]), torch.tensor([-1, 5, 6]), torch.tensor([0.0, 0.25, 0.5])]
     numbers = {"value": torch.zeros(40, dtype=torch.float64), "frequency": torch.zeros(40, dtype=torch.int64)}
     mask = KnowledgeMask(*parts, **numbers, stage=1, schedule={}, dataset=data.identity)
-    history = [
-        (torch.tensor([2, 7]), torch.tensor([5, 1]), torch.tensor([0.1, 0.3])),
-        tuple(part[1:] for part in parts),
-    ]
+    history = [Selection.of([2, 7], [5, 1], [0.1, 0.3]), Selection(*(part[1:] for part in parts))]
     data.blend([3, 9], [4, 4], [0.5, 0.5])  # an earlier blend is undone
 
-    data.apply(mask)
-    by_hand.select(*parts)
-    _assert_same(_all(data), _all(by_hand))
-    data.apply(replace(mask, mixing_history=history), mixing=False)
-    by_hand.select(parts[0])
-    _assert_same(_all(data), _all(by_hand))
-    data.apply(replace(mask, mixing_history=history))
-    for entry in history:
-        by_hand.blend(*entry)
-    _assert_same(_all(data), _all(by_hand))
+    blended = replace(mask, mixing_history=history)
+    for applied, mixing, selected, blends in (
+        (mask, True, parts, []),
+        (blended, False, parts[:1], []),
+        (blended, True, parts[:1], history),
+    ):
+        data.apply(applied, mixing)
+        by_hand.select(*selected)
+        for entry in blends:
+            by_hand.blend(*entry)
+        _assert_same(_all(data), _all(by_hand))
     with pytest.raises(ValueError, match="not about this data set"):
         KnowledgeDataset(make_dataset(pixels[::-1]), CROP).apply(mask)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
+def test_a_refused_selection_or_blend_changes_nothing(make_dataset, pixels):
+    data = KnowledgeDataset(make_dataset(pixels), CROP)
+    data.select([1, 8], partner=[15, -1], perturbation=[0.3, 0.0])
+    before = _all(data)
+    for arguments, message in (
         (([1, 2, 1],), "points holds 1 more than once"),
         (([1, 40],), "points holds 40 .*ids run from 0 to 39"),
         (([-1],), "points holds -1"),
@@ -265,18 +261,13 @@ def test_a_mask_is_applied_mixed_blended_or_plain(make_dataset, pixels):
         (([1, 2], [3, 4], [0.1, 1.5]), "perturbation holds 1.5"),
         (([1, 2], [3, 4], [float("nan"), 0.1]), "perturbation holds nan"),
         (([1, 2], [3, -1], [0.1, 0.1]), "a point without a partner has the share 0"),
-    ],
-)
-def test_a_refused_selection_or_blend_changes_nothing(make_dataset, pixels, arguments, message):
-    data = KnowledgeDataset(make_dataset(pixels), CROP)
-    data.select([1, 8], partner=[15, -1], perturbation=[0.3, 0.0])
-    before = _all(data)
-    for change in (data.select, data.blend):
-        with pytest.raises(ValueError, match=message):
-            change(*arguments)
+    ):
+        for change in (data.select, data.blend):
+            with pytest.raises(ValueError, match=message):
+                change(*arguments)
+            _assert_same(_all(data), before)
     with pytest.raises(ValueError, match="points is empty"):
         data.select([])
-    _assert_same(_all(data), before)
 
 
 def test_data_that_cannot_be_used_is_refused(make_dataset, pixels):
@@ -288,12 +279,7 @@ def test_data_that_cannot_be_used_is_refused(make_dataset, pixels):
         (dataset.remove_columns("fine_label"), {}, ValueError, "no label column"),
         (dataset, {"label_column": "coarse"}, ValueError, "coarse"),
         (dataset.select([]), {}, ValueError, "no points"),
-        (
-            dataset,
-            {"preprocessing": CIFAR_PREPROCESSING},
-            ValueError,
-            "12 x 12, but the preprocessing expects 32 x 32",
-        ),
+        (dataset, {"preprocessing": CIFAR_PREPROCESSING}, ValueError, "12 x 12, but .* expects 32 x 32"),
         (make_dataset(pixels[:4], labels=[0, 1, -1, 2]), {}, ValueError, "Point 2 has the label -1.*0 to 2"),
         (make_dataset(pixels[:4], labels=[0, 1, None, 2]), {}, ValueError, "Point 2 has the label nan.*0 to 2"),
     ):

@@ -17,9 +17,9 @@ CUT = replace(IMAGENET_PREPROCESSING, size=16)
 LOADERS = {
     "no workers": {},
     "two workers": {"num_workers": 2},
-    "two persistent forked workers": {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"},
+    "persistent forked": {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"},
     # One, because a spawned worker imports everything anew.
-    "a persistent spawned worker": {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"},
+    "persistent spawned": {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "spawn"},
 }
 
 

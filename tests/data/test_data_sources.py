@@ -10,14 +10,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hf_kcd.data import (
-    CIFAR_PREPROCESSING,
-    DIGITS_PREPROCESSING,
-    IMAGENET_PREPROCESSING,
-    KnowledgeDataset,
-    first_points,
-    load_image_data,
-)
+from hf_kcd.data import KnowledgeDataset, first_points, load_image_data
+from hf_kcd.data.preprocessing import CIFAR_PREPROCESSING, DIGITS_PREPROCESSING, IMAGENET_PREPROCESSING
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +19,7 @@ def digits():
     return load_image_data("digits")
 
 
-def _write_image_folder(folder: Path, splits: tuple[str, ...], sides: tuple[int, ...]) -> None:
+def _write_images(folder: Path, splits: tuple[str, ...], sides: tuple[int, ...]) -> None:
     for split in splits:
         for kind in ("cat", "dog"):
             (folder / split / kind).mkdir(parents=True)
@@ -41,11 +35,9 @@ def test_digits_are_those_of_scikit_learn_split_by_class(digits):
     assert load_image_data("digits").eval["label"][:] == digits.eval["label"][:]
 
     known = load_digits()
-    first, held_out = (np.asarray(split[0]["image"]) for split in (digits.train, digits.eval))
-    assert np.array_equal(np.round(first / 255 * 16), known.images[0])
-    sixth = np.nonzero(known.target == known.target[np.argmax(known.target == digits.eval[0]["label"])])[0][5]
-    assert np.array_equal(np.round(held_out / 255 * 16), known.images[sixth])
-
+    first, held_out = (np.round(np.asarray(split[0]["image"]) / 255 * 16) for split in (digits.train, digits.eval))
+    sixth = np.nonzero(known.target == digits.eval[0]["label"])[0][5]
+    assert np.array_equal(first, known.images[0]) and np.array_equal(held_out, known.images[sixth])
     assert digits.preprocessing == DIGITS_PREPROCESSING
     knowledge = KnowledgeDataset(digits.train, digits.preprocessing, training=False)
     images = knowledge.__getitems__(range(len(knowledge)))["pixel_values"]
@@ -72,22 +64,18 @@ def test_cifar100_is_read_from_a_folder_with_its_fine_labels(cifar100_folder):
     assert tiny.num_classes == 100 and tiny.class_names[19] == "cattle"
 
 
-def test_imagenet_is_evaluated_on_its_validation_split(tmp_path):
-    _write_image_folder(tmp_path, ("train", "val", "test"), (40, 50))
-    data = load_image_data("imagenet", tmp_path)
-    assert data.preprocessing == IMAGENET_PREPROCESSING and len(data.train) == 4 and len(data.eval) == 4
-    assert data.eval.split == "validation"
-
-
 @pytest.mark.parametrize(("sides", "size"), [((40, 40), 40), ((40, 50), 224)])
 def test_a_folder_of_images_gets_the_preprocessing_of_its_sizes(tmp_path, sides, size):
-    _write_image_folder(tmp_path, ("train", "test"), sides)
+    _write_images(tmp_path, ("train", "val", "test"), sides)
+    # The test split of ImageNet has no labels.
+    data = load_image_data("imagenet", tmp_path)
+    assert data.preprocessing == IMAGENET_PREPROCESSING and len(data.train) == len(data.eval) == 4
+    assert data.eval.split == "validation"
     data = load_image_data(str(tmp_path))
     assert data.preprocessing.size == size and data.preprocessing.any_size == (size == 224)
     assert data.preprocessing.padding == (5 if size == 40 else 0)
     knowledge = KnowledgeDataset(data.train, data.preprocessing)
-    assert knowledge.class_names == ["cat", "dog"]
-    assert knowledge[0]["pixel_values"].shape == (3, size, size)
+    assert knowledge.class_names == ["cat", "dog"] and knowledge[0]["pixel_values"].shape == (3, size, size)
 
 
 def test_saved_and_parquet_folders_are_read(tmp_path, make_dataset, pixels):
