@@ -289,12 +289,7 @@ class KnowledgeMask(Artifact):
                 license=license,
             )
             return upload(
-                folder,
-                repo_id,
-                repo_type="dataset",
-                private=private,
-                revision=revision,
-                commit_message=commit_message,
+                folder, repo_id, repo_type="dataset", private=private, revision=revision, commit_message=commit_message
             )
 
     def tensors(self) -> Tensors:

@@ -129,10 +129,7 @@ def check_method(method: type[DistillationMethod]) -> None:
             "changes the images before the teacher sees them, and soft labels belong to the unchanged images",
         ),
         (method.copies_teacher, "copies the teacher's architecture, which soft labels do not contain"),
-        (
-            method.teacher_batch_statistics,
-            "uses batch statistics in the teacher, and soft labels are fixed",
-        ),
+        (method.teacher_batch_statistics, "uses batch statistics in the teacher, and soft labels are fixed"),
     ):
         if applies:
             raise ValueError(f"Method {method.name!r} {why}: pass the network, or choose kd or dkd.")

@@ -14,11 +14,7 @@ RELEASED = {"shape": "linear", "first_selection": "after_first_stage"}
 # CIFAR-100, 240 epochs, stages of 40, ratio 0.7: the epochs before which it selects, and the sizes of the stages.
 CIFAR = {
     "paper": ({}, [1, 41, 81, 121, 161, 201], [50_000, 47_114, 44_395, 41_833, 39_418, 37_143, 35_000]),
-    "released": (
-        RELEASED,
-        [40, 80, 120, 160, 200, 240],
-        [50_000, 47_500, 45_000, 42_500, 40_000, 37_500, 35_000],
-    ),
+    "released": (RELEASED, [40, 80, 120, 160, 200, 240], [50_000, 47_500, 45_000, 42_500, 40_000, 37_500, 35_000]),
 }
 
 

@@ -47,12 +47,7 @@ SCENARIOS: dict[str, tuple[int, str, dict[str, Any], dict[str, Any]]] = {
     "adapter": (203, "plain", {"method": "hint_with_adapter", "save_strategy": "epoch"}, {"final_ratio": 0.5}),
     "two_phases": (203, "plain", {"method": "hint_at_first"}, {"final_ratio": 0.5}),
     # 384, 320, 256 and 192 points: every epoch divides by the 64 of an update, so nothing is drawn twice.
-    "even": (
-        384,
-        "no_batch_statistics",
-        {"gradient_accumulation_steps": 2},
-        {"final_ratio": 0.5, "shape": "linear"},
-    ),
+    "even": (384, "no_batch_statistics", {"gradient_accumulation_steps": 2}, {"final_ratio": 0.5, "shape": "linear"}),
 }
 
 

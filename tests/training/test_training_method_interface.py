@@ -2,16 +2,7 @@
 
 import pytest
 import torch
-from distillation_runs import (
-    RECIPE,
-    TRAIN,
-    SaveAt,
-    differing,
-    losses,
-    make_trainer,
-    network,
-    outcome,
-)
+from distillation_runs import RECIPE, TRAIN, SaveAt, differing, losses, make_trainer, network, outcome
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
