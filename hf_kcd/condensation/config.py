@@ -1,7 +1,7 @@
 """`KCDConfig`: how knowledge is condensed, every switch of the paper's Table 4 a field."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import unknown_name
@@ -66,10 +66,8 @@ class KCDConfig:
         It has linear sizes, a first selection after stage one, partners from the newly discarded points only, and
         cumulative mixing on the 8-bit images.
         """
-        preset = cls(
-            shape="linear", first_selection="after_first_stage", partners="newly_discarded", cumulative_mixing=True
-        )
-        return replace(preset, **overrides)
+        preset = {"shape": "linear", "first_selection": "after_first_stage", "partners": "newly_discarded"}
+        return cls(**{**preset, "cumulative_mixing": True, **overrides})
 
     def schedule(self, num_points: int, num_epochs: int) -> CondensationSchedule:
         """Return the schedule of a run.
@@ -88,11 +86,7 @@ class KCDConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KCDConfig":
-        """Build a configuration from a mapping of fields.
-
-        Raises:
-            ValueError: For an unknown field.
-        """
+        """Build a configuration from a mapping of fields; an unknown one is a ValueError."""
         names = [f.name for f in fields(cls)]
         for name in values:
             if name not in names:
