@@ -1,5 +1,6 @@
 """Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -25,9 +26,8 @@ def image_set(num_points: int = NUM_POINTS, num_classes: int = NUM_CLASSES, seed
     generator = np.random.default_rng(seed)
     labels = generator.integers(num_classes, size=num_points)
     pixels = generator.integers(0, 150, size=(num_points, 8, 8, 3)) + 25 * labels[:, None, None, None]
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"c{i}" for i in range(num_classes)])}
-    )
+    names = [f"c{i}" for i in range(num_classes)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     return datasets.Dataset.from_dict({"image": list(pixels.astype(np.uint8)), "label": labels}, features)
 
 
@@ -71,17 +71,14 @@ class Spy(KD):
 def config(out: Path, **options) -> DistillationConfig:
     defaults = {
         "num_train_epochs": NUM_EPOCHS,
-        "per_device_train_batch_size": BATCH,
-        "per_device_eval_batch_size": BATCH,
         "learning_rate": 0.05,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
         "seed": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
     }
-    return DistillationConfig(str(out), **{**defaults, **options})
+    defaults |= dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), BATCH)
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    return DistillationConfig(str(out), **{**defaults, **quiet, **options})
 
 
 def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **options) -> DistillationTrainer:
@@ -113,6 +110,17 @@ class SaveAt(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if self.then_stop:
             raise Interrupted
+
+
+class Before(TrainerCallback):
+    """Do something before a step."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
 
 
 class Watch(TrainerCallback):

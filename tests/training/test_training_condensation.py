@@ -76,9 +76,8 @@ def test_every_stage_is_that_of_the_equations_and_of_a_condenser_alone(finished,
 
 
 def test_points_that_no_epoch_has_shown_get_their_turn(tmp_path):
-    trainer = make_trainer(
-        tmp_path, PAPER, method="spy", dataloader_drop_last=True, num_train_epochs=3, lr_decay_epochs=[1]
-    )
+    options = {"dataloader_drop_last": True, "num_train_epochs": 3, "lr_decay_epochs": [1]}
+    trainer = make_trainer(tmp_path, PAPER, method="spy", **options)
     trainer.train()
     unseen = set(range(NUM_POINTS)) - set(trainer.method.by_epoch("point_ids")[0].tolist())
     assert len(unseen) == 8
@@ -113,10 +112,8 @@ def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
         time.sleep(0.3)
         return {"top1": 0.0}
 
-    options = {"eval_dataset": EVAL, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    trainer = make_trainer(
-        tmp_path, None, [Slow()], num_train_epochs=2, lr_decay_epochs=[1], compute_metrics=slow_metrics, **options
-    )
+    options = {"num_train_epochs": 2, "lr_decay_epochs": [1], "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, None, [Slow()], eval_dataset=EVAL, compute_metrics=slow_metrics, **options)
     started = time.perf_counter()
     trainer.train()
     elapsed = time.perf_counter() - started

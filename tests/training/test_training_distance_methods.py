@@ -26,16 +26,8 @@ def make(out, method, callbacks=(), seed=1, **options):
     teacher = network(9, "cifar_resnet20" if method == "fsp" else "cifar_wrn_16_2")
     torch.manual_seed(seed)
     options = {"kcd": KCD, "num_train_epochs": 2, "method_options": OPTIONS[method], **options}
-    return make_trainer(
-        out,
-        callbacks=callbacks,
-        model=network(seed),
-        teacher=teacher,
-        method=method,
-        learning_rate=0.02,
-        train_dataset=KnowledgeDataset(TRAIN.select(range(46)), RECIPE, seed=3),
-        **options,
-    )
+    options |= {"train_dataset": KnowledgeDataset(TRAIN.select(range(46)), RECIPE, seed=3), "learning_rate": 0.02}
+    return make_trainer(out, callbacks=callbacks, model=network(seed), teacher=teacher, method=method, **options)
 
 
 @pytest.mark.parametrize("method", OPTIONS)

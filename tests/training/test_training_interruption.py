@@ -3,38 +3,23 @@
 import signal
 
 import pytest
-import torch
-from transformers import TrainerCallback
+from distillation_runs import Before, make_trainer
 
-from hf_kcd import DistillationConfig, DistillationTrainer, KnowledgeDataset, load_model
-from hf_kcd.data import load_image_data
 from hf_kcd.training.interruption import interruptible
 
 
-class PressesInsideADestructor(TrainerCallback):
-    """Sends the signal while an object is being destroyed, where Python prints exceptions and goes on."""
+class Dying:
+    """Sends the signal while it is being destroyed, where Python prints exceptions and goes on."""
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        class Dying:
-            def __del__(self):
-                signal.raise_signal(signal.SIGINT)
-                # The handler runs between two instructions of the interpreter: here.
-                [None for _ in range(10)]
-
-        if state.global_step == 2:
-            Dying()
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        # The handler runs between two instructions of the interpreter: here.
+        [None for _ in range(10)]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_dropped_by_the_interpreter_stops_the_training(tmp_path):
-    data = load_image_data("digits")
-    dataset = KnowledgeDataset(data.train.select(range(128)), data.preprocessing)
-    args = DistillationConfig(
-        str(tmp_path), method="ce", num_train_epochs=4, save_strategy="no", disable_tqdm=True, report_to="none"
-    )
-    torch.manual_seed(0)
-    callbacks = [PressesInsideADestructor()]
-    trainer = DistillationTrainer(load_model("cifar_resnet8", 10), None, args, dataset, callbacks=callbacks)
+    trainer = make_trainer(tmp_path, callbacks=[Before(2, Dying)], method="ce")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), interruptible(trainer):
         trainer.train()

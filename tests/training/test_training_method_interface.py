@@ -83,17 +83,10 @@ NUM_POINTS, SIZES = 48, [48, 38, 30]  # 3, 3 and 2 batches
 
 def make(out, method, callbacks=(), seed=1):
     torch.manual_seed(seed)
-    return make_trainer(
-        out,
-        KCD,
-        callbacks,
-        model=network(seed),
-        teacher=network(9, "cifar_wrn_16_2"),
-        method=f"test_{method}",
-        num_train_epochs=3,
-        learning_rate=0.02,
-        train_dataset=KnowledgeDataset(TRAIN.select(range(NUM_POINTS)), RECIPE, seed=3),
-    )
+    data = KnowledgeDataset(TRAIN.select(range(NUM_POINTS)), RECIPE, seed=3)
+    networks = {"model": network(seed), "teacher": network(9, "cifar_wrn_16_2")}
+    options = {"method": f"test_{method}", "num_train_epochs": 3, "learning_rate": 0.02, "train_dataset": data}
+    return make_trainer(out, KCD, callbacks, **networks, **options)
 
 
 @pytest.fixture(scope="module")

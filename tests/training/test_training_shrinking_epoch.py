@@ -89,16 +89,13 @@ def test_cosine_is_a_function_of_epochs_and_max_steps_a_cap_alone(tmp_path):
 
 
 def test_logging_evaluation_and_saving_by_epoch(tmp_path):
-    by_epoch = dict.fromkeys(("eval_strategy", "logging_strategy", "save_strategy"), "epoch")
-    trainer = make_trainer(
-        tmp_path, PAPER, eval_dataset=EVAL, save_total_limit=None, load_best_model_at_end=True, **by_epoch
-    )
+    options = dict.fromkeys(("eval_strategy", "logging_strategy", "save_strategy"), "epoch")
+    options |= {"save_total_limit": None, "load_best_model_at_end": True}
+    trainer = make_trainer(tmp_path, PAPER, eval_dataset=EVAL, **options)
     trainer.train()
-    log = trainer.state.log_history
+    log, ends = trainer.state.log_history, list(zip(ENDS, range(1, 7), strict=True))
     for name in ("eval_top1", "loss"):
-        assert [(line["step"], line["epoch"]) for line in log if name in line] == [
-            *zip(ENDS, range(1, 7), strict=True)
-        ]
+        assert [(line["step"], line["epoch"]) for line in log if name in line] == ends
     assert sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*")) == ENDS
     best = max(line["eval_top1"] for line in log if "eval_top1" in line)
     assert trainer.state.best_metric == best == trainer.evaluate()["eval_top1"]
@@ -136,15 +133,10 @@ def test_an_update_has_the_mean_gradient_of_its_batches_also_where_fewer_are_lef
     # 80 points: 5 batches of 16, by threes an update of 48 and one of 32, as batches of 48 have them.
     data, weights = image_set(80), []
     for batch, accumulation in ((16, 3), (48, 1)):
-        trainer = make_trainer(
-            tmp_path / str(batch),
-            model=dropout_network(rate=0.0),
-            train_dataset=KnowledgeDataset(data, RECIPE, seed=3),
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            num_train_epochs=1,
-            lr_schedule="constant",
-        )
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        options |= {"num_train_epochs": 1, "lr_schedule": "constant", "model": dropout_network(rate=0.0)}
+        dataset = KnowledgeDataset(data, RECIPE, seed=3)
+        trainer = make_trainer(tmp_path / str(batch), train_dataset=dataset, **options)
         trainer.train()
         assert trainer.state.global_step == 2
         weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.student.parameters()]))

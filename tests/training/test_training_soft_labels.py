@@ -22,7 +22,7 @@ from distillation_runs import (
     outcome,
 )
 
-from hf_kcd import KnowledgeDataset, KnowledgeMask
+from hf_kcd import KCDConfig, KnowledgeDataset, KnowledgeMask
 from hf_kcd.artifacts.results import run_label
 from hf_kcd.cli.main import main
 from hf_kcd.cli.soft_labels import soft_labels_of_run
@@ -69,9 +69,8 @@ def test_with_a_view_for_every_epoch_it_is_the_training_with_the_teacher(tmp_pat
     # The data set's own seed is another one: the views are the soft labels'.
     other_seed = KnowledgeDataset(TRAIN, RECIPE, seed=99)
     labels = soft_labels(mask, 2, mixing, bits=16)
-    stored = make_trainer(
-        tmp_path / "stored", teacher=labels, mask=mask, mask_mixing=mixing, train_dataset=other_seed, **options
-    )
+    options |= {"teacher": labels, "train_dataset": other_seed}
+    stored = make_trainer(tmp_path / "stored", mask=mask, mask_mixing=mixing, **options)
     stored.train()
     assert stored.teacher is None and stored.teachers == ()
     assert stored.state.global_step == with_teacher.state.global_step == 6
@@ -92,9 +91,8 @@ def test_views_repeat_and_every_logit_is_the_teachers_answer_to_the_pixels_shown
     trainer = make_trainer(tmp_path, teacher=labels, mask=mask, method="spy", num_train_epochs=4)
     trainer.train()
     names = ("point_ids", "pixel_values", "teacher_logits")
-    by_epoch = [
-        dict(zip(names, epoch, strict=True)) for epoch in zip(*map(trainer.method.by_epoch, names), strict=True)
-    ]
+    rows = zip(*map(trainer.method.by_epoch, names), strict=True)
+    by_epoch = [dict(zip(names, epoch, strict=True)) for epoch in rows]
     for epoch, seen in enumerate(by_epoch):
         order, first = seen["point_ids"].argsort(), by_epoch[epoch % 2]["point_ids"].argsort()
         for name in names:
@@ -126,10 +124,8 @@ def test_resuming_is_exact_and_other_soft_labels_are_another_run(tmp_path, masks
     labels, steps = soft_labels(mask, 3, top_k=3), (4,) if options else (1, 3, 8)
 
     def trainer(name, callbacks=(), seed=1, teacher=labels):
-        given = {"teacher": teacher, "mask": mask, "method": "dkd", "num_train_epochs": 4, **options}
-        return make_trainer(
-            tmp_path / name, callbacks=callbacks, model=dropout_network(seed), save_total_limit=None, **given
-        )
+        given = {"teacher": teacher, "mask": mask, "method": "dkd", "num_train_epochs": 4, "save_total_limit": None}
+        return make_trainer(tmp_path / name, callbacks=callbacks, model=dropout_network(seed), **given, **options)
 
     whole = trainer("whole", [SaveAt(*steps)])
     whole.train()
@@ -200,13 +196,10 @@ def test_a_method_that_needs_the_network_is_refused(tmp_path, masks, labels, met
 def test_methods_that_read_logits_alone_learn_from_them_and_the_results_say_so(tmp_path, masks, labels):
     mask = masks["paper"]
     for method in ("dkd", "takd", "kd"):
-        # Without a mask every point is taught.
-        teacher = (
-            make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 1) if method == "dkd" else labels
-        )
-        trainer = make_trainer(
-            tmp_path / method, teacher=teacher, mask=None if method == "dkd" else mask, method=method, max_steps=3
-        )
+        own = {"teacher": labels, "mask": mask}
+        if method == "dkd":  # Without a mask every point is taught.
+            own = {"teacher": make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 1)}
+        trainer = make_trainer(tmp_path / method, method=method, max_steps=3, **own)
         before = [parameter.detach().clone() for parameter in trainer.student.parameters()]
         trainer.train()
         assert all(np.isfinite(line["loss"]) for line in losses(trainer))
@@ -285,9 +278,7 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, di
     # The pair's recipe serves: its teacher is set aside, and need not exist.
     recipe = yaml.safe_load((distilled / "run" / "recipe.yaml").read_text())
     recipe |= {"teacher": str(tmp_path / "nowhere"), "condense": False}
-    for name in ("preset", "final_ratio", "epochs_per_stage", "shape", "first_selection", "value", "online_recording"):
-        recipe.pop(name)
-    for name in ("cost_exponent", "augmentation", "max_perturbation", "partners", "cumulative_mixing"):
+    for name in ("preset", *KCDConfig().to_dict()):
         recipe.pop(name)
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(recipe))
     words = ["--config", tmp_path / "pair.yaml", "--mask", distilled / "published", "--soft_labels", "true"]

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from distillation_runs import PAPER, make_trainer, network
+from distillation_runs import PAPER, losses, make_trainer, network
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
@@ -60,8 +60,7 @@ def test_bfloat16_trains_and_values_stay_finite(tmp_path):
     record = trainer.kcd.condenser.record
     assert record.value.isfinite().all() and (record.value > 0).all()
     assert record.num_rejected == 0
-    lines = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert lines[-1] < lines[0]
+    assert losses(trainer)[-1]["loss"] < losses(trainer)[0]["loss"]
 
 
 def test_the_model_moves_its_teacher_along(tmp_path):
@@ -130,16 +129,10 @@ def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplo
 
 
 def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
-    trainer = make_trainer(
-        tmp_path,
-        method="test_reads_preactivations",
-        model=network(name="resnet10t", channels=(8, 16, 32, 64), stem_width=8),
-        teacher=network(9, name="test_resnet", pretrained_cfg_overlay={"input_size": (3, 32, 32)}),
-        teacher_layers=[2, 4],
-        num_train_epochs=1,
-        lr_decay_epochs=[],
-        learning_rate=0.01,
-    )
+    student = network(name="resnet10t", channels=(8, 16, 32, 64), stem_width=8)
+    teacher = network(9, name="test_resnet", pretrained_cfg_overlay={"input_size": (3, 32, 32)})
+    options = {"teacher_layers": [2, 4], "num_train_epochs": 1, "lr_decay_epochs": [], "learning_rate": 0.01}
+    trainer = make_trainer(tmp_path, method="test_reads_preactivations", model=student, teacher=teacher, **options)
     before = [parameter.clone() for parameter in trainer.student.parameters()]
     trainer.train()
     assert set(trainer.method.counts) == {(4, 2)}
