@@ -61,11 +61,7 @@ class KCDConfig:
 
     @classmethod
     def released_code(cls, **overrides: Any) -> "KCDConfig":
-        """Return the configuration of the authors' program, with some fields overridden.
-
-        It has linear sizes, a first selection after stage one, partners from the newly discarded points only, and
-        cumulative mixing on the 8-bit images.
-        """
+        """Return the configuration of the authors' program, with some fields overridden."""
         preset = {"shape": "linear", "first_selection": "after_first_stage", "partners": "newly_discarded"}
         return cls(**{**preset, "cumulative_mixing": True, **overrides})
 

@@ -1,8 +1,4 @@
-"""How many points every epoch trains on and what that costs: the arithmetic of Algorithm 1, known before training.
-
-Nothing here depends on a measured value, so the number of steps, the learning rate and the cost are known in advance,
-and a resumed run finds its place. Integers and plain floats only: no torch, no numpy.
-"""
+"""How many points every epoch trains on and what that costs: the arithmetic of Algorithm 1, known before training."""
 
 import bisect
 import dataclasses

@@ -61,8 +61,7 @@ def summarize_knowledge(
     Raises:
         ValueError: When `order` is not a permutation, or another value is out of its range.
     """
-    num_points = order.numel()
-    ids = torch.arange(num_points, device=order.device)
+    num_points, ids = order.numel(), torch.arange(order.numel(), device=order.device)
     if not num_points or order.dtype != torch.int64 or not torch.equal(order.sort().values, ids):
         raise ValueError("order is no permutation of the ids 0 to N - 1. Give what rank_points returns.")
     if not 1 <= num_kept <= num_points:

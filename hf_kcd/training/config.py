@@ -77,10 +77,7 @@ class DistillationConfig(TrainingArguments):
         pushes_checkpoints = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         scheduler = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
         for wrong, message in (
-            (
-                self.hub_token is not None,
-                "hub_token would be written to disk: use `hf auth login` or HF_TOKEN instead.",
-            ),
+            (self.hub_token is not None, "hub_token would be written to disk: use `hf auth login` or HF_TOKEN."),
             (
                 pushes_checkpoints,
                 f"hub_strategy is {strategy.value!r}, but checkpoints hold pickles, which are not published: use "
@@ -91,10 +88,7 @@ class DistillationConfig(TrainingArguments):
                 "lr_scheduler_type and warmup_steps count steps, and condensation reduces their number. Use lr_schedule "
                 "('multistep', 'cosine', 'constant') and warmup_epochs.",
             ),
-            (
-                self.auto_find_batch_size,
-                "auto_find_batch_size changes the number of steps: set the batch size yourself.",
-            ),
+            (self.auto_find_batch_size, "auto_find_batch_size changes the steps: set the batch size yourself."),
             (
                 self.label_smoothing_factor,
                 f"label_smoothing_factor is {self.label_smoothing_factor}, but the method computes the loss: leave it out.",
@@ -106,9 +100,7 @@ class DistillationConfig(TrainingArguments):
         fixed = {"remove_unused_columns": False, "label_names": ["labels"], "logging_nan_inf_filter": False}
         for name, value in fixed.items():
             if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: DistillationTrainer needs {value!r}; leave it out."
-                )
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but the trainer needs {value!r}: leave it out.")
         whole_number("per_device_train_batch_size", self.per_device_train_batch_size)
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())

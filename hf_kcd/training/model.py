@@ -90,14 +90,11 @@ class DistillationModel(nn.Module):
         method = self.method
         batch = method.prepare_batch({"pixel_values": pixel_values, "labels": labels, **batch}, self.student)
         images = batch["pixel_values"]
-        teacher = None
-        if teacher_logits is not None:
-            teacher = ModelOutputs(logits=teacher_logits)
-        elif method.teacher_reads:
+        teacher = None if teacher_logits is None else ModelOutputs(logits=teacher_logits)
+        if teacher is None and method.teacher_reads:
             teacher = self._run_teachers(images)
-        student = None
-        if not self.in_first_phase or method.first_phase.trains_student:
-            student = self._read_student(images)
+        runs_student = not self.in_first_phase or method.first_phase.trains_student
+        student = self._read_student(images) if runs_student else None
         losses = method.first_phase_losses if self.in_first_phase else method
         parts = losses(student, teacher, batch)
         outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}

@@ -9,11 +9,7 @@ SCHEDULES = ("multistep", "cosine", "constant")
 
 
 def learning_rate_factor(
-    schedule: str,
-    num_epochs: int,
-    decay_epochs: Sequence[float] = (),
-    decay_rate: float = 0.1,
-    warmup_epochs: float = 0.0,
+    schedule: str, num_epochs: int, decay_epochs: Sequence[float], decay_rate: float, warmup_epochs: float
 ) -> Callable[[float], float]:
     """Return the factor on the base learning rate as a function of the epochs trained.
 

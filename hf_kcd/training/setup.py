@@ -46,7 +46,7 @@ def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCal
         check_method(get_method(args.method))
         if kcd is not None:
             raise ValueError(
-                "Soft labels need a fixed selection: KCDTrainerCallback changes it, so leave it out, and pass the mask."
+                "KCDTrainerCallback changes the selection of soft labels: leave it out, and pass the mask."
             )
 
 
@@ -117,9 +117,7 @@ def _check_classes(
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(
-            f"Numbers of classes differ: {listed}. Create the networks with num_classes={train.num_classes}."
-        )
+        raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
 
 
 def _check_images(student: nn.Module, size: int) -> None:
