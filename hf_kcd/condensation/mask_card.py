@@ -37,10 +37,7 @@ def mask_card(
     teacher_repo: str | None,
     license: str | None,
 ) -> str:
-    """Write the card of a mask from its description, its run, the run's pictures, and the description of soft labels.
-
-    The teacher's repository is by default the one in the recipe.
-    """
+    """Write the card of a mask from its description, its run, the run's pictures, and the description of soft labels."""
     if results is not None:
         _check_run(results, mask)
         results = without_folders(results)

@@ -94,6 +94,13 @@ def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **option
     return DistillationTrainer(args=config(out, **options), callbacks=joined, **given)
 
 
+def run_training(out: Path, *args, **options) -> DistillationTrainer:
+    """Make a trainer, and let it train."""
+    trainer = make_trainer(out, *args, **options)
+    trainer.train()
+    return trainer
+
+
 class Interrupted(Exception):
     """The run was cut off."""
 
@@ -164,6 +171,10 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
     """Names of the tensors that are not equal to the bit."""
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def assert_same_end(one: DistillationTrainer, other: DistillationTrainer, when: object = "") -> None:
+    assert not differing(outcome(one), outcome(other)), when
 
 
 def losses(trainer: DistillationTrainer) -> list[dict]:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from distillation_runs import RECIPE, TRAIN, SaveAt, differing, losses, make_trainer, network, outcome
+from distillation_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training import KCDConfig
@@ -52,7 +52,7 @@ def test_a_condensed_run_has_no_part_at_zero_moves_what_it_trains_and_resumes(tm
     if method in RESUMED:
         resumed = make(tmp_path / "resumed", method, seed=50)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-        assert not differing(outcome(trainer), outcome(resumed))
+        assert_same_end(trainer, resumed)
 
 
 def test_the_paraphraser_is_trained_first_without_the_student_and_fixed_from_then_on(tmp_path):

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from distillation_runs import PAPER, losses, make_trainer, network
+from distillation_runs import PAPER, losses, make_trainer, network, run_training
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
@@ -40,8 +40,7 @@ class ReadsPreactivations(DistillationMethod):
 def test_the_teacher_is_left_as_it_was(tmp_path):
     teacher = network(9).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    trainer = make_trainer(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert int(teacher.bn1.num_batches_tracked) == 0
     assert not any(module.training for module in teacher.modules())
@@ -53,8 +52,7 @@ def test_the_teacher_is_left_as_it_was(tmp_path):
 
 
 def test_bfloat16_trains_and_values_stay_finite(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=3, lr_decay_epochs=[2])
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=3, lr_decay_epochs=[2])
     assert {step["teacher_logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     assert {step["logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     record = trainer.kcd.condenser.record
