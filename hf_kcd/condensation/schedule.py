@@ -68,7 +68,7 @@ class CondensationSchedule:
         if self.batch_size is not None and self.batches(self.num_epochs - 1) == 0:
             raise ValueError(
                 f"drop_last leaves no batch in the last epoch: {self.num_kept(self.num_epochs - 1)} points do not fill "
-                f"batch_size={self.batch_size} on world_size={self.world_size} processes. Use smaller ones, or no drop_last."
+                f"batch_size={self.batch_size} on world_size={self.world_size} processes. Use smaller batches, or keep the last."
             )
 
     @property

@@ -60,7 +60,8 @@ def build_model(
     """Build the module that is trained: the student under its method, with the teachers beside it."""
     soft_labels = teacher if isinstance(teacher, SoftLabels) else None
     networks = (student, *as_teachers(None if soft_labels else teacher))
-    student, *teachers = (load_model(n, train_dataset.num_classes) if isinstance(n, str) else n for n in networks)
+    num_classes = train_dataset.num_classes
+    student, *teachers = (load_model(one, num_classes) if isinstance(one, str) else one for one in networks)
     _check_classes(student, teachers, train_dataset, eval_dataset)
     preprocessing = train_dataset.preprocessing
     size = preprocessing.network_size
