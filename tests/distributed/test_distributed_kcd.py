@@ -63,7 +63,7 @@ def test_both_processes_select_the_planned_number_of_the_same_points_and_keep_on
         assert_equal(first.part(part), second.part(part))
     output_dir = folder / ("adapter-by-rank0" if scenario == "adapter" else scenario)
     for epoch in range(1, NUM_EPOCHS):
-        mask = KnowledgeMask.from_preread(folder, output_dir / "stages" / f"stage-{stage(epoch):02d}")
+        mask = KnowledgeMask.from_pretrained(output_dir / "stages" / f"stage-{stage(epoch):02d}")
         assert sorted(mask.kept.tolist()) == first.seen["selected"][epoch]
 
 
