@@ -24,12 +24,10 @@ class KnowledgeCondenser:
 
     Args:
         config: How to condense.
-        num_points: Number of points of the whole training set, N.
-        num_epochs: Number of epochs of the training, I.
+        num_points, num_epochs: Points of the whole training set, N, and epochs of the training, I.
         seed: Seed of the random ranking (`value="random"`).
         device: Where the logits are.
-        dataset: Identity of the data set; a mask needs it.
-        labels: [N] int64, the class of every point, for the mask.
+        dataset, labels: Identity of the data set, without which there is no mask, and the points' classes, [N] int64.
         provenance: What makes the mask (student, teacher, method, seed), plain JSON values.
 
     Example:
@@ -61,10 +59,7 @@ class KnowledgeCondenser:
     ) -> None:
         self.config = config
         self.schedule = config.schedule(num_points, num_epochs)
-        self.seed = seed
-        self.dataset = dataset
-        self.labels = labels
-        self.provenance = provenance or {}
+        self.seed, self.dataset, self.labels, self.provenance = seed, dataset, labels, provenance or {}
         self._device = device
         self._value = get_value(config.value)
         self.reset()
@@ -91,8 +86,7 @@ class KnowledgeCondenser:
         Args:
             point_ids: [B] int64, ids in the whole data set.
             student_logits: [B, C].
-            teacher_logits: [B, C], for values that compare with the teacher.
-            labels: [B] int64, for values that compare with the label.
+            teacher_logits, labels: [B, C] and [B] int64, for values that compare with them.
             valid: [B] bool, rows to record; all rows without it. Values that are not finite are never recorded.
         """
         teacher_logits = None if teacher_logits is None else teacher_logits.detach()
@@ -114,15 +108,9 @@ class KnowledgeCondenser:
         if not self.schedule.selects_before(self.epoch):
             return None
         config = self.config
-        summary = summarize_knowledge(
-            rank_points(self._scores()),
-            self.schedule.num_kept(self.epoch),
-            config.max_perturbation,
-            config.augmentation,
-            config.partners,
-            self.schedule.num_kept(self.epoch - 1),
-        )
-        self.selection = summary.selection
+        before, num_kept = (self.schedule.num_kept(epoch) for epoch in (self.epoch - 1, self.epoch))
+        mixing = (config.max_perturbation, config.augmentation, config.partners)
+        self.selection = summarize_knowledge(rank_points(self._scores()), num_kept, *mixing, before).selection
         self._selected_before = self.epoch
         self._selected_by = self.record.state_dict()
         if config.cumulative_mixing:
@@ -173,11 +161,7 @@ class KnowledgeCondenser:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            ValueError: When the state is of another number of points, incomplete or corrupt.
-        """
+        """Restore what `state_dict` returned; a ValueError says when it is foreign, incomplete or corrupt."""
         self.reset()
         try:
             self.record.load_state_dict(_part("record", state))
@@ -203,10 +187,9 @@ class KnowledgeCondenser:
         stage, num_kept = (ask(self._selected_before) for ask in (self.schedule.stage, self.schedule.num_kept))
         num_mixings = stage if self.config.cumulative_mixing else 0
         if len(selection.points) != num_kept or len(self._mixing_history) != num_mixings:
-            raise ValueError(
-                f"The condenser's state holds {len(selection.points)} points and {len(self._mixing_history)} mixings "
-                f"in stage {stage} instead of {num_kept} and {num_mixings}: it is of another configuration, or incomplete."
-            )
+            found = f"{len(selection.points)} points and {len(self._mixing_history)} mixings in stage {stage}"
+            expected = f"{num_kept} and {num_mixings}: it is of another configuration, or incomplete"
+            raise ValueError(f"The condenser's state holds {found} instead of {expected}.")
 
     def _scores(self) -> Tensor:
         """Return the score of every point (Eq. 13), on the CPU."""

@@ -1,13 +1,18 @@
 """`KCDConfig`: how knowledge is condensed, every switch of the paper's Table 4 a field."""
 
 import math
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..errors import unknown_name
 from .schedule import FIRST_SELECTIONS, SHAPES, CondensationSchedule
 from .summary import AUGMENTATIONS, PARTNERS
 from .value import available_values
+
+
+def option(default: Any, help: str) -> Any:
+    """Return a dataclass field with its text for `--help`."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -20,56 +25,32 @@ class KCDConfig:
         ValueError: When a field is out of its range, with its value and what to do.
     """
 
-    final_ratio: float = field(default=0.7, metadata={"help": "rho: share of the points kept at the end, in (0, 1]."})
-    epochs_per_stage: int = field(default=40, metadata={"help": "T: epochs between two selections."})
-    shape: str = field(
-        default="exponential", metadata={"help": "How the kept share falls over stages: 'exponential' or 'linear'."}
+    final_ratio: float = option(0.7, "rho: share of the points kept at the end, in (0, 1].")
+    epochs_per_stage: int = option(40, "T: epochs between two selections.")
+    shape: str = option("exponential", "How the kept share falls over stages: 'exponential' or 'linear'.")
+    first_selection: str = option("after_first_epoch", "First selection: 'after_first_epoch' or 'after_first_stage'.")
+    value: str = option("entropy", "The value of a point: one of the registered values, or 'random'.")
+    online_recording: bool = option(
+        True, "Value a point by its mean over epochs (Eq. 12), not by its last epoch alone."
     )
-    first_selection: str = field(
-        default="after_first_epoch", metadata={"help": "First selection: 'after_first_epoch' or 'after_first_stage'."}
-    )
-    value: str = field(
-        default="entropy", metadata={"help": "The value of a point: one of the registered values, or 'random'."}
-    )
-    online_recording: bool = field(
-        default=True, metadata={"help": "Value a point by its mean over epochs (Eq. 12), not by its last epoch alone."}
-    )
-    cost_exponent: float = field(
-        default=0.03, metadata={"help": "alpha of the cost-aware ranking (Eq. 13); 0 turns it off."}
-    )
-    augmentation: str = field(
-        default="adaptive", metadata={"help": "Mixing of borderline points: 'adaptive' (Eq. 15), 'fixed' or 'none'."}
-    )
-    max_perturbation: float = field(
-        default=0.3, metadata={"help": "epsilon_m: the largest share of a partner, in [0, 1]."}
-    )
-    partners: str = field(
-        default="discarded", metadata={"help": "Partners: all 'discarded' points, or the 'newly_discarded' ones."}
-    )
-    cumulative_mixing: bool = field(
-        default=False,
-        metadata={"help": "Mix into the 8-bit images for good, stage after stage, as the released code does."},
+    cost_exponent: float = option(0.03, "alpha of the cost-aware ranking (Eq. 13); 0 turns it off.")
+    augmentation: str = option("adaptive", "Mixing of borderline points: 'adaptive' (Eq. 15), 'fixed' or 'none'.")
+    max_perturbation: float = option(0.3, "epsilon_m: the largest share of a partner, in [0, 1].")
+    partners: str = option("discarded", "Partners: all 'discarded' points, or the 'newly_discarded' ones.")
+    cumulative_mixing: bool = option(
+        False, "Mix into the 8-bit images for good, stage after stage, as the released code does."
     )
 
     def __post_init__(self) -> None:
         # The schedule checks epochs and points once their numbers are known.
         if not isinstance(self.final_ratio, (int, float)) or not 0 < self.final_ratio <= 1:
-            raise ValueError(
-                f"final_ratio is {self.final_ratio}: give the share of points to keep, above 0 and up to 1."
-            )
-        for name, valid in (
-            ("value", available_values()),
-            ("shape", SHAPES),
-            ("first_selection", FIRST_SELECTIONS),
-            ("augmentation", AUGMENTATIONS),
-            ("partners", PARTNERS),
-        ):
+            raise ValueError(f"final_ratio is {self.final_ratio}: give a share of the points, above 0 and up to 1.")
+        names = {"value": available_values(), "shape": SHAPES, "first_selection": FIRST_SELECTIONS}
+        for name, valid in {**names, "augmentation": AUGMENTATIONS, "partners": PARTNERS}.items():
             if getattr(self, name) not in valid:
                 raise unknown_name(name, getattr(self, name), valid)
         if not 0 <= self.max_perturbation <= 1:
-            raise ValueError(
-                f"max_perturbation is {self.max_perturbation}: give a share from 0 to 1; the paper uses 0.3."
-            )
+            raise ValueError(f"max_perturbation is {self.max_perturbation}: give a share from 0 to 1, such as 0.3.")
         if not math.isfinite(self.cost_exponent):
             raise ValueError(f"cost_exponent is {self.cost_exponent}: give a finite number; the paper uses 0.03.")
 
@@ -80,15 +61,9 @@ class KCDConfig:
 
     @classmethod
     def released_code(cls, **overrides: Any) -> "KCDConfig":
-        """Return the configuration of the authors' program, with some fields overridden.
-
-        It has linear sizes, a first selection after stage one, partners from the newly discarded points only, and
-        cumulative mixing on the 8-bit images.
-        """
-        preset = cls(
-            shape="linear", first_selection="after_first_stage", partners="newly_discarded", cumulative_mixing=True
-        )
-        return replace(preset, **overrides)
+        """Return the configuration of the authors' program, with some fields overridden."""
+        preset = {"shape": "linear", "first_selection": "after_first_stage", "partners": "newly_discarded"}
+        return cls(**{**preset, "cumulative_mixing": True, **overrides})
 
     def schedule(self, num_points: int, num_epochs: int) -> CondensationSchedule:
         """Return the schedule of a run.
@@ -107,11 +82,7 @@ class KCDConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "KCDConfig":
-        """Build a configuration from a mapping of fields.
-
-        Raises:
-            ValueError: For an unknown field.
-        """
+        """Build a configuration from a mapping of fields; an unknown one is a ValueError."""
         names = [f.name for f in fields(cls)]
         for name in values:
             if name not in names:

@@ -37,16 +37,12 @@ class KnowledgeMask(Artifact):
 
     Args:
         kept: [K] int64 ids in rank order, the most valuable point first.
-        partner: [K] int64 aligned with `kept`: the id mixed in, -1 for none.
-        perturbation: [K] float32 aligned with `kept`: the share of the partner in [0, 1], 0 for none.
-        value: [N] float64, each point's recorded value (Eq. 12).
-        frequency: [N] int64, the number of epochs that recorded it.
+        partner, perturbation: [K] int64 and float32 aligned with `kept`: the id mixed in (-1 for none), and its share.
+        value, frequency: [N] float64 and int64, each point's value (Eq. 12), and the number of epochs that recorded it.
         stage: Number of selections so far.
-        schedule: The schedule's fields, plain JSON values.
-        dataset: The identity of the data set.
+        schedule, dataset: The schedule's fields, plain JSON values, and the identity of the data set.
         provenance: What made it (teacher, student, method, seed, versions, command), plain JSON values.
-        mixing_history: For images that stay mixed from stage to stage (released code), one `Selection` per stage in
-            order, of the points that it mixed. Empty where `partner` and `perturbation` say it all.
+        mixing_history: For images that stay mixed (released code): one `Selection` per stage, of the points it mixed.
         labels: [N] int64, each point's class; None where unknown.
 
     Raises:
@@ -107,10 +103,7 @@ class KnowledgeMask(Artifact):
             raise ValueError(f"stage is {self.stage!r}. Give the number of selections so far.")
         for name in ("schedule", "provenance"):
             if not _is_plain_json(getattr(self, name)):
-                raise ValueError(
-                    f"{name} is no plain JSON object. Give a dict of strings, finite numbers, booleans, None, lists "
-                    f"and dicts with string keys."
-                )
+                raise ValueError(f"{name} is no plain JSON object. Give a dict with string keys and JSON values.")
 
     @property
     def num_points(self) -> int:
@@ -134,34 +127,19 @@ class KnowledgeMask(Artifact):
         return self.value[recorded & kept].numpy(), self.value[recorded & ~kept].numpy()
 
     def select(self, dataset: datasets.Dataset) -> datasets.Dataset:
-        """Take the kept points out of the data set, in the data set's order and unmixed.
-
-        Raises:
-            ValueError: When the mask is about another data set.
-        """
+        """Take the kept points out of the data set, unmixed and in its order; another data set is a ValueError."""
         self.check(dataset)
         return dataset.select(self.kept.sort().values.numpy())
 
     def hamming_distance(self, other: "KnowledgeMask") -> int:
-        """Count the points that one mask keeps and the other discards (Fig. 3c).
-
-        Raises:
-            ValueError: When the two are about different data sets.
-        """
+        """Count the points that one mask keeps and the other discards (Fig. 3c); masks of other data are a ValueError."""
         self.check(other.dataset)
         return int((self.kept_mask ^ other.kept_mask).sum())
 
     def description(self) -> Facts:
-        """Describe the mask, as plain JSON values.
-
-        Returns:
-            `num_points`, `num_kept`, `num_mixed`, `shares` of partners (lowest and highest, or None),
-            `cumulative_mixing`, `recorded` (whether any value is), `frequency` (lowest and highest), `quantiles` of the
-            values (5 to 95 %) of the `kept` and `discarded` points, `labeled`, and the file's facts.
-        """
+        """Describe the mask: counts, lowest and highest shares and frequencies, quantiles (5 to 95 %), and its facts."""
         kept, mixed = self.kept_mask, self.selection.is_mixed
-        shares = self.perturbation[mixed]
-        num_mixed = int(mixed.sum())
+        shares, num_mixed = self.perturbation[mixed], int(mixed.sum())
         if self.mixing_history:
             touched = torch.cat([points[share > 0] for points, _, share in self.mixing_history])
             num_mixed = int(torch.isin(self.kept, touched).sum())
@@ -180,7 +158,7 @@ class KnowledgeMask(Artifact):
         }
 
     def to_table(self) -> datasets.Dataset:
-        """Make the table of all points that the Hub's viewer shows; `points_table` lists its columns."""
+        """Make the table of all points that the Hub's viewer shows; the card explains its columns."""
         return points_table(self.selection, self.value, self.frequency, self.labels, self.dataset.class_names)
 
     def write_repository(
@@ -199,11 +177,9 @@ class KnowledgeMask(Artifact):
         Equal arguments give equal files. Paths of this machine are reduced to their last part.
 
         Args:
-            folder: Where to write; it is made.
-            repo_id: The repository that the card names.
+            folder, repo_id: Where to write (it is made), and the repository that the card names.
             run_folder: Folder of the finished run that made the mask, for its data set, results and pictures.
-            student_repo: Repository of the student that was trained with it, for a link.
-            teacher_repo: Repository of its teacher, for a link; by default the one in the run's recipe.
+            student_repo, teacher_repo: Repositories to link; by default the teacher's is the one in the run's recipe.
             soft_labels: The teacher's `SoftLabels` for the kept points.
             license: Identifier of the license, as the Hub has them ("apache-2.0").
 
@@ -222,16 +198,10 @@ class KnowledgeMask(Artifact):
         if soft_labels is not None:
             self._check_soft_labels(soft_labels)
         published = dataclasses.replace(self, provenance=without_folders(self.provenance))
+        stored = None if soft_labels is None else soft_labels.description()
+        links = {"student_repo": student_repo, "teacher_repo": teacher_repo}
         card = mask_card(
-            published.description(),
-            repo_id=repo_id,
-            results=results,
-            recipe=recipe,
-            pictures=pictures,
-            student_repo=student_repo,
-            teacher_repo=teacher_repo,
-            soft_labels=None if soft_labels is None else soft_labels.description(),
-            license=license,
+            published.description(), results, recipe, pictures, stored, repo_id=repo_id, license=license, **links
         )
         published.save_pretrained(folder)
         if soft_labels is not None:
@@ -239,9 +209,8 @@ class KnowledgeMask(Artifact):
         for name in (TABLE_FILE, *pictures):
             (folder / name).parent.mkdir(exist_ok=True)
         self.to_table().to_parquet(folder / TABLE_FILE)
-        if run_folder is not None:
-            for name in pictures:
-                shutil.copyfile(Path(run_folder) / name, folder / name)
+        for name in pictures:
+            shutil.copyfile(Path(run_folder or "") / name, folder / name)
         if (self.frequency > 0).any():
             value = str(self.schedule.get("value", "value"))
             figure = value_figure([self.recorded_values], [self.stage], self.num_points, value)
@@ -254,20 +223,15 @@ class KnowledgeMask(Artifact):
         private: bool | None = None,
         revision: str | None = None,
         commit_message: str = "Upload knowledge mask",
-        run_folder: str | Path | None = None,
-        student_repo: str | None = None,
-        teacher_repo: str | None = None,
-        soft_labels: Artifact | None = None,
-        license: str | None = None,
+        **repository: Any,
     ) -> "huggingface_hub.CommitInfo":
         """Publish the mask as a data set repository of the Hub, in one commit.
 
         Args:
             repo_id: Such as `"me/my-mask"`, by default of the user who is logged in; made where it does not exist.
             private: Whether a new repository is private; None for the account's own default.
-            revision: Branch to commit to, made where it does not exist; by default the main one.
-            commit_message: Message of the commit.
-            run_folder, student_repo, teacher_repo, soft_labels, license: As in `write_repository`.
+            revision, commit_message: Branch to commit to (made where it does not exist), and the commit's message.
+            **repository: `run_folder`, `student_repo`, `teacher_repo`, `soft_labels` and `license` of `write_repository`.
 
         Returns:
             The commit, with its address.
@@ -279,22 +243,9 @@ class KnowledgeMask(Artifact):
         """
         repo_id = full_name(repo_id, "dataset")
         with tempfile.TemporaryDirectory() as folder:
-            self.write_repository(
-                folder,
-                repo_id=repo_id,
-                run_folder=run_folder,
-                student_repo=student_repo,
-                teacher_repo=teacher_repo,
-                soft_labels=soft_labels,
-                license=license,
-            )
+            self.write_repository(folder, repo_id=repo_id, **repository)
             return upload(
-                folder,
-                repo_id,
-                repo_type="dataset",
-                private=private,
-                revision=revision,
-                commit_message=commit_message,
+                folder, repo_id, repo_type="dataset", private=private, revision=revision, commit_message=commit_message
             )
 
     def tensors(self) -> Tensors:
@@ -309,9 +260,8 @@ class KnowledgeMask(Artifact):
     @classmethod
     def layout(cls, facts: Facts, dataset: DatasetIdentity, names: Collection[str]) -> Layout:
         shape = (dataset.num_points,)
-        layout: Layout = {
-            name: (dtype, shape) for name, dtype in _TENSORS.items() if name != "labels" or name in names
-        }
+        expected = (name for name in _TENSORS if name != "labels" or name in names)
+        layout: Layout = {name: (_TENSORS[name], shape) for name in expected}
         mixing = [(dtype, shape) for dtype in _SELECTION.values()]
         for stage in range(_num_mixings(names)):
             layout |= zip(_mixing_names(stage), mixing, strict=True)
@@ -328,16 +278,12 @@ class KnowledgeMask(Artifact):
         self.check(soft_labels.dataset)
         points = soft_labels.tensors()["points"].cpu()
         if not torch.equal(points, self.kept.sort().values):
-            raise ValueError(
-                f"The soft labels are of {len(points):,} points, but not of the {len(self.kept):,} that the mask keeps. "
-                "Make them for this mask."
-            )
+            counts = f"{len(points):,} points, but not of the {len(self.kept):,} that the mask keeps"
+            raise ValueError(f"The soft labels are of {counts}. Make them for this mask.")
 
     def __repr__(self) -> str:
-        return (
-            f"KnowledgeMask({len(self.kept)} of {self.num_points} points kept, "
-            f"{int(self.selection.is_mixed.sum())} with a partner, stage {self.stage})"
-        )
+        kept, num_mixed = f"{len(self.kept)} of {self.num_points} points kept", int(self.selection.is_mixed.sum())
+        return f"KnowledgeMask({kept}, {num_mixed} with a partner, stage {self.stage})"
 
 
 def _own(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -27,30 +27,17 @@ _NUM_NAMED = 8
 
 def mask_card(
     mask: dict[str, Any],
-    *,
-    repo_id: str,
     results: Results | None,
     recipe: dict[str, Any] | None,
     pictures: Sequence[str],
+    soft_labels: dict[str, Any] | None,
+    *,
+    repo_id: str,
     student_repo: str | None,
     teacher_repo: str | None,
-    soft_labels: dict[str, Any] | None,
     license: str | None,
 ) -> str:
-    """Write the card of a mask.
-
-    Args:
-        mask: `KnowledgeMask.description()`.
-        repo_id: The mask's repository.
-        results, recipe: Of the run that made it, where they are known.
-        pictures: The run's pictures in the repository, such as "plots/ranks.png".
-        student_repo, teacher_repo: Repositories to link; by default the teacher's is the one in the recipe.
-        soft_labels: `SoftLabels.description()` of soft labels in the repository.
-        license: License of the mask.
-
-    Raises:
-        ValueError: When the results are of another run than the mask.
-    """
+    """Write the card of a mask from its description, its run, the run's pictures, and the description of soft labels."""
     if results is not None:
         _check_run(results, mask)
         results = without_folders(results)
@@ -86,9 +73,8 @@ def _check_run(results: Results, mask: dict[str, Any]) -> None:
     for name in ("student", "method", "seed"):
         known = mask["provenance"].get(name)
         if known is not None and known != results[name]:
-            raise ValueError(
-                f"run_folder holds another run than the mask's: its {name} is {results[name]}, the mask's is {known}."
-            )
+            differs = f"its {name} is {results[name]}, the mask's is {known}"
+            raise ValueError(f"run_folder holds another run than the mask's: {differs}.")
 
 
 def _source(data: str | None, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -96,10 +82,8 @@ def _source(data: str | None, recipe: dict[str, Any]) -> dict[str, Any]:
     repository = None if data is None else dataset_repository(data)
     name = None if data is None else one_line(without_folders(data))
     split, points = recipe.get("train_split") or "train", recipe.get("train_points")
-    imports, load = (
-        ["from datasets import load_dataset"],
-        f'load_dataset("{repository or name or "FOLDER"}", split="{split}")',
-    )
+    imports = ["from datasets import load_dataset"]
+    load = f'load_dataset("{repository or name or "FOLDER"}", split="{split}")'
     if data == "digits":
         imports, load = ["from hf_kcd.data import load_image_data"], 'load_image_data("digits").train'
     options = f"--data {name or 'FOLDER'}" + (f" --train_split {split}" if split != "train" else "")
@@ -136,9 +120,8 @@ def _metadata(mask: dict[str, Any], repo_id: str, source: dict[str, Any], licens
 
 def _title(provenance: dict[str, Any], source: dict[str, Any]) -> str:
     pair = " → ".join(str(provenance[role]) for role in ("teacher", "student") if provenance.get(role))
-    return one_line(
-        "Knowledge mask" + (f" of {pair}" if pair else "") + (f" on {source['name']}" if source["name"] else "")
-    )
+    data = f" on {source['name']}" if source["name"] else ""
+    return one_line("Knowledge mask" + (f" of {pair}" if pair else "") + data)
 
 
 def _making(mask: dict[str, Any], results: Results | None) -> dict[str, str]:
@@ -150,9 +133,8 @@ def _making(mask: dict[str, Any], results: Results | None) -> dict[str, str]:
         "Mixed": "none",
     }
     if mask["cumulative_mixing"]:
-        rows["Mixed"] = (
-            f"{mask['num_mixed']:,}, stage after stage into the 8-bit images for good (`cumulative_mixing`)"
-        )
+        stages = "stage after stage into the 8-bit images for good (`cumulative_mixing`)"
+        rows["Mixed"] = f"{mask['num_mixed']:,}, {stages}"
     elif mask["num_mixed"]:
         low, high = mask["shares"]
         rows["Mixed"] = f"{mask['num_mixed']:,}, with {low:.2f} to {high:.2f} of a discarded point"

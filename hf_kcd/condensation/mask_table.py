@@ -13,13 +13,7 @@ from .selection import Selection
 def points_table(
     selection: Selection, value: Tensor, frequency: Tensor, labels: Tensor | None, class_names: Sequence[str]
 ) -> datasets.Dataset:
-    """Make a table with one row a point, in the data set's order.
-
-    Returns:
-        Columns `point` (id), `kept`, `rank` (place among the kept, 0 the most valuable; null for discarded points),
-        `value` (Eq. 12), `frequency`, `partner` (null for none), `perturbation` (0 for none) and, with labels, `label`
-        with the classes' names.
-    """
+    """Make a table with one row a point, in the data set's order; the mask's card explains its columns."""
     kept, num_points = selection.points.numpy(), len(value)
     rank, partner = np.full((2, num_points), -1, dtype=np.int64)
     perturbation = np.zeros(num_points, dtype=np.float32)

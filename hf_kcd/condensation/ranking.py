@@ -24,10 +24,8 @@ def rank_points(scores: torch.Tensor | np.ndarray | Sequence[float]) -> torch.Te
         raise ValueError(f"Scores have shape {list(scores.shape)}. Give [N], one number per point.")
     undefined = scores.isnan().nonzero()[:, 0]
     if len(undefined):
-        raise ValueError(
-            f"{len(undefined)} points have a score of NaN (ids {', '.join(map(str, undefined[:5].tolist()))}"
-            f"{', …' if len(undefined) > 5 else ''}), which has no rank. Record finite values only."
-        )
+        ids = ", ".join(map(str, undefined[:5].tolist())) + ", …" * (len(undefined) > 5)
+        raise ValueError(f"{len(undefined)} points have a score of NaN (ids {ids}). Record finite values only.")
     return torch.argsort(scores, descending=True, stable=True)
 
 
@@ -35,8 +33,7 @@ def random_scores(num_points: int, seed: int, epoch: int) -> torch.Tensor:
     """Draw a score for every point: the baseline that an estimated value has to beat.
 
     Args:
-        num_points: Number of points, N.
-        seed: Seed of the training, not negative.
+        num_points, seed: Number of points, N, and seed of the training, not negative.
         epoch: The epoch after the selection: every selection draws anew.
 
     Returns:

@@ -11,13 +11,11 @@ _NOT_SEEN = -torch.inf
 class KnowledgeRecord:
     """Record values batch by batch, fold them in epoch by epoch, and score every point.
 
-    A buffer holds the values of the current epoch; of several values of one point it keeps the largest. So a repeated
-    point (samplers fill the last round with the first points) counts once, and the order of the batches and the process
-    that saw a point do not matter.
+    Within an epoch the largest value of a point counts. So a repeated point (samplers fill the last round with the first
+    points) counts once, and the order of the batches and the process that saw a point do not matter.
 
     Args:
-        num_points: Number of points, N.
-        device: Where the record lives; the device of the logits avoids copies.
+        num_points, device: Number of points, N, and where the record lives; the device of the logits avoids copies.
 
     Attributes:
         value: [N] float64, the mean value over the recorded epochs (Eq. 12), 0 for a point never seen.
@@ -57,10 +55,8 @@ class KnowledgeRecord:
             IndexError: When an id is out of range; checked on the CPU only, where the check costs no wait.
         """
         if indices.ndim != 1 or indices.shape != values.shape:
-            raise ValueError(
-                f"indices have shape {list(indices.shape)} and values {list(values.shape)}. "
-                f"Give one value per id, [B]."
-            )
+            shapes = f"indices have shape {list(indices.shape)} and values {list(values.shape)}"
+            raise ValueError(f"{shapes}. Give one value per id, [B].")
         if indices.device.type == "cpu":
             outside = indices[(indices < 0) | (indices >= self.num_points)]
             if len(outside):
@@ -68,9 +64,8 @@ class KnowledgeRecord:
         values = values.detach().to(self._open)
         finite = values.isfinite()
         self._rejected += (~finite).sum()
-        self._open.scatter_reduce_(
-            0, indices.to(self._open.device), torch.where(finite, values, _NOT_SEEN), reduce="amax"
-        )
+        values = torch.where(finite, values, _NOT_SEEN)
+        self._open.scatter_reduce_(0, indices.to(self._open.device), values, reduce="amax")
 
     def merge(self, *others: "KnowledgeRecord") -> None:
         """Merge the current epoch's values of other records; doing it twice changes nothing.
@@ -119,33 +114,22 @@ class KnowledgeRecord:
         return {"value": self.value.clone(), "frequency": self.frequency.clone(), "open": self._open.clone()}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restore what `state_dict` returned.
-
-        Raises:
-            ValueError: When it has another number of points, or is no such state.
-        """
+        """Restore what `state_dict` returned; a ValueError says why a state does not fit."""
         current = {"value": self.value, "frequency": self.frequency, "open": self._open}
         if set(state) != set(current):
             raise ValueError(f"The state of a record holds {sorted(current)}, this one {sorted(state)}.")
         for name, tensor in current.items():
-            if state[name].shape != tensor.shape:
-                raise ValueError(
-                    f"{name!r} has shape {list(state[name].shape)} instead of [{self.num_points}]: "
-                    f"the state belongs to another data set."
-                )
-            if state[name].dtype != tensor.dtype:
-                raise ValueError(
-                    f"{name!r} is {state[name].dtype} instead of {tensor.dtype}: the state was converted."
-                )
-        if (
-            not state["value"].isfinite().all()
-            or (state["frequency"] < 0).any()
-            or not (state["open"] < torch.inf).all()
-        ):
+            given = state[name]
+            if given.shape != tensor.shape:
+                shapes = f"shape {list(given.shape)} instead of [{self.num_points}]"
+                raise ValueError(f"{name!r} has {shapes}: the state belongs to another data set.")
+            if given.dtype != tensor.dtype:
+                raise ValueError(f"{name!r} is {given.dtype} instead of {tensor.dtype}: the state was converted.")
+        value, frequency, opened = state["value"], state["frequency"], state["open"]
+        if not value.isfinite().all() or (frequency < 0).any() or not (opened < torch.inf).all():
             raise ValueError(
                 "The state holds NaN, infinities or negative frequencies: it is corrupt, take an older one."
             )
-        device = self.value.device
-        self.value = state["value"].to(device, copy=True)
-        self.frequency = state["frequency"].to(device, copy=True)
-        self._open = state["open"].to(device, copy=True)
+        self.value, self.frequency, self._open = (
+            tensor.to(self.value.device, copy=True) for tensor in (value, frequency, opened)
+        )

@@ -1,8 +1,4 @@
-"""How many points every epoch trains on and what that costs: the arithmetic of Algorithm 1, known before training.
-
-Nothing here depends on a measured value, so the number of steps, the learning rate and the cost are known in advance,
-and a resumed run finds its place. Integers and plain floats only: no torch, no numpy.
-"""
+"""How many points every epoch trains on and what that costs: the arithmetic of Algorithm 1, known before training."""
 
 import bisect
 import dataclasses
@@ -24,19 +20,16 @@ class CondensationSchedule:
     Epochs count from 0. A selection happens between two epochs and is named after the second of them.
 
     Args:
-        num_points: Points in the data set, N.
-        num_epochs: Epochs of the whole training, I.
+        num_points, num_epochs: Points in the data set, N, and epochs of the whole training, I.
         epochs_per_stage: Epochs between two selections, T.
         final_ratio: Ratio of points kept at the end, rho in (0, 1]; 1 keeps all of them.
         shape: `"exponential"` keeps floor(N rho^(c T / I)) points after c selections (paper, section 4);
             `"linear"` drops int(N (1 - rho) / S) points at each, S being the number of stages (released code).
-        first_selection: `"after_first_epoch"` selects after epochs 0, T, 2T, ... (Algorithm 1, line 8), the last
-            epoch included where it is one of them;
-            `"after_first_stage"` before epochs T, 2T, ... and, when T divides I, once more after the last epoch, where
-            it shapes only the mask (released code).
+        first_selection: `"after_first_epoch"` selects after epochs 0, T, 2T, ... (Algorithm 1, line 8), also after the
+            last; `"after_first_stage"` before epochs T, 2T, ... and, when T divides I, once more after the last epoch,
+            where it shapes only the mask (released code).
         batch_size: Points in a batch of one process; needed to count batches and updates.
-        world_size: Number of processes.
-        accumulation: Batches per optimizer update.
+        world_size, accumulation: Number of processes, and batches per optimizer update.
         drop_last: Whether an incomplete last batch is left out, or an incomplete round of batches over the processes.
 
     Raises:
@@ -63,26 +56,19 @@ class CondensationSchedule:
                 hint = "Epochs under condensation are whole: each ends with a recording." if "epochs" in name else ""
                 object.__setattr__(self, name, whole_number(name, value, hint=hint))
         if not (isinstance(self.final_ratio, numbers.Real) and 0 < self.final_ratio <= 1):
-            raise ValueError(
-                f"final_ratio is {self.final_ratio!r}. "
-                f"Give the ratio of points kept at the end, above 0 and at most 1."
-            )
-        if self.shape not in SHAPES:
-            raise unknown_name("shape", self.shape, SHAPES)
-        if self.first_selection not in FIRST_SELECTIONS:
-            raise unknown_name("first_selection", self.first_selection, FIRST_SELECTIONS)
+            raise ValueError(f"final_ratio is {self.final_ratio!r}: give a share of the points, above 0 and up to 1.")
+        for name, valid in {"shape": SHAPES, "first_selection": FIRST_SELECTIONS}.items():
+            if getattr(self, name) not in valid:
+                raise unknown_name(name, getattr(self, name), valid)
         if self.final_ratio < 1 and self.stage(self.num_epochs - 1) == 0:
             raise ValueError(
                 f"epochs_per_stage={self.epochs_per_stage} never selects within num_epochs={self.num_epochs} when "
-                f"first_selection={self.first_selection!r}. Train for more epochs, make the stages shorter, or set "
-                f"final_ratio=1 to keep every point."
+                f"first_selection={self.first_selection!r}. Train longer, shorten the stages, or set final_ratio=1."
             )
         if self.batch_size is not None and self.batches(self.num_epochs - 1) == 0:
-            smallest = self.num_kept(self.num_epochs - 1)
             raise ValueError(
-                f"drop_last leaves no batch in the last epoch: {smallest} points do not fill "
-                f"batch_size={self.batch_size} on each of world_size={self.world_size} processes. "
-                f"Use smaller batches, or drop_last=False."
+                f"drop_last leaves no batch in the last epoch: {self.num_kept(self.num_epochs - 1)} points do not fill "
+                f"batch_size={self.batch_size} on world_size={self.world_size} processes. Use smaller batches, or keep the last."
             )
 
     @property
@@ -106,31 +92,19 @@ class CondensationSchedule:
         return self._first_updates[-1]
 
     def stage(self, epoch: int) -> int:
-        """Return the stage of an epoch: the number of selections before it.
-
-        Args:
-            epoch: From 0 to `num_epochs`; the latter is the state after training.
-        """
+        """Return the stage of an epoch: the number of selections before it; `num_epochs` is the state after training."""
         self._check_epoch(epoch, last=self.num_epochs)
         if self.first_selection == "after_first_epoch":
             return _ceil_div(epoch, self.epochs_per_stage)
         return epoch // self.epochs_per_stage
 
     def selects_before(self, epoch: int) -> bool:
-        """Return whether points are selected just before an epoch.
-
-        Args:
-            epoch: From 0 to `num_epochs`; the latter asks for a selection after training.
-        """
+        """Return whether points are selected just before an epoch, or after training for `num_epochs`."""
         self._check_epoch(epoch, last=self.num_epochs)
         return epoch > 0 and self.stage(epoch) > self.stage(epoch - 1)
 
     def num_kept(self, epoch: int) -> int:
-        """Return the number of points an epoch trains on, at least 1.
-
-        Args:
-            epoch: From 0 to `num_epochs`; the latter is the state after training.
-        """
+        """Return the number of points an epoch trains on, at least 1; `num_epochs` is the state after training."""
         selections = self.stage(epoch)
         if self.shape == "exponential":
             exponent = min(1.0, selections * self.epochs_per_stage / self.num_epochs)
@@ -147,14 +121,7 @@ class CondensationSchedule:
         )
 
     def batches(self, epoch: int) -> int:
-        """Return the number of batches each process sees in an epoch.
-
-        Args:
-            epoch: From 0 to `num_epochs` - 1.
-
-        Raises:
-            ValueError: When `batch_size` was not given.
-        """
+        """Return the number of batches each process sees in an epoch; it needs `batch_size`."""
         self._check_epoch(epoch, last=self.num_epochs - 1)
         if self.batch_size is None:
             raise ValueError(
@@ -170,23 +137,15 @@ class CondensationSchedule:
         return _ceil_div(self.batches(epoch), self.accumulation)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """Find the position in the training after a number of optimizer updates.
+        """Find the epoch, and how many of its batches are done, after a number of optimizer updates.
 
-        Args:
-            step: Updates done, from 0 to `total_updates`.
-
-        Returns:
-            The epoch, and how many of its batches are done; the end of epoch e is (e + 1, 0).
+        The end of epoch e is (e + 1, 0).
         """
         epoch, updates = self._locate_update(step)
         return epoch, updates * self.accumulation
 
     def epoch_at(self, step: int) -> float:
-        """Return the time in epochs after a number of optimizer updates.
-
-        Args:
-            step: Updates done, from 0 to `total_updates`.
-        """
+        """Return the time in epochs after a number of optimizer updates, from 0 to `total_updates`."""
         epoch, updates = self._locate_update(step)
         return epoch + updates / self.updates(epoch) if updates else float(epoch)
 

@@ -17,8 +17,7 @@ class Selection(NamedTuple):
 
     Args:
         points: [K] int64, ids of the points.
-        partner: [K] int64, the id mixed into each point, -1 for none.
-        perturbation: [K] float32, the share of the partner in [0, 1], 0 for none.
+        partner, perturbation: [K] int64 and float32: the id mixed into each point, -1 for none, and its share in [0, 1].
     """
 
     points: torch.Tensor
@@ -27,16 +26,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, points: Ids, partner: Ids | None = None, perturbation: Shares | None = None) -> "Selection":
-        """Build a selection from tensors, arrays or lists; without partners no point is mixed.
-
-        Args:
-            points: [K] integer ids.
-            partner: [K] integer ids, -1 for none.
-            perturbation: [K] shares, given exactly when `partner` is.
-
-        Raises:
-            ValueError: For ids that are not integers, other lengths, or one of the last two arguments alone.
-        """
+        """Build a selection from tensors, arrays or lists [K]; without partners and shares no point is mixed."""
         if (partner is None) != (perturbation is None):
             raise ValueError("partner and perturbation belong together: give both, or neither.")
         ids = _as_ids("points", points)
@@ -45,15 +35,7 @@ class Selection(NamedTuple):
         return cls(ids, _as_ids("partner", partner), torch.as_tensor(perturbation).cpu().to(torch.float32))
 
     def check(self, num_points: int, name: str = "points") -> None:
-        """Make sure that the selection fits a data set.
-
-        Args:
-            num_points: Number of points of the data set, N.
-            name: What errors call `points`.
-
-        Raises:
-            ValueError: Naming the part, with the first wrong entry.
-        """
+        """Require that the selection fits a data set of `num_points`; `name` is what errors call `points`."""
         points, partner, perturbation = self
         check_tensor(name, points, torch.int64)
         check_tensor("partner", partner, torch.int64, len(points))

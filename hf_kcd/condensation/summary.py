@@ -16,12 +16,9 @@ class KnowledgeSummary:
     """The condensed knowledge: a partition of all points, and the perturbation of the borderline ones.
 
     Args:
-        kept: [K] int64 ids in rank order, K_1: `high`, then `low`.
-        high: ids of the most valuable points, trained on unmixed, K_1H.
-        low: [L] ids of the borderline points, mixed with discarded ones, K_1L.
-        discarded: [N - K] ids in rank order, K_0.
-        partner: [K] int64 aligned with `kept`: the id mixed in, -1 for none.
-        perturbation: [K] float32 aligned with `kept`: epsilon, the share of the partner, 0 for none.
+        kept, discarded: [K] and [N - K] int64 ids in rank order, K_1 and K_0; `kept` is `high`, then `low`.
+        high, low: [K - L] and [L], the most valuable points, K_1H, and the borderline points, K_1L, which are mixed.
+        partner, perturbation: [K] aligned with `kept`: the id mixed in (-1 for none), and its share, epsilon.
     """
 
     kept: torch.Tensor
@@ -64,23 +61,21 @@ def summarize_knowledge(
     Raises:
         ValueError: When `order` is not a permutation, or another value is out of its range.
     """
-    num_points = order.numel()
-    ids = torch.arange(num_points, device=order.device)
+    num_points, ids = order.numel(), torch.arange(order.numel(), device=order.device)
     if not num_points or order.dtype != torch.int64 or not torch.equal(order.sort().values, ids):
         raise ValueError("order is no permutation of the ids 0 to N - 1. Give what rank_points returns.")
     if not 1 <= num_kept <= num_points:
         raise ValueError(f"num_kept is {num_kept}. Keep between 1 and all {num_points} points.")
     if not 0 <= max_perturbation <= 1:
         raise ValueError(f"max_perturbation is {max_perturbation}. Give a share of the image, from 0 to 1.")
-    if augmentation not in AUGMENTATIONS:
-        raise unknown_name("augmentation", augmentation, AUGMENTATIONS)
-    if partners not in PARTNERS:
-        raise unknown_name("partners", partners, PARTNERS)
+    for name, given, valid in (("augmentation", augmentation, AUGMENTATIONS), ("partners", partners, PARTNERS)):
+        if given not in valid:
+            raise unknown_name(name, given, valid)
     before = num_points if partners == "discarded" else previous_num_kept or 0
     if not num_kept <= before <= num_points:
         raise ValueError(
-            f"previous_num_kept is {previous_num_kept}. With partners='newly_discarded' give the number of points "
-            f"kept before this selection, from num_kept={num_kept} to {num_points}."
+            f"previous_num_kept is {previous_num_kept}. With partners='newly_discarded' give the number of points kept "
+            f"before, from num_kept={num_kept} to {num_points}."
         )
 
     kept, discarded = order[:num_kept], order[num_kept:]

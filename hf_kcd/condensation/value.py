@@ -10,8 +10,8 @@ from ..losses.common import soften
 
 ValueFunction = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
+# The baseline that selects at random (Table 4, "OGVE w/ random"): no value decides.
 RANDOM = "random"
-"""The name of the baseline that selects at random (Table 4, "OGVE w/ random"): no value decides."""
 
 _VALUES: dict[str, ValueFunction] = {}
 
@@ -45,15 +45,7 @@ def register_value(name: str) -> Callable[[ValueFunction], ValueFunction]:
 
 
 def get_value(name: str) -> ValueFunction:
-    """Look up a value by its name.
-
-    Args:
-        name: One of `available_values()`. For "random" it is the entropy: the record shows it, and the ranking ignores
-            it.
-
-    Raises:
-        ValueError: For an unknown name.
-    """
+    """Look up a value by its name; for "random" it is the entropy, which the record shows and the ranking ignores."""
     if name not in available_values():
         raise unknown_name("value", name, available_values())
     return _VALUES["entropy" if name == RANDOM else name]

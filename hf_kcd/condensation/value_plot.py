@@ -14,17 +14,9 @@ _NUM_BINS = 60
 def value_figure(
     groups: Sequence[tuple[np.ndarray, np.ndarray]], stages: Sequence[int], num_points: int, value: str
 ) -> Figure:
-    """Draw one row of stacked counts per stage, the first stage on top.
+    """Draw one row of stacked counts per stage, the first on top; logarithmic over two orders of magnitude.
 
-    Values that spread over more than two orders of magnitude are drawn on a logarithmic axis.
-
-    Args:
-        groups: Values of the kept and of the discarded points at each stage, float64 arrays.
-        stages: The stages' numbers.
-        num_points, value: Number of points of the data set, and name of the value.
-
-    Raises:
-        ValueError: When there is no value at all.
+    `groups` holds the values of the kept and of the discarded points at each stage.
     """
     values = np.concatenate([part for group in groups for part in group])
     if not len(values):
@@ -53,12 +45,8 @@ def value_figure(
     axes.grid(False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    ends = [edges[0], edges[-1]]
-    handles = [
-        axes.stairs([0], ends, baseline=0, label="kept", **kept_style),
-        axes.stairs([0], ends, baseline=0, label="discarded", **discarded_style),
-    ]
-    legend_above(axes, 2, handles)
+    styles, ends = {"kept": kept_style, "discarded": discarded_style}, [edges[0], edges[-1]]
+    legend_above(axes, 2, [axes.stairs([0], ends, baseline=0, label=name, **styles[name]) for name in styles])
     return figure
 
 

@@ -35,20 +35,11 @@ class KCDTrainerCallback(TrainerCallback):
         self.mask: KnowledgeMask | None = None
 
     def attach(self, condenser: KnowledgeCondenser, dataset: KnowledgeDataset, output_dir: str | Path | None) -> None:
-        """Join the callback with a run; `DistillationTrainer` calls this.
-
-        Args:
-            condenser: The condenser of the run.
-            dataset: The training set.
-            output_dir: Where to write the mask of every stage; None on processes that do not write.
-
-        Raises:
-            ValueError: When the configuration asks for what the data set cannot do.
-        """
+        """Join the callback with a run, as `DistillationTrainer` does; it writes masks unless `output_dir` is None."""
         if self.config.cumulative_mixing and not dataset.in_memory:
             raise ValueError(
-                "cumulative_mixing rewrites 8-bit images in memory, but these images are decoded one by one (of several "
-                "sizes, or over the memory budget). Use the paper's preset, or raise memory_budget."
+                "cumulative_mixing rewrites 8-bit images in memory, but these are decoded one by one (of several sizes, or "
+                "over the memory budget). Use the paper's preset, or raise memory_budget."
             )
         self.condenser, self.dataset = condenser, dataset
         self.output_dir = None if output_dir is None else Path(output_dir)
@@ -70,9 +61,8 @@ class KCDTrainerCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if self.condenser is None:
             raise RuntimeError(
-                "KCDTrainerCallback needs what transformers.Trainer does not have: point ids in the batches, the student's "
-                "logits of every step, and epochs whose length follows the selection. Pass it in the callbacks of "
-                "hf_kcd.DistillationTrainer, which takes the arguments of Trainer and a teacher."
+                "KCDTrainerCallback needs point ids in the batches, the student's logits of every step, and epochs that "
+                "shrink, which transformers.Trainer lacks: pass it in the callbacks of hf_kcd.DistillationTrainer."
             )
 
     def on_epoch_begin(self, args, state, control, **kwargs):

@@ -30,9 +30,8 @@ def missing_from_checkpoint(folder: str | Path) -> list[str]:
             missing.append(name)
     random_states = [path.name for path in folder.glob("rng_state*.pth")] or ["rng_state.pth"]
     # torch.save writes a zip archive, whose table of contents comes last.
-    missing += [
-        name for name in ("optimizer.pt", "scheduler.pt", *random_states) if not zipfile.is_zipfile(folder / name)
-    ]
+    archives = ("optimizer.pt", "scheduler.pt", *random_states)
+    missing += [name for name in archives if not zipfile.is_zipfile(folder / name)]
     tensors = {"model.safetensors"} | {path.name for path in folder.glob("*.safetensors")}
     for name in tensors | ({STATE_NAME} if condensed else set()):
         try:
@@ -48,33 +47,16 @@ def missing_from_checkpoint(folder: str | Path) -> list[str]:
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path:
-    """Find the latest checkpoint of a run that can be resumed, past those that an interruption cut short.
-
-    Args:
-        output_dir: The run's folder.
-
-    Raises:
-        FileNotFoundError: When there is none.
-    """
+    """Find the latest checkpoint of a run that can be resumed, past those that an interruption cut short."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _FOLDER.search(path.name)]
     for folder in sorted(folders, key=lambda path: -int(_FOLDER.search(path.name)[1])):
         if not missing_from_checkpoint(folder):
             return folder
-    raise FileNotFoundError(
-        f"{output_dir} has no whole checkpoint to resume from: start anew, or check the folder's name."
-    )
+    raise FileNotFoundError(f"{output_dir} has no whole checkpoint to resume from: start anew, or check its name.")
 
 
 def check_run(folder: str | Path, run: dict[str, Any]) -> None:
-    """Make sure that a checkpoint belongs to the run that resumes it.
-
-    Args:
-        folder: The checkpoint.
-        run: What the two must share; `dataset` is the data set's identity.
-
-    Raises:
-        ValueError: When they differ, with the difference.
-    """
+    """Refuse a checkpoint of another run; `run` is what the two must share, with the data set's identity."""
     saved = read_json(Path(folder) / RUN_NAME)
     for name, own in run.items():
         other = saved.get(name)
@@ -84,6 +66,5 @@ def check_run(folder: str | Path, run: dict[str, Any]) -> None:
             difference = None if other == own else f"{name} is {own} here and {other} there"
         if difference:
             raise ValueError(
-                f"{folder} is of another run: {difference}. Resume with the same settings, or start anew in another "
-                "output_dir."
+                f"{folder} is of another run: {difference}. Use the same settings, or start anew in another output_dir."
             )

@@ -1,6 +1,5 @@
 """`DistillationConfig`: how to train."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..errors import unknown_name
+from ..condensation.config import option
+from ..errors import unknown_name, whole_number
 from ..methods import available_methods, renamed_options
 from ..models import STAGES
 from .schedules import default_decay_epochs, learning_rate_factor
@@ -27,118 +27,91 @@ class DistillationConfig(TrainingArguments):
         ValueError: When a field cannot be used, with its value and what to do.
     """
 
-    method: str = field(
-        default="kd", metadata={"help": "Distillation method, one of hf_kcd.methods.available_methods()."}
-    )
-    method_options: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Options of the method as JSON or a YAML mapping, e.g. '{\"temperature\": 2}'."},
+    method: str = option("kd", "Distillation method, one of hf_kcd.methods.available_methods().")
+    method_options: dict[str, Any] | str | None = option(
+        None, "Options of the method as JSON or a YAML mapping, e.g. '{\"temperature\": 2}'."
     )
 
-    student_layers: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "The student's feature maps that a method compares: positions such as 2 5 8, or 'stages' for the deepest "
-            "map of each size; by default all maps."
-        },
+    student_layers: list[str] | None = option(
+        None,
+        "The student's feature maps that a method compares: positions such as 2 5 8, or 'stages' for the deepest "
+        "map of each size; by default all maps.",
     )
-    teacher_layers: list[str] | None = field(
-        default=None, metadata={"help": "The teacher's feature maps that a method compares; see student_layers."}
-    )
+    teacher_layers: list[str] | None = option(None, "The teacher's feature maps to compare; see student_layers.")
 
-    num_train_epochs: float = field(default=240, metadata={"help": "Epochs of training, a whole number."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images per device and step."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images per device and evaluation step."})
+    num_train_epochs: float = option(240, "Epochs of training, a whole number.")
+    per_device_train_batch_size: int = option(64, "Images per device and step.")
+    per_device_eval_batch_size: int = option(256, "Images per device and evaluation step.")
 
-    learning_rate: float = field(
-        default=0.05, metadata={"help": "Base learning rate (0.01 for MobileNet and ShuffleNet)."}
+    learning_rate: float = option(0.05, "Base learning rate (0.01 for MobileNet and ShuffleNet).")
+    lr_schedule: str = option("multistep", "Learning rate over epochs: 'multistep', 'cosine' or 'constant'.")
+    lr_decay_epochs: list[float] | None = option(
+        None, "Epochs after which 'multistep' decays; by default after 5/8, 6/8 and 7/8 of the epochs."
     )
-    lr_schedule: str = field(
-        default="multistep", metadata={"help": "Learning rate over epochs: 'multistep', 'cosine' or 'constant'."}
-    )
-    lr_decay_epochs: list[float] | None = field(
-        default=None,
-        metadata={"help": "Epochs after which 'multistep' decays; by default after 5/8, 6/8 and 7/8 of the epochs."},
-    )
-    lr_decay_rate: float = field(default=0.1, metadata={"help": "Factor of each decay of 'multistep'."})
-    warmup_epochs: float = field(default=0.0, metadata={"help": "Epochs of linear warm-up from 0."})
+    lr_decay_rate: float = option(0.1, "Factor of each decay of 'multistep'.")
+    warmup_epochs: float = option(0.0, "Epochs of linear warm-up from 0.")
 
-    optim: str = field(default="sgd", metadata={"help": "Optimizer, any of TrainingArguments."})
-    momentum: float = field(default=0.9, metadata={"help": "Momentum of SGD."})
-    nesterov: bool = field(default=False, metadata={"help": "Use Nesterov momentum."})
-    weight_decay: float = field(
-        default=5e-4, metadata={"help": "Weight decay, on all weights as in the published recipes."}
-    )
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 does not clip."})
-    log_grad_norm: bool = field(default=False, metadata={"help": "Compute and log the gradient's norm (costs time)."})
+    optim: str = option("sgd", "Optimizer, any of TrainingArguments.")
+    momentum: float = option(0.9, "Momentum of SGD.")
+    nesterov: bool = option(False, "Use Nesterov momentum.")
+    weight_decay: float = option(5e-4, "Weight decay, on all weights as in the published recipes.")
+    max_grad_norm: float = option(0.0, "Clip the gradient to this norm; 0 does not clip.")
+    log_grad_norm: bool = option(False, "Compute and log the gradient's norm (costs time).")
 
-    channels_last: bool = field(
-        default=True, metadata={"help": "Keep images and convolutions in the channels-last memory format (faster)."}
-    )
+    channels_last: bool = option(True, "Keep images and convolutions in the channels-last memory format (faster).")
 
-    logging_steps: float = field(default=100, metadata={"help": "Steps between two log lines."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Number of checkpoints to keep."})
-    metric_for_best_model: str | None = field(
-        default="top1", metadata={"help": "Metric that decides which model is best."}
-    )
+    logging_steps: float = option(100, "Steps between two log lines.")
+    save_strategy: str = option("epoch", "When to write a checkpoint.")
+    save_total_limit: int | None = option(2, "Number of checkpoints to keep.")
+    metric_for_best_model: str | None = option("top1", "Metric that decides which model is best.")
 
     # The trainer needs these values: batches carry more than the student's forward takes, filtering NaN on the host would
     # sync every step, and DDP must search for unused weights only under methods that have them.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Fixed: batches carry point ids."})
+    remove_unused_columns: bool = option(False, "Fixed: batches carry point ids.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Fixed: ['labels']."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Fixed: NaN and inf are reported instead."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "DDP searches for unused weights."}
-    )
+    logging_nan_inf_filter: bool = option(False, "Fixed: NaN and inf are reported instead.")
+    ddp_find_unused_parameters: bool | None = option(False, "DDP searches for unused weights.")
 
     def __post_init__(self) -> None:
-        if self.hub_token is not None:
-            raise ValueError(
-                "hub_token would be written to disk with the run. Log in with `hf auth login` or set HF_TOKEN instead."
-            )
-        if HubStrategy(self.hub_strategy) in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-            raise ValueError(
-                f"hub_strategy is {HubStrategy(self.hub_strategy).value!r}, but checkpoints hold pickles and the optimizer's state, "
-                "which are not published: use 'every_save' or 'end'."
-            )
+        strategy = HubStrategy(self.hub_strategy)
+        pushes_checkpoints = strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+        scheduler = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        for wrong, message in (
+            (self.hub_token is not None, "hub_token would be written to disk: use `hf auth login` or HF_TOKEN."),
+            (
+                pushes_checkpoints,
+                f"hub_strategy is {strategy.value!r}, but checkpoints hold pickles, which are not published: use "
+                "'every_save' or 'end'.",
+            ),
+            (
+                scheduler != "linear" or self.warmup_steps,
+                "lr_scheduler_type and warmup_steps count steps, and condensation reduces their number. Use lr_schedule "
+                "('multistep', 'cosine', 'constant') and warmup_epochs.",
+            ),
+            (self.auto_find_batch_size, "auto_find_batch_size changes the steps: set the batch size yourself."),
+            (
+                self.label_smoothing_factor,
+                f"label_smoothing_factor is {self.label_smoothing_factor}, but the method computes the loss: leave it out.",
+            ),
+            (self.ignore_data_skip, "ignore_data_skip would give a resumed epoch too many steps: leave it out."),
+        ):
+            if wrong:
+                raise ValueError(message)
+        fixed = {"remove_unused_columns": False, "label_names": ["labels"], "logging_nan_inf_filter": False}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but the trainer needs {value!r}: leave it out.")
+        whole_number("per_device_train_batch_size", self.per_device_train_batch_size)
         if self.method not in available_methods():
             raise unknown_name("method", self.method, available_methods())
         self.method_options = renamed_options(self.method, _mapping("method_options", self.method_options))
         self.student_layers = _layers("student_layers", self.student_layers)
         self.teacher_layers = _layers("teacher_layers", self.teacher_layers)
-        self.num_train_epochs = whole_epochs(self.num_train_epochs)
-        if str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)) != "linear" or self.warmup_steps:
-            raise ValueError(
-                "lr_scheduler_type and warmup_steps count steps, and condensation reduces their number. Use lr_schedule "
-                "('multistep', 'cosine', 'constant') and warmup_epochs."
-            )
+        hint = "An epoch is a whole pass over the selected points; max_steps can stop earlier."
+        self.num_train_epochs = whole_number("num_train_epochs", self.num_train_epochs, hint=hint)
         if self.lr_decay_epochs is None:
             self.lr_decay_epochs = default_decay_epochs(self.num_train_epochs)
         self.learning_rate_factor()
-        if self.auto_find_batch_size:
-            raise ValueError(
-                "auto_find_batch_size changes the number of steps during training: set the batch size yourself."
-            )
-        if self.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor is {self.label_smoothing_factor}, but the method computes the loss: leave it out."
-            )
-        if self.ignore_data_skip:
-            raise ValueError(
-                "ignore_data_skip would restart a resumed epoch, which then has too many steps: leave it out."
-            )
-        for name, value in (
-            ("remove_unused_columns", False),
-            ("label_names", ["labels"]),
-            ("logging_nan_inf_filter", False),
-        ):
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: DistillationTrainer needs {value!r}; leave it out."
-                )
-        if self.per_device_train_batch_size < 1:
-            raise ValueError(f"per_device_train_batch_size is {self.per_device_train_batch_size}: give at least 1.")
         if not torch.accelerator.is_available():
             # Without an accelerator, pinned memory only causes a warning.
             self.dataloader_pin_memory = False
@@ -149,20 +122,6 @@ class DistillationConfig(TrainingArguments):
         return learning_rate_factor(
             self.lr_schedule, self.num_train_epochs, self.lr_decay_epochs, self.lr_decay_rate, self.warmup_epochs
         )
-
-
-def whole_epochs(value: float) -> int:
-    """Check a number of epochs.
-
-    Raises:
-        ValueError: When it is not a whole number of at least 1.
-    """
-    if not math.isfinite(value) or value != int(value) or value < 1:
-        raise ValueError(
-            f"num_train_epochs is {value}: an epoch is a whole pass over the selected points, so give a whole number of at "
-            "least 1 (max_steps can stop earlier)."
-        )
-    return int(value)
 
 
 def _mapping(name: str, value: dict | str | None) -> dict[str, Any]:

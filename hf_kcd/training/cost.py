@@ -14,17 +14,11 @@ class CostTracker:
     """Counts the points drawn and the seconds of training per epoch, without evaluation and saving.
 
     Every checkpoint holds it, so an interrupted run still states what it really paid.
-
-    Args:
-        num_points: Number of points of the whole training set, N.
-        num_epochs: Number of epochs, I.
     """
 
     def __init__(self, num_points: int, num_epochs: int) -> None:
-        self.num_points = num_points
-        self.num_epochs = num_epochs
-        self.points = [0] * num_epochs
-        self.seconds = [0.0] * num_epochs
+        self.num_points, self.num_epochs = num_points, num_epochs
+        self.points, self.seconds = [0] * num_epochs, [0.0] * num_epochs
         self._epoch = 0
         self._started: float | None = None
 

@@ -19,23 +19,13 @@ EvaluationSet = datasets.Dataset | KnowledgeDataset
 def as_knowledge_dataset(
     dataset: EvaluationSet, args: DistillationConfig, training: bool, like: KnowledgeDataset | None = None
 ) -> KnowledgeDataset:
-    """Return a data set as the trainer reads it.
-
-    Args:
-        dataset: A plain data set, or one that is ready.
-        args: The run's configuration.
-        training: Whether images are augmented.
-        like: The data set whose preprocessing a plain one gets.
-
-    Raises:
-        ValueError: For a `KnowledgeDataset` made for the other purpose.
-    """
+    """Return a data set as the trainer reads it; a plain one gets the preprocessing of `like`."""
     if not isinstance(dataset, KnowledgeDataset):
         return KnowledgeDataset(dataset, like and like.preprocessing, training=training, seed=args.seed)
     if dataset.training != training:
         raise ValueError(
-            f"The {'training' if training else 'evaluation'} set is a KnowledgeDataset with training={dataset.training}: "
-            f"make it with training={training}, so that its images are {'' if training else 'not '}augmented."
+            f"The {'training' if training else 'evaluation'} set has training={dataset.training}: make it with "
+            f"training={training}, so that its images are {'' if training else 'not '}augmented."
         )
     return dataset
 
@@ -90,9 +80,7 @@ class EvaluationMixin(Trainer):
             output.metrics.update(metrics)
         return output
 
-    def prediction_step(
-        self, model, inputs, prediction_loss_only, ignore_keys=None
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple[Tensor | None, ...]:
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
         with torch.no_grad():

@@ -18,23 +18,13 @@ class FiniteCheck:
         self._pending: list[tuple[int, Tensor, Tensor]] = []
 
     def note(self, finite: Tensor, point_ids: Tensor, step: int) -> None:
-        """Record a step.
-
-        Args:
-            finite: [B] bool, whether the loss and the logits of each row are finite.
-            point_ids: [B] int64.
-            step: Updates done before this step.
-        """
+        """Record which rows of a step were finite ([B] bool), their point ids [B], and the updates done before it."""
         self._pending.append((step, finite, point_ids))
         if finite.device.type == "cpu" or len(self._pending) >= _MAX_PENDING:
             self.check()
 
     def check(self) -> None:
-        """Check the steps recorded since the last check.
-
-        Raises:
-            FloatingPointError: Naming the first step with rows that are not finite, and their point ids.
-        """
+        """Check the steps since the last check; a FloatingPointError names the first broken one and its points."""
         pending, self._pending = self._pending, []
         if not pending or bool(torch.stack([finite.all() for _, finite, _ in pending]).all()):
             return
@@ -43,6 +33,5 @@ class FiniteCheck:
         named = ", ".join(map(str, bad[:_MAX_NAMED])) + (f", … ({len(bad)} points)" if len(bad) > _MAX_NAMED else "")
         raise FloatingPointError(
             f"The loss or a logit is NaN or infinite at step {step}, points {named}. These values were not recorded. "
-            "Lower learning_rate, set warmup_epochs or max_grad_norm, or use bf16 instead of fp16; you can resume from a "
-            "checkpoint before this step."
+            "Lower learning_rate, set warmup_epochs or max_grad_norm, or use bf16; you can resume from a checkpoint before."
         )

@@ -7,13 +7,7 @@ from .shrinking_epochs import ShrinkingEpochsTrainer
 
 
 def run_first_phase(trainer: ShrinkingEpochsTrainer, model: nn.Module, train_dataloader) -> None:
-    """Minimize the losses of a method's first phase, with an optimizer of its own; no value is recorded.
-
-    Args:
-        trainer: The trainer; its `model` is a `DistillationModel`.
-        model: The model as it is trained, wrapped under DDP.
-        train_dataloader: The training set's loader.
-    """
+    """Minimize the losses of a method's first phase, with an optimizer of its own; no value is recorded."""
     method, args, first_epoch = trainer.model.method, trainer.args, trainer.schedule.num_epochs
     phase = method.first_phase
     trained = model if phase.trains_student else method

@@ -1,5 +1,7 @@
 """Top-1 and top-5 accuracy as an `evaluate.Metric` that works offline."""
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 import numpy as np
@@ -7,17 +9,12 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
+Ids = Sequence[Sequence[int]] | Sequence[int] | np.ndarray
 _NUM_RANKED = 5
 
 
 class TopKAccuracy(evaluate.Metric):
-    """Percentage of points whose label is the first, or among the first five, of the ranked classes.
-
-    Example:
-        ```python
-        TopKAccuracy().compute(predictions=[[3, 1, 0, 2, 4]], references=[1])  # {"top1": 0.0, "top5": 100.0}
-        ```
-    """
+    """Percentage of points whose label is the first, or among the first five, of the ranked classes."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -29,19 +26,12 @@ class TopKAccuracy(evaluate.Metric):
             ),
         )
 
-    def _compute(
-        self, predictions: list[list[int]] | np.ndarray, references: list[int] | np.ndarray
-    ) -> dict[str, float]:
+    def _compute(self, predictions: Ids, references: Ids) -> dict[str, float]:
         return self.score(predictions, references)
 
     @staticmethod
-    def score(predictions: list[list[int]] | np.ndarray, references: list[int] | np.ndarray) -> dict[str, float]:
-        """Compute the metric directly, without the Arrow file in which `evaluate` stores predictions.
-
-        Args:
-            predictions: [N, 5] class ids of each point, best first.
-            references: [N] labels.
-        """
+    def score(predictions: Ids, references: Ids) -> dict[str, float]:
+        """Compute the metric from ranked class ids [N, 5] and labels [N], without the Arrow file of `evaluate`."""
         hits = np.asarray(predictions) == np.asarray(references)[:, None]
         return {"top1": 100.0 * hits[:, :1].any(1).mean(), "top5": 100.0 * hits[:, :_NUM_RANKED].any(1).mean()}
 

@@ -14,18 +14,7 @@ class DistillationModel(nn.Module):
     """A student with its distillation method. It also runs the teacher, which is not a submodule.
 
     Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
-
-    Args:
-        student: The network that is trained.
-        method: The method it is trained under.
-        teacher: The network it learns from, or a list of several; put in eval mode and frozen here, never saved, never
-            wrapped. None without a teacher, or when the batches hold its logits.
-        mean: Per-channel mean of the normalization of the images.
-        std: Per-channel standard deviation of that normalization.
-        image_size: Height and width of the images, in pixels.
-
-    Raises:
-        ValueError: When the method reads outputs that a network does not have.
+    Teachers are put in eval mode, frozen, never saved and never wrapped; `mean`, `std` and `image_size` are of the images.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -42,8 +31,7 @@ class DistillationModel(nn.Module):
         image_size: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.student = student
-        self.method = method
+        self.student, self.method = student, method
         # In a tuple, teachers are not submodules: not in the state dict, not in DDP's buckets, never in train mode.
         self.teachers = tuple(as_teachers(teacher))
         for one in self.teachers:
@@ -52,9 +40,8 @@ class DistillationModel(nn.Module):
                 use_batch_statistics(one)
         self.in_first_phase = False
         # The values of points come from the student's logits, whatever the method reads.
-        self._read_student = _reader(
-            method, "student", student, method.student_reads | {"logits"}, method.student_spec
-        )
+        student_reads = method.student_reads | {"logits"}
+        self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
         self._read_teachers: list[tuple[TeacherImages, OutputReader]] = []
         if method.teacher_reads and self.teachers:
             for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
@@ -75,11 +62,8 @@ class DistillationModel(nn.Module):
         return self.teachers[0] if self.teachers else None
 
     def train(self, mode: bool = True) -> "DistillationModel":
-        """Set training or evaluation mode; frozen modules of the student stay in evaluation mode.
-
-        Otherwise they would go on updating batch statistics and dropping units.
-        """
         super().train(mode)
+        # Frozen modules of the student stay in evaluation mode: their batch statistics do not change.
         for module in self.student.modules():
             weights = list(module.parameters())
             if weights and not any(weight.requires_grad for weight in weights):
@@ -96,32 +80,21 @@ class DistillationModel(nn.Module):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, teacher_logits: Tensor | None = None, **batch: Tensor
     ) -> Tensor | dict[str, Tensor | dict[str, Tensor]]:
-        """Run the student; with labels, run a distillation step up to the loss.
+        """Run the student on images [B, C, H, W]; with labels [B], run a distillation step up to the loss.
 
-        Args:
-            pixel_values: Normalized images [B, C, H, W].
-            labels: Class ids [B].
-            teacher_logits: The teacher's logits for these images [B, classes], if they are known already.
-            **batch: The rest of the batch, such as `point_ids` [B].
-
-        Returns:
-            Without labels: the student's logits [B, classes]. With labels: `loss` (scalar, with gradient), its `parts` by
-            name, and what values of points are computed from, without gradient: `student_logits`, `teacher_logits`
-            (absent without a teacher), `labels` and `point_ids`. A first phase without the student: `loss` and `parts`.
+        A step returns `loss` and its `parts`, and, where the student ran, what values of points are computed from, without
+        gradient: `student_logits`, `teacher_logits` (absent without a teacher), `labels` and `point_ids`.
         """
         if labels is None:
             return self.student(pixel_values)
         method = self.method
         batch = method.prepare_batch({"pixel_values": pixel_values, "labels": labels, **batch}, self.student)
         images = batch["pixel_values"]
-        teacher = None
-        if teacher_logits is not None:
-            teacher = ModelOutputs(logits=teacher_logits)
-        elif method.teacher_reads:
+        teacher = None if teacher_logits is None else ModelOutputs(logits=teacher_logits)
+        if teacher is None and method.teacher_reads:
             teacher = self._run_teachers(images)
-        student = None
-        if not self.in_first_phase or method.first_phase.trains_student:
-            student = self._read_student(images)
+        runs_student = not self.in_first_phase or method.first_phase.trains_student
+        student = self._read_student(images) if runs_student else None
         losses = method.first_phase_losses if self.in_first_phase else method
         parts = losses(student, teacher, batch)
         outputs = {"loss": sum(parts.values()), "parts": {name: part.detach() for name, part in parts.items()}}
@@ -159,6 +132,5 @@ def _reader(
     try:
         return OutputReader(network, reads, spec.layers)
     except ValueError as error:
-        raise ValueError(
-            f"Method {type(method).__name__} reads {', '.join(sorted(reads))} of the {role}. {error}"
-        ) from error
+        listed = ", ".join(sorted(reads))
+        raise ValueError(f"Method {type(method).__name__} reads {listed} of the {role}. {error}") from error

@@ -60,10 +60,7 @@ def _epoch(logs: Mapping[str, Any], num_epochs: int) -> str:
 
 
 def _training_line(logs: Mapping[str, Any], num_epochs: int) -> str:
-    parts = " ".join(
-        f"{name.removeprefix('loss_')} {value:.3f}" for name, value in logs.items() if name.startswith("loss_")
-    )
-    return (
-        f"{_epoch(logs, num_epochs)}  loss {logs['loss']:.3f} ({parts})  lr {logs['learning_rate']:.4g}  "
-        f"kept {logs['kept']:6.1%}"
-    )
+    losses = {name.removeprefix("loss_"): value for name, value in logs.items() if name.startswith("loss_")}
+    parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    rest = f"lr {logs['learning_rate']:.4g}  kept {logs['kept']:6.1%}"
+    return f"{_epoch(logs, num_epochs)}  loss {logs['loss']:.3f} ({parts})  {rest}"

@@ -24,11 +24,7 @@ logger = logging.get_logger(__name__)
 
 
 class PublishingMixin:
-    """What `DistillationTrainer` does with the Hub; list it before `transformers.Trainer` among the bases.
-
-    The class needs the Trainer's attributes and `_save`, what `run_results` reads, and `teacher` (a network or None), `kcd` (the
-    callback or None), `train_dataset`, `data_name` and `command`.
-    """
+    """What `DistillationTrainer` does with the Hub; list it before `transformers.Trainer` among the bases."""
 
     def push_to_hub(
         self,
@@ -46,13 +42,11 @@ class PublishingMixin:
 
         Args:
             repo_id: "me/my-student"; default: `hub_model_id`, or the name of `output_dir`. transformers has the message here.
-            commit_message: Title of the commit.
-            blocking: Whether to wait for the upload.
+            commit_message, blocking: Title of the commit, and whether to wait for the upload.
             token: Refused; log in instead.
             revision: Branch to commit to, created if it does not exist; default: `hub_revision`.
             private: Whether a new repository is private; default: `hub_private_repo`.
-            mask_repo: Repository of the knowledge mask, to link.
-            teacher_repo: Repository of the teacher, to link; default: where it was loaded from.
+            mask_repo, teacher_repo: Repositories to link; default of the teacher's: where it was loaded from.
             **card: Arguments of `create_model_card`.
 
         Returns:
@@ -63,9 +57,7 @@ class PublishingMixin:
             ValueError: For a token or a `repo_id` that is not a repository; other errors as in `push_student`.
         """
         if token is not None:
-            raise ValueError(
-                "token is not taken: log in with `hf auth login` or set HF_TOKEN, so that no file holds it."
-            )
+            raise ValueError("token is not taken: use `hf auth login` or HF_TOKEN, so that no file holds it.")
         if repo_id is not None:
             _check_repository(repo_id)
         # An unknown argument is an error before anything is staged.
@@ -97,15 +89,12 @@ class PublishingMixin:
         """Write the student's card as README.md into the run's folder.
 
         Args:
-            language: For the metadata.
+            language, tags: For the metadata.
             license: The Hub's identifier of the weights' license ("apache-2.0").
-            tags: More tags for the metadata.
             model_name: Name of the student.
             finetuned_from: Repository of the network that the student started from.
-            tasks: Ignored: the task is image classification.
-            dataset_tags: The same as `dataset`.
-            dataset: The Hub's id of the data set.
-            dataset_args: Ignored.
+            dataset, dataset_tags: The Hub's id of the data set.
+            tasks, dataset_args: Ignored.
 
         Raises:
             RuntimeError: When nothing has been trained yet.
@@ -135,10 +124,8 @@ class PublishingMixin:
         else:
             self.push_in_progress = PushInProgress([])
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.args.save_strategy == SaveStrategy.STEPS:
-            place = f"step {self.state.global_step}"
-        else:
-            place = f"epoch {int(self.state.epoch)}"
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        place = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch)}"
         try:
             folder = self._stage(Path(checkpoint_folder))
         except OSError as error:
@@ -206,10 +193,9 @@ class PublishingMixin:
             plots = Path(folder.name) / "plots"
             save_figure(plot_curves(read_run(folder.name)[0]), plots / "curves.png")
             # During training the images may change.
-            if self.kcd is not None and self.kcd.mask is not None and not training:
-                for end in ("most", "least"):
-                    sheet = contact_sheet(self.train_dataset, self.kcd.mask, which=end)
-                    save_figure(sheet, plots / f"{end}_valuable.png")
+            ends = ("most", "least") if self.kcd is not None and self.kcd.mask is not None and not training else ()
+            for end in ends:
+                save_figure(contact_sheet(self.train_dataset, self.kcd.mask, which=end), plots / f"{end}_valuable.png")
             return push_student(
                 folder.name,
                 repo_id or self._repository,
@@ -225,19 +211,13 @@ def _check_repository(repo_id: str) -> None:
     try:
         huggingface_hub.utils.validate_repo_id(repo_id)
     except huggingface_hub.errors.HFValidationError as error:
-        raise ValueError(
-            f"{repo_id!r} is not a repository such as 'me/my-student'. Pass a message by name: commit_message={repo_id!r}."
-        ) from error
+        message = (
+            f"{repo_id!r} is not a repository such as 'me/my-student'. Pass a message as commit_message={repo_id!r}."
+        )
+        raise ValueError(message) from error
 
 
-def _card_options(
-    finetuned_from: Any = None,
-    dataset_tags: Any = None,
-    dataset: Any = None,
-    tasks: Any = None,
-    dataset_args: Any = None,
-    **same: Any,
-) -> dict[str, Any]:
+def _card_options(finetuned_from=None, dataset_tags=None, dataset=None, tasks=None, dataset_args=None, **same):
     """Map transformers' card arguments to ours; the card states the task by itself."""
     return {"base_model": finetuned_from, "dataset": dataset_tags or dataset, **same}
 

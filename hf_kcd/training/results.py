@@ -1,5 +1,6 @@
 """Collects the accuracy, cost and settings of a run into its results."""
 
+import itertools
 import json
 import math
 import os
@@ -18,20 +19,9 @@ from ..models import network_name
 def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> Results:
     """Collect the results of a trainer that has trained, as plain JSON values.
 
-    The cost is relative to training on all points in every epoch: `planned` follows the schedule, `paid` counts the points
-    that were drawn. The losses of an epoch are means over its log lines (every `logging_steps`), None without a line.
-
-    Args:
-        trainer: The trainer, after `train()`.
-        data: Name of the data set.
-        command: The command line of the run.
-
-    Returns:
-        The results. Accuracy is in percent, None for a run that was never evaluated; it has "saved" beside "last" and
-        "best" when the final weights are not the last epoch's (`load_best_model_at_end`). Seconds count training alone.
-
-    Raises:
-        RuntimeError: When nothing has been trained yet.
+    Cost is relative to training on all points in every epoch: `planned` by the schedule, `paid` by the points drawn. Losses
+    are means over an epoch's log lines. Accuracy is in percent, None for a run that was never evaluated; it has "saved"
+    beside "last" and "best" when the final weights are not the last epoch's. Seconds count training alone.
     """
     args, schedule, cost = trainer.args, trainer.schedule, trainer.cost
     trained = [epoch for epoch in range(schedule.num_epochs) if cost.points[epoch]]
@@ -102,13 +92,10 @@ def _best_step(trainer: Trainer) -> int | None:
     return trainer.state.best_global_step if trainer.args.load_best_model_at_end and not trainer.is_in_train else None
 
 
-def _accuracy(
-    log: list[dict[str, float]], prefix: str, saved_step: int | None = None
-) -> dict[str, dict[str, float]] | None:
-    lines = [line for line in log if f"{prefix}_top1" in line]
-    evaluations = [
-        {"top1": line[f"{prefix}_top1"], "top5": line.get(f"{prefix}_top5"), "epoch": line["epoch"]} for line in lines
-    ]
+def _accuracy(log: list[dict[str, float]], prefix: str, saved_step: int | None = None) -> dict[str, Any] | None:
+    top1, top5 = f"{prefix}_top1", f"{prefix}_top5"
+    lines = [line for line in log if top1 in line]
+    evaluations = [{"top1": line[top1], "top5": line.get(top5), "epoch": line["epoch"]} for line in lines]
     if not evaluations:
         return None
     accuracy = {"last": evaluations[-1], "best": max(evaluations, key=lambda line: line["top1"])}
@@ -117,18 +104,12 @@ def _accuracy(
 
 
 def _seconds_per_stage(trainer: Trainer, trained: list[int]) -> list[dict[str, float]]:
-    schedule, seconds = trainer.schedule, trainer.cost.seconds
     stages = []
-    for stage in sorted({schedule.stage(epoch) for epoch in trained}):
-        epochs = [epoch for epoch in trained if schedule.stage(epoch) == stage]
-        stages.append(
-            {
-                "stage": stage,
-                "epochs": len(epochs),
-                "num_kept": schedule.num_kept(epochs[0]),
-                "seconds": sum(seconds[epoch] for epoch in epochs),
-            }
-        )
+    for stage, group in itertools.groupby(trained, trainer.schedule.stage):
+        epochs = list(group)
+        seconds = sum(trainer.cost.seconds[epoch] for epoch in epochs)
+        num_kept = trainer.schedule.num_kept(epochs[0])
+        stages.append({"stage": stage, "epochs": len(epochs), "num_kept": num_kept, "seconds": seconds})
     return stages
 
 
@@ -137,23 +118,18 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     mask = trainer.mask
     if mask is None:
         return None
-    return {
-        "num_kept": len(mask.kept),
-        "num_mixed": int((mask.partner >= 0).sum()) if trainer.mask_mixing else 0,
-        "stage": mask.stage,
-        "provenance": mask.provenance,
-    }
+    num_mixed = int((mask.partner >= 0).sum()) if trainer.mask_mixing else 0
+    return {"num_kept": len(mask.kept), "num_mixed": num_mixed, "stage": mask.stage, "provenance": mask.provenance}
 
 
 def _optimization(args) -> dict[str, Any]:
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
     names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
     return {
         "optimiser": str(getattr(args.optim, "value", args.optim)),
         **{name: getattr(args, name) for name in names},
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
-        "precision": precision,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
     }
 
 

@@ -18,11 +18,7 @@ class SavingMixin(Trainer):
     """Saves student, method, cost and condenser. Never a pickle that others should load, never a token."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the networks as `save_networks` does, and push the student with `push_to_hub=True`.
-
-        Args:
-            output_dir: The folder; the run's folder without it.
-        """
+        """Write the networks as `save_networks` does, and push the student with `push_to_hub=True`."""
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
             return
@@ -31,11 +27,7 @@ class SavingMixin(Trainer):
             self.push_to_hub(commit_message="Model save")
 
     def save_networks(self, output_dir: str | None = None) -> None:
-        """Write the student, and each network that learned along into a folder of its name beside it.
-
-        Args:
-            output_dir: The folder; the run's folder without it.
-        """
+        """Write the student, and each network that learned along into a folder of its name beside it."""
         self.save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             for name, network in self.method.networks().items():
@@ -49,8 +41,7 @@ class SavingMixin(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.student, folder, label_names=self.train_dataset.class_names)
-        state = self.method.state_dict()
-        if state:
+        if state := self.method.state_dict():
             save_tensors(folder / METHOD_NAME, state)
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -72,8 +63,8 @@ class SavingMixin(Trainer):
                 if self.args.should_save:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise OSError(
-                    f"The checkpoint {folder} could not be written and was removed: {error} Free some space or choose another "
-                    "output_dir, then resume from the checkpoint before."
+                    f"The checkpoint {folder} could not be written and was removed: {error} Free some space or choose "
+                    "another output_dir, then resume from the checkpoint before."
                 ) from error
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> str | None:
@@ -83,9 +74,9 @@ class SavingMixin(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         elif missing := missing_from_checkpoint(resume_from_checkpoint):
+            lacks = ", ".join(missing)
             raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint: missing or cut short are {', '.join(missing)}. "
-                "Resume from an earlier one."
+                f"{resume_from_checkpoint} is no whole checkpoint, for lack of {lacks}: take an earlier one."
             )
         check_run(resume_from_checkpoint, self._run_description())
         return str(resume_from_checkpoint)
@@ -101,14 +92,11 @@ class SavingMixin(Trainer):
 
     def _run_description(self) -> dict[str, Any]:
         """Return what a checkpoint and the run that resumes it must share, as plain JSON values."""
+        names = ("method", "method_options", "student_layers", "teacher_layers", "seed")
         return {
             "student": network_name(self.student),
             "images": repr(self.train_dataset.preprocessing),
-            "method": self.args.method,
-            "method_options": self.args.method_options,
-            "student_layers": self.args.student_layers,
-            "teacher_layers": self.args.teacher_layers,
-            "seed": self.args.seed,
+            **{name: getattr(self.args, name) for name in names},
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
             "soft_labels": None if self.soft_labels is None else self.soft_labels.description(),
@@ -120,9 +108,7 @@ class SavingMixin(Trainer):
         return {
             "student": network_name(self.student),
             "teacher": self.teacher_name,
-            "method": self.args.method,
-            "method_options": self.args.method_options,
-            "seed": self.args.seed,
+            **{name: getattr(self.args, name) for name in ("method", "method_options", "seed")},
             "versions": library_versions(),
         }
 

@@ -9,40 +9,22 @@ SCHEDULES = ("multistep", "cosine", "constant")
 
 
 def learning_rate_factor(
-    schedule: str,
-    num_epochs: int,
-    decay_epochs: Sequence[float] = (),
-    decay_rate: float = 0.1,
-    warmup_epochs: float = 0.0,
+    schedule: str, num_epochs: int, decay_epochs: Sequence[float], decay_rate: float, warmup_epochs: float
 ) -> Callable[[float], float]:
     """Return the factor on the base learning rate as a function of the epochs trained.
 
-    Args:
-        schedule: "multistep" (multiplies by `decay_rate` after each of `decay_epochs`), "cosine" (half a cosine from the end of
-            the warm-up to 0 at `num_epochs`) or "constant".
-        num_epochs: Epochs of the whole training.
-        decay_epochs: Epochs after which a multistep schedule decays, counted from 1 as in the papers: 150 means that
-            epochs 1 to 150 still have the earlier rate.
-        decay_rate: Factor of each decay.
-        warmup_epochs: Epochs over which the factor rises linearly from 0 to the schedule's value.
-
-    Returns:
-        A function from the number of epochs trained, with its fraction, to the factor.
-
-    Raises:
-        ValueError: For an unknown schedule, decay epochs outside the training, or a warm-up as long as the training.
+    "multistep" multiplies by `decay_rate` after each of `decay_epochs`, counted from 1 as in the papers; "cosine" is half a
+    cosine from the end of the linear warm-up to 0 at `num_epochs`; "constant" stays.
     """
     if schedule not in SCHEDULES:
         raise unknown_name("learning rate schedule", schedule, SCHEDULES)
     if not 0 <= warmup_epochs < num_epochs:
-        raise ValueError(
-            f"warmup_epochs is {warmup_epochs}: give a number from 0 to below the {num_epochs} epochs of training."
-        )
+        raise ValueError(f"warmup_epochs is {warmup_epochs}: give a number from 0 to below the {num_epochs} epochs.")
     decay_epochs = sorted(decay_epochs)
     if schedule == "multistep" and decay_epochs and not 0 < decay_epochs[0] <= decay_epochs[-1] < num_epochs:
         raise ValueError(
-            f"decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: "
-            "give epochs between 0 and num_train_epochs, or leave them out to decay after 5/8, 6/8 and 7/8 of the training."
+            f"decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: give others, or leave "
+            "them out to decay after 5/8, 6/8 and 7/8 of the training."
         )
 
     def factor(epoch: float) -> float:

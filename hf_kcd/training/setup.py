@@ -22,26 +22,16 @@ Teacher = Network | Sequence[Network] | SoftLabels | None
 
 
 def check_launch(args: DistillationConfig) -> None:
-    """Refuse launchers that shard weights.
-
-    Raises:
-        ValueError: For DeepSpeed and FSDP.
-    """
+    """Refuse launchers that shard weights, DeepSpeed and FSDP."""
     if args.deepspeed or args.fsdp:
-        raise ValueError(
-            "DeepSpeed and FSDP shard weights that a distillation step needs whole: launch with DDP (torchrun)."
-        )
+        raise ValueError("DeepSpeed and FSDP shard weights that a step needs whole: launch with DDP (torchrun).")
     if args.n_gpu > 1:
         # DataParallel would split batches, and the record would miss points.
         args._n_gpu = 1
 
 
 def find_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback | None:
-    """Find the `KCDTrainerCallback` among the callbacks.
-
-    Raises:
-        ValueError: When there are several.
-    """
+    """Find the only `KCDTrainerCallback` among the callbacks."""
     found = [callback for callback in callbacks or [] if isinstance(callback, KCDTrainerCallback)]
     if len(found) > 1:
         raise ValueError(f"{len(found)} KCDTrainerCallbacks would rewrite one selection: pass one.")
@@ -49,19 +39,14 @@ def find_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback
 
 
 def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCallback | None, mask: Any) -> None:
-    """Refuse sources of points and of knowledge that exclude each other.
-
-    Raises:
-        ValueError: For a mask or soft labels under a `KCDTrainerCallback`, and soft labels for a method that needs the
-            network.
-    """
+    """Refuse a mask or soft labels under a `KCDTrainerCallback`, and soft labels for a method that needs the network."""
     if kcd is not None and mask is not None:
         raise ValueError("A mask fixes the points of the whole training: leave out KCDTrainerCallback, or the mask.")
     if isinstance(teacher, SoftLabels):
         check_method(get_method(args.method))
         if kcd is not None:
             raise ValueError(
-                "Soft labels belong to one selection, and KCDTrainerCallback would change it: leave it out, and pass the mask."
+                "KCDTrainerCallback changes the selection of soft labels: leave it out, and pass the mask."
             )
 
 
@@ -72,23 +57,11 @@ def build_model(
     train_dataset: KnowledgeDataset,
     eval_dataset: KnowledgeDataset | None,
 ) -> DistillationModel:
-    """Build the module that is trained: the student under its method, with the teachers beside it.
-
-    Args:
-        student: The student, or its name.
-        teacher: The teacher, its name, several of them, its soft labels, or None.
-        args: The run's configuration.
-        train_dataset: The training set.
-        eval_dataset: The evaluation set.
-
-    Raises:
-        ValueError: For networks and data that do not fit together.
-    """
+    """Build the module that is trained: the student under its method, with the teachers beside it."""
     soft_labels = teacher if isinstance(teacher, SoftLabels) else None
-    student, *teachers = (
-        load_model(network, train_dataset.num_classes) if isinstance(network, str) else network
-        for network in (student, *as_teachers(None if soft_labels else teacher))
-    )
+    networks = (student, *as_teachers(None if soft_labels else teacher))
+    num_classes = train_dataset.num_classes
+    student, *teachers = (load_model(one, num_classes) if isinstance(one, str) else one for one in networks)
     _check_classes(student, teachers, train_dataset, eval_dataset)
     preprocessing = train_dataset.preprocessing
     size = preprocessing.network_size
@@ -119,9 +92,7 @@ def build_schedule(
     if kcd is not None:
         schedule = kcd.config.schedule(train_dataset.num_points, epochs)
     else:
-        schedule = CondensationSchedule(
-            len(train_dataset), epochs, epochs, final_ratio=1.0, first_selection="after_first_stage"
-        )
+        schedule = CondensationSchedule(len(train_dataset), epochs, epochs, 1.0, first_selection="after_first_stage")
     return schedule.with_batches(
         args.train_batch_size, args.world_size, args.gradient_accumulation_steps, args.dataloader_drop_last
     )
@@ -142,16 +113,12 @@ def _check_classes(
 ) -> None:
     if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, and the teacher is frozen: load the network twice.")
-    counts = {"student": student.num_classes, "training set": train.num_classes}
-    for number, teacher in enumerate(teachers):
-        counts["teacher" if number == 0 else f"assistant {number}"] = teacher.num_classes
-    if evaluation is not None:
-        counts["evaluation set"] = evaluation.num_classes
+    parts = {"student": student, "training set": train, "evaluation set": evaluation}
+    parts |= {f"assistant {number}" if number else "teacher": teacher for number, teacher in enumerate(teachers)}
+    counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(
-            f"Numbers of classes differ: {listed}. Create the networks with num_classes={train.num_classes}."
-        )
+        raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
 
 
 def _check_images(student: nn.Module, size: int) -> None:
@@ -163,11 +130,10 @@ def _check_images(student: nn.Module, size: int) -> None:
         with torch.no_grad():
             student(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
     except (RuntimeError, ValueError, AssertionError) as error:
-        own = image_config(student).input_size
+        own = " x ".join(map(str, image_config(student).input_size))
         raise ValueError(
-            f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for "
-            f"{' x '.join(map(str, own))}: create it for the data's size, or have the images resized (image_size on the command "
-            "line, Preprocessing.for_network in Python)."
+            f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for {own}: "
+            "create it for the data's size, or resize the images (image_size or Preprocessing.for_network)."
         ) from error
     finally:
         student.train(training)

@@ -12,15 +12,10 @@ class ShrinkingEpochsTrainer(Trainer):
     """`transformers.Trainer` for a data set whose number of points follows a schedule.
 
     transformers reads the number of steps per epoch once, before training. Here the number of steps, the epoch
-    fraction, the position after a resume and the learning rate follow the schedule. The training set needs
-    `set_epoch`, and `len` of it is the number of points now.
-
-    Attributes:
-        schedule: The schedule, with its batches known. A subclass sets it after `Trainer.__init__`.
-        cost: Points and seconds paid so far. A subclass sets it after `Trainer.__init__`.
+    fraction, the position after a resume and the learning rate follow the schedule.
     """
 
-    schedule: CondensationSchedule
+    schedule: CondensationSchedule  # With its batches known.
     cost: CostTracker
 
     def set_initial_training_values(self, args, dataloader):
@@ -71,15 +66,10 @@ class ShrinkingEpochsTrainer(Trainer):
         self.cost.stop()
 
     def begin_epoch(self, train_dataloader, epoch: int) -> None:
-        """Seed augmentation and workers for an epoch.
-
-        The loader gets a generator of its own: it draws one seed per iterator, and persistent workers need fewer
-        iterators, so a shared generator would give other results.
-        """
+        """Seed augmentation and workers for an epoch."""
         self.train_dataset.set_epoch(epoch)
-        generator = torch.Generator()
-        generator.manual_seed(self.args.seed * 2**20 + epoch)
-        train_dataloader.base_dataloader.generator = generator
+        # A loader draws one seed per iterator, and persistent workers need fewer: a shared generator would notice.
+        train_dataloader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed * 2**20 + epoch)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None:

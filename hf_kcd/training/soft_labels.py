@@ -28,35 +28,26 @@ def make_soft_labels(
 ) -> SoftLabels:
     """Store a teacher's logits for the first views of every selected point, which training shows in its first epochs.
 
-    `SoftLabels.num_bytes` computes their size in advance.
-
     Args:
         teacher: A timm network; it is put in eval mode, and sees the images at its own size and normalization.
         dataset: The training set, with its points selected and mixed as for the training (`dataset.apply(mask)`).
         num_views: Views of every point, V; a longer training repeats them.
-        top_k: Classes stored per row; 0 for all. Softened probabilities reach far beyond a few classes: at T = 4, ResNet-20
-            gives 58 % of the probability to classes outside the ten likeliest of CIFAR-100.
+        top_k: Classes stored per row; 0 for all. At T = 4, ResNet-20 gives 58 % of the probability to classes outside the
+            ten likeliest of CIFAR-100.
         bits: Bits of a logit, 8 or 16.
-        temperature: The temperature at which classes that are not stored keep the teacher's total probability; use the
-            method's temperature.
-        batch_size: Images per forward pass of the teacher.
-        device: Where the teacher runs; it is moved there.
+        temperature: Where classes that are not stored keep their total probability; use the method's temperature.
+        batch_size, device: Images per forward pass of the teacher, and where it runs.
         num_workers: Processes that prepare images that are not in memory.
 
-    Returns:
-        The soft labels, on the CPU.
-
     Raises:
-        ValueError: For numbers out of range, a data set without augmentation, a teacher with other classes, or logits that
-            are not finite.
+        ValueError: For numbers out of range, a data set without augmentation, other classes, or logits that are not finite.
     """
     check_packing(num_views, dataset.num_classes, top_k, bits)
     if not dataset.training:
         raise ValueError("The data set does not augment its images: make it with training=True.")
     if teacher.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}: choose a teacher with the same classes."
-        )
+        counts = f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}"
+        raise ValueError(f"{counts}: choose a teacher with the same classes.")
     # Views are epochs of the data set itself, so soft labels of an earlier use must not replace them.
     dataset.use_soft_labels(None)
     loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
@@ -96,7 +87,7 @@ def _teacher_logits(
             if not bool(finite.all()):
                 point = int(batch["point_ids"].to(device)[~finite][0])
                 raise ValueError(
-                    f"{network_name(teacher)} answers point {point} with NaN or an infinity: check its weights."
+                    f"{network_name(teacher)} answers point {point} with NaN or infinity: check its weights."
                 )
             yield logits
 
@@ -110,41 +101,24 @@ def _by_point(batches: list[Tensor | None], num_views: int) -> Tensor | None:
 
 
 def check_method(method: type[DistillationMethod]) -> None:
-    """Refuse a method that cannot learn from a teacher's stored logits.
-
-    Args:
-        method: The method's class.
-
-    Raises:
-        ValueError: Saying why the method needs the network.
-    """
+    """Refuse a method that cannot learn from a teacher's stored logits, and say why."""
     if not method.teacher_reads:
         raise ValueError(f"Method {method.name!r} has no teacher: leave the soft labels out, or choose kd or dkd.")
+    changes_images = method.prepare_batch is not DistillationMethod.prepare_batch
     further = sorted(method.teacher_reads - {"logits"})
     for applies, why in (
         (method.many_teachers, "learns from several teachers, and soft labels come from one"),
         (further, f"reads the teacher's {' and '.join(further)}, and soft labels hold only its logits"),
-        (
-            method.prepare_batch is not DistillationMethod.prepare_batch,
-            "changes the images before the teacher sees them, and soft labels belong to the unchanged images",
-        ),
+        (changes_images, "changes the images before the teacher sees them, and soft labels are of the unchanged ones"),
         (method.copies_teacher, "copies the teacher's architecture, which soft labels do not contain"),
-        (
-            method.teacher_batch_statistics,
-            "uses batch statistics in the teacher, and soft labels are fixed",
-        ),
+        (method.teacher_batch_statistics, "uses batch statistics in the teacher, and soft labels are fixed"),
     ):
         if applies:
             raise ValueError(f"Method {method.name!r} {why}: pass the network, or choose kd or dkd.")
 
 
 def teacher_spec(soft_labels: SoftLabels, preprocessing: Preprocessing) -> ModelSpec:
-    """Return the spec of a teacher that is known only by its stored logits.
-
-    Args:
-        soft_labels: The stored logits.
-        preprocessing: How the student's images are prepared.
-    """
+    """Return the spec of a teacher that is known only by its stored logits."""
     return ModelSpec(
         name=soft_labels.teacher,
         num_classes=soft_labels.num_classes,

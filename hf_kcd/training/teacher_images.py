@@ -15,16 +15,9 @@ _RESIZES = ("bilinear", "bicubic")
 
 
 class TeacherImages:
-    """Converts images of the data set to the size and normalization that the teacher was trained on.
+    """Converts normalized images of the data set to the size and normalization that the teacher was trained on.
 
-    Args:
-        teacher: The images that the teacher was trained on. Every interpolation except "bicubic" becomes bilinear;
-            shrinking uses antialiasing.
-        mean, std: Normalization of the images, per channel of an image in [0, 1].
-        image_size: Height and width of the images, in pixels.
-
-    Raises:
-        ValueError: When the teacher was trained on images with another number of channels.
+    Every interpolation except "bicubic" becomes bilinear; shrinking uses antialiasing.
     """
 
     def __init__(
@@ -32,10 +25,8 @@ class TeacherImages:
     ) -> None:
         channels, *size = teacher.input_size
         if channels != len(mean):
-            raise ValueError(
-                f"The teacher takes images of {channels} channels and the data has {len(mean)}: choose a teacher that was "
-                "trained on such images."
-            )
+            counts = f"The teacher takes images of {channels} channels and the data has {len(mean)}"
+            raise ValueError(f"{counts}: choose a teacher that was trained on such images.")
         self._size = tuple(size)
         self._mode = teacher.interpolation if teacher.interpolation in _RESIZES else _RESIZES[0]
         self._affine: tuple[Tensor, Tensor] | None = None
@@ -44,20 +35,11 @@ class TeacherImages:
             scale, shift = torch.tensor(std) / deviation, (torch.tensor(mean) - torch.tensor(teacher.mean)) / deviation
             self._affine = scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
         if self._size != tuple(image_size):
-            logger.warning_once(
-                f"The teacher was trained on images of {_pixels(self._size)}: the data's {_pixels(image_size)} are resized "
-                "for it."
-            )
+            own, data = (" x ".join(map(str, size)) for size in (self._size, image_size))
+            logger.warning_once(f"The teacher was trained on images of {own}: the data's {data} are resized for it.")
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Resize and renormalize.
-
-        Args:
-            images: Normalized images [B, C, H, W].
-
-        Returns:
-            Images [B, C, h, w]; the same tensor if nothing has to change.
-        """
+        """Resize and renormalize images [B, C, H, W] to [B, C, h, w]; the same tensor if nothing has to change."""
         size = tuple(images.shape[-2:])
         if size == self._size:
             return self._renormalize(images)
@@ -79,7 +61,3 @@ class TeacherImages:
             return images
         scale, shift = self._affine
         return images * scale + shift
-
-
-def _pixels(size: tuple[int, int]) -> str:
-    return " x ".join(map(str, size))

@@ -31,9 +31,8 @@ from .shrinking_epochs import ShrinkingEpochsTrainer
 class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, ShrinkingEpochsTrainer):
     """Train a student under a distillation method, with condensation when a `KCDTrainerCallback` is among the callbacks.
 
-    It is `transformers.Trainer` with what distillation on a shrinking data set needs: the number of steps, the epoch
-    fraction and the learning rate follow the schedule; batches carry point ids; the loss has named parts; the saved model
-    is the student alone, as timm and transformers load it.
+    It is `transformers.Trainer` for a shrinking data set: steps, epoch fraction and learning rate follow the schedule,
+    batches carry point ids, the loss has named parts, and the saved model is the student alone, for timm and transformers.
 
     Args:
         model: The student: a timm network (or its name).
@@ -146,17 +145,11 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
 
     @property
     def knowledge_mask(self) -> KnowledgeMask:
-        """The knowledge mask of the latest selection, or the mask that is trained on.
-
-        Raises:
-            RuntimeError: When nothing has been selected yet.
-        """
+        """The knowledge mask of the latest selection, or the mask that is trained on; a RuntimeError before the first."""
         mask = self.mask if self.kcd is None else self.kcd.mask
         if mask is None:
-            raise RuntimeError(
-                "No knowledge mask yet: "
-                + ("train() first." if self.kcd else "pass a KCDTrainerCallback in callbacks, then train().")
-            )
+            advice = "train() first" if self.kcd else "pass a KCDTrainerCallback in callbacks, then train()"
+            raise RuntimeError(f"No knowledge mask yet: {advice}.")
         return mask
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):

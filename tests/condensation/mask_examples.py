@@ -32,18 +32,11 @@ def make_mask(identity: DatasetIdentity, seed: int = 0, history: bool = False) -
     order = rank_points(values)
     summary = summarize_knowledge(order, 21)
     entries = [Selection(order[15:18], order[18:21], torch.tensor([0.0, 0.1, 0.2]))] * 2
-    return KnowledgeMask(
-        kept=summary.kept,
-        partner=summary.partner,
-        perturbation=summary.perturbation,
-        value=values,
-        frequency=torch.arange(NUM_POINTS),
-        stage=6,
-        schedule={"num_points": NUM_POINTS, "num_epochs": 240, "final_ratio": 0.7, "shape": "exponential"},
-        dataset=identity,
-        provenance={"student": "resnet8x4", "seed": 3, "versions": {"torch": "2"}, "command": ["a"], "note": None},
-        mixing_history=[*entries, Selection(order[:0], order[:0], torch.zeros(0))] if history else [],
-    )
+    schedule = {"num_points": NUM_POINTS, "num_epochs": 240, "final_ratio": 0.7, "shape": "exponential"}
+    about = {"student": "resnet8x4", "seed": 3, "versions": {"torch": "2"}, "command": ["a"], "note": None}
+    mixing = [*entries, Selection(order[:0], order[:0], torch.zeros(0))] if history else []
+    parts = (*summary.selection, values, torch.arange(NUM_POINTS))
+    return KnowledgeMask(*parts, 6, schedule, identity, about, mixing)
 
 
 def assert_equal(first: KnowledgeMask, second: KnowledgeMask) -> None:

@@ -42,9 +42,9 @@ def test_files_cut_short_flipped_or_swapped_are_refused(identity, saved, tmp_pat
         refused(saved, file)
     if file == TENSORS:
         for position in range(0, len(content), 11):
-            (saved / file).write_bytes(
-                bytes([*content[:position], content[position] ^ 0x10, *content[position + 1 :]])
-            )
+            flipped = bytearray(content)
+            flipped[position] ^= 0x10
+            (saved / file).write_bytes(flipped)
             refused(saved, file)
     (saved / file).write_bytes(content)
     make_mask(identity, seed=1).save_pretrained(tmp_path / "other")
@@ -52,14 +52,10 @@ def test_files_cut_short_flipped_or_swapped_are_refused(identity, saved, tmp_pat
     refused(saved, "mask.safetensors is not the file that mask_config.json describes")
 
 
-SHA = "0" * 64
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"type": "resnet"}, "describes no knowledge mask"),
-        ({"type": "gone"}, "describes no knowledge mask"),
+        *(({"type": name}, "describes no knowledge mask") for name in ("resnet", "gone")),
         ({"format_version": 2, "library_version": "9.1"}, "written by hf_kcd 9.1.*Upgrade hf_kcd"),
         ({"format_version": "1"}, "format version '1'"),
         ({"stage": "gone"}, "missing stage"),
@@ -74,9 +70,8 @@ SHA = "0" * 64
         ({"num_points": 20}, "is .* instead of .up to 20."),
         *(({"class_names": names}, "class_names") for names in ("cat", ["cat", 1], {"cat": 0}, [])),
         ({"class_names": ["cat", "cat"]}, "two classes of one name"),
-        ({"labels": "short"}, "labels that are no SHA-256"),
-        ({"labels": 5}, "labels that are no SHA-256"),
-        ({"images": SHA + "\n"}, "images that are no SHA-256"),
+        *(({"labels": digest}, "labels that are no SHA-256") for digest in ("short", 5)),
+        ({"images": "0" * 64 + "\n"}, "images that are no SHA-256"),
         ({"more": 1}, "not an object of"),
     ],
 )
@@ -90,21 +85,14 @@ def test_descriptions_that_cannot_be_are_refused(saved, identity, changes, messa
 @pytest.mark.parametrize(
     "text",
     [
-        '{"type": ' + "[" * 100_000,
-        '{"type": ' + '{"a":' * 100_000,
-        '{"stage": ' + "9" * 5_000 + "}",
-        "\ufeff{}",
-        "\x00",
-        "null",
-        "[1, 2]",
-        pytest.param(None, id="a terabyte"),
+        *('{"type": ' + "[" * 100_000, '{"type": ' + '{"a":' * 100_000, '{"stage": ' + "9" * 5_000 + "}"),
+        *("\ufeff{}", "\x00", "null", "[1, 2]", pytest.param(None, id="a terabyte")),
     ],
     ids=str,
 )
 def test_json_that_breaks_readers_ends_in_a_value_error(saved, text):
     if text is None:
-        with (saved / CONFIG).open("r+b") as file:
-            file.truncate(2**40)
+        os.truncate(saved / CONFIG, 2**40)
     else:
         (saved / CONFIG).write_text(text)
     refused(saved, CONFIG)
@@ -114,10 +102,8 @@ def test_json_that_breaks_readers_ends_in_a_value_error(saved, text):
 def test_a_provenance_nested_deeply_loads_or_is_a_value_error(saved, depth):
     text = (saved / CONFIG).read_text().replace('"note": null', f'"note": {"[" * depth + "]" * depth}')
     (saved / CONFIG).write_text(text)
-    try:
-        assert KnowledgeMask.from_pretrained(saved).num_points == NUM_POINTS
-    except ValueError as error:
-        assert depth > 100, error
+    mask = loaded(saved)
+    assert mask.num_points == NUM_POINTS if mask else depth > 100
 
 
 INTEGER = torch.zeros(1, dtype=torch.int64)
@@ -127,24 +113,19 @@ INTEGER = torch.zeros(1, dtype=torch.int64)
     ("name", "tensor", "message"),
     [
         ("kept", torch.zeros(21, 1, dtype=torch.int64), "kept is .21, 1. I64"),
-        ("kept", torch.tensor(3), "kept is .. I64"),
         ("kept", torch.arange(31), "kept is .31. I64 instead of .up to 30. torch.int64"),
         ("kept", torch.zeros(21), "kept is .21. F32 instead of .* torch.int64"),
         ("kept", torch.zeros(21, dtype=torch.int64), "kept holds 0 more than once"),
-        ("kept", torch.arange(20, 41)[:21], "kept holds 30 at"),
         ("partner", torch.zeros(3, dtype=torch.int64), "partner is .3."),
         ("value", torch.full((30,), torch.nan, dtype=torch.float64), "value holds nan"),
         ("value", torch.zeros(30, dtype=torch.complex64), "value is"),
         ("frequency", torch.full((30,), -1), "frequency holds -1"),
         ("labels", torch.zeros(30, dtype=torch.int32), "labels is .30. I32"),
         ("labels", torch.full((30,), 2), "labels are not those of the mask's data set"),
-        ("labels", torch.full((30,), 7), "labels holds 7"),
         ("more", torch.zeros(1), "'more' is not one of its tensors"),
         ("../kept", torch.zeros(1), "'../kept' is not"),
         ("mixing.0.weight", torch.zeros(1), "'mixing.0.weight' is not"),
-        ("mixing.-1.point", INTEGER, "'mixing.-1.point' is not"),
-        ("mixing.1.point", INTEGER, "'mixing.1.point' is not"),
-        ("mixing.00.point", INTEGER, "'mixing.00.point' is not"),
+        *((f"mixing.{stage}.point", INTEGER, f"'mixing.{stage}.point' is not") for stage in ("-1", "1", "00")),
         ("mixing.0.point", INTEGER, "It lacks mixing.0.partner"),
         ("mixing.0.point", torch.zeros(31, dtype=torch.int64), "mixing.0.point is .31. I64"),
         *((name, None, f"It lacks {name}") for name in ("kept", "partner", "perturbation", "value", "frequency")),

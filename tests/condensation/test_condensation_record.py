@@ -68,13 +68,12 @@ def test_within_an_epoch_the_largest_finite_value_of_a_point_counts_once():
     assert record.frequency.tolist() == [1, 1, 1, 0, 0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_values_of_every_dtype_enter_as_they_are_and_without_a_gradient(dtype):
-    values = torch.tensor([0.1, 1.7], dtype=dtype, requires_grad=True)
-    record = feed(KnowledgeRecord(2), [1, 0], values)
-    record.close_epoch()
-    assert record.value.tolist() == values.double().tolist()[::-1]
-    assert not record.value.requires_grad
+def test_values_of_every_dtype_enter_as_they_are_and_without_a_gradient():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        values = torch.tensor([0.1, 1.7], dtype=dtype, requires_grad=True)
+        record = feed(KnowledgeRecord(2), [1, 0], values)
+        record.close_epoch()
+        assert record.value.tolist() == values.double().tolist()[::-1] and not record.value.requires_grad
 
 
 def test_wrong_arguments_are_refused_before_anything_is_written():
@@ -117,14 +116,13 @@ def test_a_restart_within_an_epoch_changes_no_bit_and_states_are_snapshots():
         feed(straight, ids, values)
         feed(stopped, ids[:32], values[:32])
         if epoch == 2:
-            state = stopped.state_dict()
-            before = {name: tensor.clone() for name, tensor in state.items()}
+            state, before = stopped.state_dict(), state_bytes(stopped)
             stopped = KnowledgeRecord(100)
             stopped.load_state_dict(state)
         feed(stopped, ids[32:], values[32:])
         straight.close_epoch(), stopped.close_epoch()
     assert state_bytes(stopped) == state_bytes(straight)
-    assert all(torch.equal(state[name], tensor) for name, tensor in before.items())
+    assert [state[name].numpy().tobytes() for name in sorted(state)] == before
 
 
 @pytest.mark.parametrize(

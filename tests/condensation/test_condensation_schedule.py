@@ -1,5 +1,6 @@
 """The sizes, costs and steps of a condensed training: the papers' numbers, and a literal simulation."""
 
+import dataclasses
 import math
 import time
 from fractions import Fraction
@@ -14,11 +15,7 @@ RELEASED = {"shape": "linear", "first_selection": "after_first_stage"}
 # CIFAR-100, 240 epochs, stages of 40, ratio 0.7: the epochs before which it selects, and the sizes of the stages.
 CIFAR = {
     "paper": ({}, [1, 41, 81, 121, 161, 201], [50_000, 47_114, 44_395, 41_833, 39_418, 37_143, 35_000]),
-    "released": (
-        RELEASED,
-        [40, 80, 120, 160, 200, 240],
-        [50_000, 47_500, 45_000, 42_500, 40_000, 37_500, 35_000],
-    ),
+    "released": (RELEASED, [40, 80, 120, 160, 200, 240], [50_000, 47_500, 45_000, 42_500, 40_000, 37_500, 35_000]),
 }
 
 
@@ -87,14 +84,9 @@ def test_a_selection_after_the_last_epoch_brings_the_mask_to_the_final_ratio(num
 def simulate(schedule: CondensationSchedule) -> list[tuple[int, int]]:
     """Walk through all epochs point by point; return (epoch, batches done in it) after every update."""
     kept, selections, positions = list(range(schedule.num_points)), 0, [(0, 0)]
-    num_points, num_epochs, length, ratio = (
-        getattr(schedule, name) for name in ("num_points", "num_epochs", "epochs_per_stage", "final_ratio")
-    )
+    num_points, num_epochs, length, ratio, *_ = dataclasses.astuple(schedule)
     for epoch in range(num_epochs):
-        previous = epoch - 1
-        selects = (
-            previous >= 0 and (previous if schedule.first_selection == "after_first_epoch" else epoch) % length == 0
-        )
+        selects = epoch > 0 and (epoch - (schedule.first_selection == "after_first_epoch")) % length == 0
         if selects:
             selections += 1
             if schedule.shape == "exponential":
@@ -107,18 +99,16 @@ def simulate(schedule: CondensationSchedule) -> list[tuple[int, int]]:
         batches = [kept[start : start + schedule.batch_size] for start in range(0, len(kept), schedule.batch_size)]
         if schedule.drop_last and len(batches[-1]) < schedule.batch_size:
             batches.pop()
-        rounds = [
-            batches[start : start + schedule.world_size] for start in range(0, len(batches), schedule.world_size)
-        ]
+        starts = range(0, len(batches), schedule.world_size)
+        rounds = [batches[start : start + schedule.world_size] for start in starts]
         if rounds and schedule.drop_last and len(rounds[-1]) < schedule.world_size:
             rounds.pop()
         assert schedule.batches(epoch) == len(rounds)
-        waiting = 0
         for done in range(1, len(rounds) + 1):
-            waiting += 1
-            if waiting == schedule.accumulation or done == len(rounds):
-                waiting = 0
-                positions.append((epoch, done) if done < len(rounds) else (epoch + 1, 0))
+            if done == len(rounds):
+                positions.append((epoch + 1, 0))
+            elif done % schedule.accumulation == 0:
+                positions.append((epoch, done))
     return positions
 
 

@@ -43,6 +43,7 @@ def test_a_selection_is_built_ordered_and_reduced_to_what_is_mixed(kind):
         (([1, 2], [-1, 5], [0.0, 0.1]), "partner holds 5 at position 1"),
         (([1, 2], [-1, 2], [0.0, 0.1]), "partner holds 2 .*its own partner"),
         (([1, 2], [0, 0], [0.1, 1.1]), "perturbation holds 1.1.*shares run from 0"),
+        (([1, 2], [0, 0], [0.1, -0.1]), "perturbation holds -0.1"),
         (([1, 2], [0, 0], [0.1, float("nan")]), "perturbation holds nan"),
         (([1, 2], [-1, 0], [0.1, 0.1]), "perturbation holds 0.1.* a point without a partner has the share 0"),
     ],

@@ -7,7 +7,7 @@ checkpoint; "memory_<method>", the state of the method after a few steps alone, 
 from pathlib import Path
 
 import torch
-from small_runs import config, digits, network
+from small_runs import config, digits, named, network
 from torch import Tensor
 
 from hf_kcd import DistillationTrainer, KCDConfig, KCDTrainerCallback
@@ -55,16 +55,9 @@ def steps_alone(name: str, rank: int) -> dict[str, Tensor]:
 
 def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
     """Train with CRD under condensation, with epochs that do not divide by a round of both processes."""
-    args = config(
-        output_dir,
-        method="crd",
-        method_options=OPTIONS,
-        num_train_epochs=4,
-        gradient_accumulation_steps=2,
-        learning_rate=0.02,
-        save_strategy="steps",
-        save_steps=CHECKPOINT,
-    )
+    options = {"num_train_epochs": 4, "gradient_accumulation_steps": 2, "learning_rate": 0.02}
+    options |= {"save_strategy": "steps", "save_steps": CHECKPOINT}
+    args = config(output_dir, method="crd", method_options=OPTIONS, **options)
     # What a process has drawn before must not matter.
     seed = args.process_index + (resume is not None)
     student, teacher = network("cifar_resnet8", 100 + seed), network("cifar_resnet20", 5)
@@ -75,10 +68,7 @@ def train(output_dir: Path, resume: Path | None) -> dict[str, Tensor]:
         # The first process's state counts, except for what is never sent.
         trainer.method.memory.seed.add_(1)
     trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    return {
-        **{f"student.{key}": value for key, value in trainer.student.state_dict().items()},
-        **{f"method.{key}": value for key, value in trainer.method.state_dict().items()},
-    }
+    return named("student", trainer.student.state_dict()) | named("method", trainer.method.state_dict())
 
 
 def main(folder: Path, rank: int) -> None:

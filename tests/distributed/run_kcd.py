@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_runs import config, digits, network
+from small_runs import config, digits, named, network
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import TrainerCallback
@@ -26,34 +26,22 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": ("resnet10t", {**THIN, "drop_rate": 0.2}),
     "no_batch_statistics": ("resnet10t", {**THIN, "norm_layer": "groupnorm1"}),
 }
-# Within the first epoch of a stage: after one update of the two of epoch 3.
-RESUMED_FROM = {"uneven": 19, "accumulated": 9}
-CHECKPOINTS = {
-    name: {"save_strategy": "steps", "save_steps": step, "save_total_limit": None}
-    for name, step in RESUMED_FROM.items()
-}
+STEPS = {"save_strategy": "steps", "save_total_limit": None}
+ACCUMULATED = {"gradient_accumulation_steps": 2}
 # Name: points, student, options of the configuration, options of the condensation
 SCENARIOS: dict[str, tuple[int, str, dict[str, Any], dict[str, Any]]] = {
     # 301, 110, 40 and 15 points: no epoch divides by a round of 32, and the last ones do not fill one batch.
-    "uneven": (301, "plain", {"lr_schedule": "cosine", **CHECKPOINTS["uneven"]}, {"final_ratio": 0.05}),
+    "uneven": (301, "plain", {"lr_schedule": "cosine", "save_steps": 19, **STEPS}, {"final_ratio": 0.05}),
     # 7, 4, 3 and 2 batches a process: most epochs end with an update from fewer batches than two.
-    "accumulated": (
-        203,
-        "dropout",
-        {"gradient_accumulation_steps": 2, **CHECKPOINTS["accumulated"]},
-        {"final_ratio": 0.2},
-    ),
+    "accumulated": (203, "dropout", {**ACCUMULATED, "save_steps": 9, **STEPS}, {"final_ratio": 0.2}),
     "drop_last": (301, "plain", {"dataloader_drop_last": True}, {"final_ratio": 0.3}),
     "adapter": (203, "plain", {"method": "hint_with_adapter", "save_strategy": "epoch"}, {"final_ratio": 0.5}),
     "two_phases": (203, "plain", {"method": "hint_at_first"}, {"final_ratio": 0.5}),
     # 384, 320, 256 and 192 points: every epoch divides by the 64 of an update, so nothing is drawn twice.
-    "even": (
-        384,
-        "no_batch_statistics",
-        {"gradient_accumulation_steps": 2},
-        {"final_ratio": 0.5, "shape": "linear"},
-    ),
+    "even": (384, "no_batch_statistics", ACCUMULATED, {"final_ratio": 0.5, "shape": "linear"}),
 }
+# Within the first epoch of a stage: after one update of the two of epoch 3.
+RESUMED_FROM = {name: given[2]["save_steps"] for name, given in SCENARIOS.items() if "save_steps" in given[2]}
 
 
 @register_method("hint_with_adapter")
@@ -67,11 +55,11 @@ class HintWithAdapter(DistillationMethod):
         super().__init__(student, teacher, num_points)
         self.adapter = nn.Conv2d(student.feature_channels[-1], teacher.feature_channels[-1], 1)
 
+    def hint(self, student: ModelOutputs, teacher: ModelOutputs) -> dict[str, Tensor]:
+        return {"hint": F.mse_loss(self.adapter(student.features[-1]), teacher.features[-1])}
+
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        return {
-            "ce": F.cross_entropy(student.logits, batch["labels"]),
-            "hint": F.mse_loss(self.adapter(student.features[-1]), teacher.features[-1]),
-        }
+        return {"ce": F.cross_entropy(student.logits, batch["labels"]), **self.hint(student, teacher)}
 
 
 @register_method("hint_at_first")
@@ -81,7 +69,7 @@ class HintAtFirst(HintWithAdapter):
     first_phase = FirstPhase(epochs=1)
 
     def first_phase_losses(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
-        return {"hint": F.mse_loss(self.adapter(student.features[-1]), teacher.features[-1])}
+        return self.hint(student, teacher)
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(student.logits, batch["labels"])}
@@ -91,9 +79,7 @@ class Witness(TrainerCallback):
     """Keeps what a process draws, batch by batch, and what is selected, epoch by epoch."""
 
     def __init__(self) -> None:
-        self.drawn: list[list[list[int]]] = []
-        self.logits: list[list[Tensor]] = []
-        self.selected: list[list[int]] = []
+        self.drawn, self.logits, self.selected = [], [], []
 
     def watch(self, trainer: DistillationTrainer) -> None:
         self.dataset = trainer.train_dataset
@@ -117,15 +103,11 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
     num_points, student_name, options, condensation = SCENARIOS[scenario]
     # A folder for each process where a test asks who writes what.
     output_dir = folder / f"{name}-by-rank{rank}" if scenario == "adapter" else folder / name
-    defaults = {
-        "num_train_epochs": NUM_EPOCHS,
-        # One process draws in one batch what two draw in a round.
-        "per_device_train_batch_size": 32 // world_size,
-        "per_device_eval_batch_size": 16,
-        "learning_rate": 0.05,
-        "logging_steps": 5,
-        "method_options": {"ce_weight": 1.0, "kd_weight": 0.1} if "method" not in options else None,
-    }
+    defaults = {"num_train_epochs": NUM_EPOCHS, "learning_rate": 0.05, "logging_steps": 5}
+    # One process draws in one batch what two draw in a round.
+    defaults |= {"per_device_train_batch_size": 32 // world_size, "per_device_eval_batch_size": 16}
+    if "method" not in options:
+        defaults["method_options"] = {"ce_weight": 1.0, "kd_weight": 0.1}
     resume = str(folder / scenario / f"checkpoint-{RESUMED_FROM[scenario]}") if name != scenario else None
     args = config(output_dir, **{**defaults, **options} | ({"save_strategy": "no"} if resume else {}))
     data = load_image_data("digits")
@@ -135,16 +117,12 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
         # Training magnifies what rounding starts; in double precision two ways of summing stay together.
         student.double().register_forward_pre_hook(lambda module, arguments: (arguments[0].double(),))
     witness = Witness()
-    trainer = DistillationTrainer(
-        student,
-        network("cifar_resnet20", 5),
-        args,
-        digits(num_points),
-        KnowledgeDataset(data.eval.select(range(NUM_EVAL_POINTS)), data.preprocessing, training=False),
-        callbacks=[KCDTrainerCallback(KCDConfig(epochs_per_stage=EPOCHS_PER_STAGE, **condensation)), witness],
-    )
+    evaluation = KnowledgeDataset(data.eval.select(range(NUM_EVAL_POINTS)), data.preprocessing, training=False)
+    callbacks = [KCDTrainerCallback(KCDConfig(epochs_per_stage=EPOCHS_PER_STAGE, **condensation)), witness]
+    teacher, points = network("cifar_resnet20", 5), digits(num_points)
+    trainer = DistillationTrainer(student, teacher, args, points, evaluation, callbacks=callbacks)
     witness.watch(trainer)
-    initial = {f"initial.{key}": value.clone() for key, value in trainer.method.state_dict().items()}
+    initial = named("initial", trainer.method.state_dict())
     trainer.train(resume_from_checkpoint=resume)
     learning_rate = trainer.lr_scheduler.get_last_lr()[0]
     metrics = trainer.evaluate()
@@ -155,25 +133,20 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
     record, mask = trainer.kcd.condenser.record, trainer.knowledge_mask
     optimizer_state = trainer.optimizer.state_dict()["state"]
     tensors = {
-        **{f"student.{key}": value for key, value in trainer.student.state_dict().items()},
         **initial,
-        **{f"method.{key}": value for key, value in trainer.method.state_dict().items()},
+        **named("student", trainer.student.state_dict()),
+        **named("method", trainer.method.state_dict()),
         **{f"momentum.{key}": state["momentum_buffer"] for key, state in optimizer_state.items()},
         **{f"mask.{key}": getattr(mask, key) for key in ("kept", "partner", "perturbation", "value", "frequency")},
         **{f"logits.{epoch}": torch.cat(batches) for epoch, batches in enumerate(witness.logits)},
-        "record.value": record.value,
-        "record.frequency": record.frequency,
+        **named("record", {"value": record.value, "frequency": record.frequency}),
     }
     save_tensors(folder / f"{name}.rank{rank}.safetensors", tensors)
     seen = {
         "world_size": args.world_size,
-        "steps": trainer.state.global_step,
-        "max_steps": trainer.state.max_steps,
-        "epoch": trainer.state.epoch,
+        **{name: getattr(trainer.state, name) for name in ("global_step", "max_steps", "epoch")},
         "learning_rate": learning_rate,
-        "drawn": witness.drawn,
-        "selected": witness.selected,
-        "points": trainer.cost.points,
+        **{"drawn": witness.drawn, "selected": witness.selected, "points": trainer.cost.points},
         "top1": metrics["eval_top1"],
         "predictions": predictions.predictions.tolist(),
         "labels": predictions.label_ids.tolist(),

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from small_runs import config, digits, network
+from small_runs import config, digits, named, network
 from torch import Tensor
 
 from hf_kcd import DistillationTrainer, KCDConfig, KCDTrainerCallback
@@ -35,11 +35,10 @@ def train(method: str, options: dict) -> dict[str, Tensor]:
         torch.manual_seed(100 + args.process_index)
         callback = KCDTrainerCallback(KCDConfig(final_ratio=0.5, epochs_per_stage=1))
         trainer = DistillationTrainer(student, teachers, args, digits(60), callbacks=[callback])
-        before = {f"before.{name}": weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+        before = named("before", dict(trainer.model.named_parameters()))
         trainer.train()
-    after = {f"after.{name}": weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    return {**before, **after, "losses": torch.tensor(losses)}
+    return {**before, **named("after", dict(trainer.model.named_parameters())), "losses": torch.tensor(losses)}
 
 
 def main(folder: Path, rank: int) -> None:

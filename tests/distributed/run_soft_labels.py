@@ -6,7 +6,7 @@ Each writes `soft_labels.rank<r>.safetensors`: every row that it drew, with its 
 from pathlib import Path
 
 import torch
-from small_runs import config, digits, network
+from small_runs import config, digits, named, network
 
 from hf_kcd import DistillationTrainer, KnowledgeDataset
 from hf_kcd.artifacts.files import save_tensors
@@ -44,5 +44,5 @@ def main(folder: Path, rank: int) -> None:
     trainer = DistillationTrainer(network("cifar_resnet8", 1), soft_labels, args, train_set())
     trainer.train()
     rows = {name: torch.cat([step[name] for step in ROWS]) for name in ROWS[0]}
-    weights = {f"student.{name}": weight for name, weight in trainer.student.named_parameters()}
+    weights = named("student", dict(trainer.student.named_parameters()))
     save_tensors(folder / f"soft_labels.rank{rank}.safetensors", rows | weights)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from run_contrast import METHODS, NUM_STEPS, bare_method, rows
 from safetensors.numpy import load_file
+from small_runs import assert_equal
 
 
 @pytest.fixture(scope="module")
@@ -14,25 +15,15 @@ def results(folder) -> dict[str, list[dict[str, np.ndarray]]]:
 
 
 def part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    assert found
-    return found
-
-
-def assert_equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    assert one.keys() == other.keys()
-    assert not [name for name in one if not np.array_equal(one[name], other[name])]
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def test_both_processes_keep_one_memory_through_a_condensed_training(results):
     first, second = results["whole"]
     assert_equal(part(first, "method."), part(second, "method."))
     # Between steps each process has running statistics of its own.
-    weights = [
-        {name: tensor for name, tensor in part(tensors, "student.").items() if "running" not in name}
-        for tensors in (first, second)
-    ]
-    assert_equal(*weights)
+    students = [part(tensors, "student.") for tensors in (first, second)]
+    assert_equal(*({name: each[name] for name in each if "running" not in name} for each in students))
     memory = part(first, "method.memory.")
     # Every point of the 150 was seen by one of the processes: its entry is no longer the noise of the start.
     for role in ("student", "teacher"):

@@ -1,7 +1,6 @@
 """Condensation by two processes: they select, step and record as one, and as a single process does."""
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,20 +12,20 @@ import run_kcd
 import torch
 from run_kcd import EPOCHS_PER_STAGE, NUM_EPOCHS, NUM_EVAL_POINTS
 from safetensors.numpy import load_file
+from small_runs import assert_equal
 
 from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.artifacts.files import read_json
 from hf_kcd.data import load_image_data
 
 NUM_STAGES = 3
-# Scenario: points, batch of a process, batches an update, points kept in a stage.
+# Scenario: points, batches of 16 an update, points kept in a stage.
 SHAPES = {
-    "uneven": (301, 16, 1, lambda stage: math.floor(301 * 0.05 ** (stage / NUM_STAGES))),
-    "accumulated": (203, 16, 2, lambda stage: math.floor(203 * 0.2 ** (stage / NUM_STAGES))),
-    "drop_last": (301, 16, 1, lambda stage: math.floor(301 * 0.3 ** (stage / NUM_STAGES))),
-    "adapter": (203, 16, 1, lambda stage: math.floor(203 * 0.5 ** (stage / NUM_STAGES))),
-    "two_phases": (203, 16, 1, lambda stage: math.floor(203 * 0.5 ** (stage / NUM_STAGES))),
-    "even": (384, 16, 2, lambda stage: 384 - 64 * stage),
+    "uneven": (301, 1, lambda stage: math.floor(301 * 0.05 ** (stage / NUM_STAGES))),
+    "accumulated": (203, 2, lambda stage: math.floor(203 * 0.2 ** (stage / NUM_STAGES))),
+    "drop_last": (301, 1, lambda stage: math.floor(301 * 0.3 ** (stage / NUM_STAGES))),
+    **dict.fromkeys(("adapter", "two_phases"), (203, 1, lambda stage: math.floor(203 * 0.5 ** (stage / NUM_STAGES)))),
+    "even": (384, 2, lambda stage: 384 - 64 * stage),
 }
 PADDED = ("uneven", "accumulated", "adapter", "two_phases")
 
@@ -37,11 +36,6 @@ class Result:
 
     seen: dict[str, Any]
     tensors: dict[str, np.ndarray]
-
-    @property
-    def drawn(self) -> list[list[list[int]]]:
-        """Point ids by epoch and batch."""
-        return self.seen["drawn"]
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """The tensors under a name."""
@@ -54,31 +48,14 @@ def read(folder: Path, scenario: str, num_processes: int = 2) -> list[Result]:
     return [Result(read_json(folder / f"{stem}.json"), load_file(folder / f"{stem}.safetensors")) for stem in stems]
 
 
-@pytest.fixture(scope="module")
-def trained(folder: Path) -> Callable[[str], list[Result]]:
-    """Results of the two processes by scenario."""
-    return lambda scenario: read(folder, scenario)
-
-
 def stage(epoch: int) -> int:
     return math.ceil(epoch / EPOCHS_PER_STAGE)
 
 
-def epochs_drawn(results: list[Result]) -> Iterator[list[int]]:
-    """The point ids of every epoch, of both processes together."""
-    for epoch in range(NUM_EPOCHS):
-        yield list(chain.from_iterable(chain.from_iterable(result.drawn[epoch] for result in results)))
-
-
-def assert_equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
-    assert first.keys() == second.keys() and first
-    assert not [name for name in first if not np.array_equal(first[name], second[name])]
-
-
 @pytest.mark.parametrize("scenario", SHAPES)
-def test_both_processes_select_the_planned_number_of_the_same_points_and_keep_one_student(folder, trained, scenario):
-    first, second = trained(scenario)
-    num_kept = SHAPES[scenario][3]
+def test_both_processes_select_the_planned_number_of_the_same_points_and_keep_one_student(folder, scenario):
+    first, second = read(folder, scenario)
+    num_kept = SHAPES[scenario][2]
     assert first.seen["world_size"] == second.seen["world_size"] == 2
     assert first.seen["selected"] == second.seen["selected"]
     assert [len(ids) for ids in first.seen["selected"]] == [num_kept(stage(epoch)) for epoch in range(NUM_EPOCHS)]
@@ -91,25 +68,27 @@ def test_both_processes_select_the_planned_number_of_the_same_points_and_keep_on
 
 
 @pytest.mark.parametrize("scenario", SHAPES)
-def test_both_processes_take_the_planned_steps_to_the_last_epochs_end(trained, scenario):
-    _, batch_size, accumulation, num_kept = SHAPES[scenario]
+def test_both_processes_take_the_planned_steps_to_the_last_epochs_end(folder, scenario):
+    _, accumulation, num_kept = SHAPES[scenario]
     steps = 0
     for epoch in range(NUM_EPOCHS):
         size = num_kept(stage(epoch))
-        batches = size // batch_size // 2 if scenario == "drop_last" else math.ceil(math.ceil(size / batch_size) / 2)
+        batches = size // 32 if scenario == "drop_last" else math.ceil(size / 32)
         steps += math.ceil(batches / accumulation)
-        assert [len(result.drawn[epoch]) for result in trained(scenario)] == [batches, batches]
-    for result in trained(scenario):
-        assert result.seen["steps"] == result.seen["max_steps"] == steps
+        assert [len(result.seen["drawn"][epoch]) for result in read(folder, scenario)] == [batches, batches]
+    for result in read(folder, scenario):
+        assert result.seen["global_step"] == result.seen["max_steps"] == steps
         assert result.seen["epoch"] == NUM_EPOCHS
         # The cosine ends at 0: it falls once an update, whatever the number of processes.
         assert scenario != "uneven" or result.seen["learning_rate"] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("scenario", SHAPES)
-def test_an_epoch_draws_its_selection_records_every_point_once_and_counts_repeats_as_cost(trained, scenario):
-    results = trained(scenario)
-    all_drawn = list(epochs_drawn(results))
+def test_an_epoch_draws_its_selection_records_every_point_once_and_counts_repeats_as_cost(folder, scenario):
+    results = read(folder, scenario)
+    # The point ids of every epoch, of both processes together.
+    both = zip(*(result.seen["drawn"] for result in results), strict=True)
+    all_drawn = [list(chain(*first, *second)) for first, second in both]
     for drawn, selected in zip(all_drawn, results[0].seen["selected"], strict=True):
         if scenario == "drop_last":
             assert len(drawn) == len(set(drawn)) == len(selected) // 32 * 32
@@ -128,8 +107,8 @@ def test_an_epoch_draws_its_selection_records_every_point_once_and_counts_repeat
 
 
 @pytest.mark.parametrize("scenario", ["uneven", "drop_last"])
-def test_the_value_of_a_point_is_its_mean_entropy_over_the_epochs(trained, scenario):
-    results = trained(scenario)
+def test_the_value_of_a_point_is_its_mean_entropy_over_the_epochs(folder, scenario):
+    results = read(folder, scenario)
     per_epoch = np.full((NUM_EPOCHS, SHAPES[scenario][0]), np.nan)
     for result in results:
         for epoch in range(NUM_EPOCHS):
@@ -138,7 +117,7 @@ def test_the_value_of_a_point_is_its_mean_entropy_over_the_epochs(trained, scena
             probability = odds / odds.sum(1, keepdims=True)
             entropy = -(probability * np.log(probability)).sum(1)
             # The largest value of a point's repeats within an epoch counts.
-            np.fmax.at(per_epoch[epoch], list(chain.from_iterable(result.drawn[epoch])), entropy)
+            np.fmax.at(per_epoch[epoch], list(chain.from_iterable(result.seen["drawn"][epoch])), entropy)
     num_drawn = (~np.isnan(per_epoch)).sum(0)
     expected = np.nansum(per_epoch, 0) / np.maximum(1, num_drawn)
     for result in results:
@@ -146,8 +125,8 @@ def test_the_value_of_a_point_is_its_mean_entropy_over_the_epochs(trained, scena
 
 
 @pytest.mark.parametrize("scenario", ["adapter", "two_phases"])
-def test_the_layers_of_a_method_are_trained_as_one(trained, scenario):
-    first, second = trained(scenario)
+def test_the_layers_of_a_method_are_trained_as_one(folder, scenario):
+    first, second = read(folder, scenario)
     assert set(first.part("method")) == {"method.adapter.weight", "method.adapter.bias"}
     assert not np.allclose(first.tensors["method.adapter.weight"], first.tensors["initial.adapter.weight"], atol=0.01)
     assert_equal(first.part("method"), second.part("method"))
@@ -159,7 +138,7 @@ def test_the_layers_of_a_method_are_trained_as_one(trained, scenario):
 
 
 @pytest.mark.parametrize("scenario", ["uneven", "drop_last"])
-def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(folder, trained, scenario):
+def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(folder, scenario):
     data = load_image_data("digits")
     images = np.stack([np.asarray(image.convert("RGB")) for image in data.eval[:NUM_EVAL_POINTS]["image"]])
     labels = data.eval[:NUM_EVAL_POINTS]["label"]
@@ -171,44 +150,44 @@ def test_evaluation_counts_every_point_once_with_the_weights_that_are_saved(fold
     hits = [best == label for (best, *_), label in zip(ranked, labels, strict=True)]
     # Far enough from chance for a network's ranking to say which weights it has.
     assert np.mean(hits) > 0.2
-    for result in trained(scenario):
+    for result in read(folder, scenario):
         assert result.seen["labels"] == labels
         assert result.seen["predictions"] == ranked
         assert result.seen["top1"] == pytest.approx(100 * np.mean(hits))
 
 
 def test_only_the_first_process_writes_except_each_ones_random_state(folder):
-    written = [
-        {path.name for path in (folder / f"adapter-by-rank{rank}").rglob("*") if path.is_file()} for rank in range(2)
-    ]
+    files = [(folder / f"adapter-by-rank{rank}").rglob("*") for rank in range(2)]
+    written = [{path.name for path in paths if path.is_file()} for paths in files]
     assert written[1] == {"rng_state_1.pth"}
     assert {"model.safetensors", "method.safetensors", "kcd_state.safetensors", "mask.safetensors"} <= written[0]
 
 
 @pytest.mark.parametrize("scenario", run_kcd.RESUMED_FROM)
-def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(trained, scenario):
-    for whole, rest in zip(trained(scenario), trained(f"{scenario}-resumed"), strict=True):
-        first_epoch = NUM_EPOCHS - len(rest.drawn)
-        num_left = len(rest.drawn[0])
-        assert 0 < num_left < len(whole.drawn[first_epoch])
-        assert rest.drawn == [whole.drawn[first_epoch][-num_left:], *whole.drawn[first_epoch + 1 :]]
+def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(folder, scenario):
+    for whole, rest in zip(read(folder, scenario), read(folder, f"{scenario}-resumed"), strict=True):
+        first_epoch = NUM_EPOCHS - len(rest.seen["drawn"])
+        num_left = len(rest.seen["drawn"][0])
+        assert 0 < num_left < len(whole.seen["drawn"][first_epoch])
+        assert rest.seen["drawn"] == [
+            whole.seen["drawn"][first_epoch][-num_left:],
+            *whole.seen["drawn"][first_epoch + 1 :],
+        ]
         for prefix in ("student", "momentum", "mask", "record"):
             assert_equal(whole.part(prefix), rest.part(prefix))
-        for name in ("steps", "epoch", "points", "top1", "predictions"):
+        for name in ("global_step", "epoch", "points", "top1", "predictions"):
             assert whole.seen[name] == rest.seen[name]
 
 
-def test_two_processes_train_as_one_does_with_their_batches_together(tmp_path, folder, trained):
+def test_two_processes_train_as_one_does_with_their_batches_together(tmp_path, folder):
     run_kcd.train("even", tmp_path, rank=0, world_size=1)
     (single,) = read(tmp_path, "even", num_processes=1)
-    double = trained("even")[0]
+    double = read(folder, "even")[0]
     assert single.seen["world_size"] == 1
-    assert (single.seen["steps"], single.seen["points"]) == (double.seen["steps"], double.seen["points"])
+    assert (single.seen["global_step"], single.seen["points"]) == (double.seen["global_step"], double.seen["points"])
     for number in range(1, NUM_STAGES + 1):
-        one, two = (
-            KnowledgeMask.from_pretrained(where / "even" / "stages" / f"stage-{number:02d}")
-            for where in (tmp_path, folder)
-        )
+        stages = (where / "even" / "stages" / f"stage-{number:02d}" for where in (tmp_path, folder))
+        one, two = map(KnowledgeMask.from_pretrained, stages)
         assert len(one.kept) == len(two.kept)
         # A tie at the limit may be broken by rounding; anything else is another selection.
         score = (one.value * one.frequency.double() ** 0.03).numpy()

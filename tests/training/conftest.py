@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from distillation_runs import PAPER, RELEASED, Watch, dropout_network, make_trainer
+from distillation_runs import PAPER, RELEASED, Watch, dropout_network, run_training
 
 RUNS = {
     "paper": {"kcd": PAPER, "method": "spy", "lr_decay_epochs": [2, 4]},
@@ -25,8 +25,7 @@ def finished(tmp_path_factory):
         if name not in runs:
             folder, watch = tmp_path_factory.mktemp(name), Watch()
             model = dropout_network() if name == "dropout" else None
-            trainer = make_trainer(folder, callbacks=[watch], model=model, **RUNS[name])
-            trainer.train()
+            trainer = run_training(folder, callbacks=[watch], model=model, **RUNS[name])
             runs[name] = SimpleNamespace(trainer=trainer, folder=folder, watch=watch)
         return runs[name]
 

@@ -1,5 +1,6 @@
 """Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -25,9 +26,8 @@ def image_set(num_points: int = NUM_POINTS, num_classes: int = NUM_CLASSES, seed
     generator = np.random.default_rng(seed)
     labels = generator.integers(num_classes, size=num_points)
     pixels = generator.integers(0, 150, size=(num_points, 8, 8, 3)) + 25 * labels[:, None, None, None]
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"c{i}" for i in range(num_classes)])}
-    )
+    names = [f"c{i}" for i in range(num_classes)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     return datasets.Dataset.from_dict({"image": list(pixels.astype(np.uint8)), "label": labels}, features)
 
 
@@ -71,17 +71,14 @@ class Spy(KD):
 def config(out: Path, **options) -> DistillationConfig:
     defaults = {
         "num_train_epochs": NUM_EPOCHS,
-        "per_device_train_batch_size": BATCH,
-        "per_device_eval_batch_size": BATCH,
         "learning_rate": 0.05,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
         "seed": 3,
+        "logging_steps": 1,
+        "save_strategy": "no",
     }
-    return DistillationConfig(str(out), **{**defaults, **options})
+    defaults |= dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), BATCH)
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    return DistillationConfig(str(out), **{**defaults, **quiet, **options})
 
 
 def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **options) -> DistillationTrainer:
@@ -95,6 +92,13 @@ def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **option
     given["model"] = network() if given.get("model") is None else given["model"]
     joined = [*callbacks, KCDTrainerCallback(kcd)] if kcd else list(callbacks)
     return DistillationTrainer(args=config(out, **options), callbacks=joined, **given)
+
+
+def run_training(out: Path, *args, **options) -> DistillationTrainer:
+    """Make a trainer, and let it train."""
+    trainer = make_trainer(out, *args, **options)
+    trainer.train()
+    return trainer
 
 
 class Interrupted(Exception):
@@ -113,6 +117,17 @@ class SaveAt(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if self.then_stop:
             raise Interrupted
+
+
+class Before(TrainerCallback):
+    """Do something before a step."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
 
 
 class Watch(TrainerCallback):
@@ -156,6 +171,10 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> l
     """Names of the tensors that are not equal to the bit."""
     assert one.keys() == other.keys()
     return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def assert_same_end(one: DistillationTrainer, other: DistillationTrainer, when: object = "") -> None:
+    assert not differing(outcome(one), outcome(other)), when
 
 
 def losses(trainer: DistillationTrainer) -> list[dict]:

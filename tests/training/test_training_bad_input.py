@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, config, image_set, make_trainer, network
+from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, Before, config, image_set, make_trainer, network
 from torch import nn
-from transformers import TrainerCallback
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
@@ -22,9 +21,7 @@ from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
         ({"method_options": {"temprature": 2}}, "temperature"),
         ({"method_options": {"temperature": 0}}, "temperature is 0"),
         ({"method_options": "[1, 2]"}, "give a mapping"),
-        ({"num_train_epochs": 2.5}, "num_train_epochs is 2.5: .*whole"),
-        ({"num_train_epochs": 0}, "num_train_epochs is 0"),
-        ({"num_train_epochs": float("nan")}, "num_train_epochs is nan"),
+        *(({"num_train_epochs": n}, f"num_train_epochs is {n}: .*whole") for n in (2.5, 0, float("nan"))),
         ({"hub_token": "hf_abc"}, "hf auth login"),
         ({"lr_scheduler_type": "cosine"}, "lr_schedule"),
         ({"warmup_steps": 10}, "warmup_epochs"),
@@ -32,17 +29,15 @@ from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
         ({"lr_decay_epochs": [3, 9]}, "inside the 6 epochs"),
         ({"warmup_epochs": 6}, "warmup_epochs is 6"),
         ({"auto_find_batch_size": True}, "set the batch size yourself"),
-        ({"remove_unused_columns": True}, "remove_unused_columns"),
+        *(({name: True}, f"{name} is True") for name in ("remove_unused_columns", "logging_nan_inf_filter")),
         ({"label_names": ["label"]}, "label_names"),
-        ({"logging_nan_inf_filter": True}, "logging_nan_inf_filter"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
         ({"ignore_data_skip": True}, "ignore_data_skip"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         # Networks and data that do not fit together.
         ({"teacher": None}, r"'kd' needs a teacher.*'ce'"),
-        ({"model": lambda: network(num_classes=7)}, "Numbers of classes differ: .*7"),
-        ({"teacher": lambda: network(num_classes=7)}, "Numbers of classes differ: .*7"),
-        ({"eval_dataset": lambda: image_set(20, num_classes=7)}, "Numbers of classes differ: .*7"),
+        *(({who: lambda: network(num_classes=7)}, "classes differ: .* 7") for who in ("model", "teacher")),
+        ({"eval_dataset": lambda: image_set(20, num_classes=7)}, "evaluation set 7"),
         ({"eval_dataset": lambda: KnowledgeDataset(EVAL, RECIPE)}, r"evaluation set .*training=True"),
         ({"train_dataset": TRAIN.remove_columns("label")}, "no label column"),
         ({"train_dataset": TRAIN.remove_columns("image")}, "no image column"),
@@ -136,15 +131,9 @@ def test_a_loader_that_does_not_follow_the_schedule_is_found(tmp_path):
         trainer.train()
 
 
-class Limit(TrainerCallback):
-    """From a step on, no file can grow over a size: a full disk."""
-
-    def __init__(self, step, size):
-        self.step, self.size = step, size
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+def limit_files(size: int) -> None:
+    """No file can grow over a size: a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 @pytest.fixture(scope="module")
@@ -157,22 +146,23 @@ def sizes(tmp_path_factory):
 
 @pytest.mark.parametrize("fails_at", ["run.json", "model.safetensors", "optimizer.pt"])
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, sizes, fails_at):
-    # Room for every other file, half way to the one that is to fail.
-    others = max(size for name, size in sizes.items() if name != "optimizer.pt")
-    assert sizes["optimizer.pt"] > others
-    limit = {
+    # Room for every other file, half way to the one that fails.
+    *_, others, largest = sorted(sizes.values())
+    assert sizes["optimizer.pt"] == largest > others
+    limits = {
         "run.json": 100,
         "model.safetensors": sizes["model.safetensors"] - 1,
-        "optimizer.pt": (others + sizes["optimizer.pt"]) // 2,
-    }[fails_at]
+        "optimizer.pt": (others + largest) // 2,
+    }
+    limit = limits[fails_at]
     # Without a log: what is printed goes to files too, while a test runs.
     options = {"save_strategy": "steps", "save_steps": 5, "logging_strategy": "no"}
-    trainer = make_trainer(tmp_path, PAPER, [Limit(9, limit)], **options)
+    trainer = make_trainer(tmp_path, PAPER, [Before(9, lambda: limit_files(limit))], **options)
     try:
         with pytest.raises(OSError, match=r"checkpoint-10 could not be written and was removed: .*resume"):
             trainer.train()
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        limit_files(resource.RLIM_INFINITY)
     assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-5"]
     resumed = make_trainer(tmp_path, PAPER, max_steps=6)
     resumed.train(resume_from_checkpoint=True)
@@ -182,13 +172,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, sizes, fails_at):
 def test_a_folder_that_became_a_file_is_reported(tmp_path):
     out = tmp_path / "run"
 
-    class Replace(TrainerCallback):
-        def on_step_begin(self, args, state, control, **kwargs):
-            if state.global_step == 4:
-                shutil.rmtree(out, ignore_errors=True)
-                out.write_text("a file")
+    def replace_folder():
+        shutil.rmtree(out, ignore_errors=True)
+        out.write_text("a file")
 
-    trainer = make_trainer(out, None, [Replace()], save_strategy="steps", save_steps=5)
+    trainer = make_trainer(out, None, [Before(4, replace_folder)], save_strategy="steps", save_steps=5)
     with pytest.raises(OSError, match=r"checkpoint-5 could not be written.*choose another output_dir"):
         trainer.train()
     assert out.read_text() == "a file"

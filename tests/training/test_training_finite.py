@@ -2,23 +2,15 @@
 
 import pytest
 import torch
-from distillation_runs import PAPER, Spy, dropout_network, make_trainer, network
-from transformers import TrainerCallback
+from distillation_runs import PAPER, Before, Spy, dropout_network, make_trainer, network
 
 from hf_kcd.methods import register_method
 from hf_kcd.training.finite import FiniteCheck
 
 
-class Break(TrainerCallback):
+def breaking(network, step, value):
     """Put a NaN or an infinity into a network before a step."""
-
-    def __init__(self, module, step, value):
-        self.module, self.step, self.value = module, step, value
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            with torch.no_grad():
-                next(self.module.parameters()).fill_(self.value)
+    return Before(step, lambda: next(network.parameters()).data.fill_(value))
 
 
 @register_method("test_infinite_input")
@@ -44,7 +36,7 @@ class InfiniteLoss(Spy):
 @pytest.mark.parametrize(("who", "value"), [("model", torch.nan), ("model", torch.inf), ("teacher", torch.inf)])
 def test_a_broken_network_is_reported_at_its_step(tmp_path, value, who):
     networks = {"model": network(), "teacher": network(9)}
-    trainer = make_trainer(tmp_path, PAPER, [Break(networks[who], 8, value)], method="spy", **networks)
+    trainer = make_trainer(tmp_path, PAPER, [breaking(networks[who], 8, value)], method="spy", **networks)
     with pytest.raises(FloatingPointError, match="NaN or infinite at step 8, points ") as error:
         trainer.train()
     last = trainer.method.steps[-1]["point_ids"].tolist()
@@ -82,7 +74,7 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, monkeypatch):
     # Broken at the first step of an epoch that ends with step 11; the next checkpoint would be that of step 8.
     student = network()
     options = {"logging_strategy": "no", "save_strategy": "steps", "save_steps": 4}
-    trainer = make_trainer(tmp_path, PAPER, [Break(student, 6, torch.nan)], model=student, **options)
+    trainer = make_trainer(tmp_path, PAPER, [breaking(student, 6, torch.nan)], model=student, **options)
     with pytest.raises(FloatingPointError, match="at step 6"):
         trainer.train()
     assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]

@@ -2,16 +2,7 @@
 
 import pytest
 import torch
-from distillation_runs import (
-    RECIPE,
-    TRAIN,
-    SaveAt,
-    differing,
-    losses,
-    make_trainer,
-    network,
-    outcome,
-)
+from distillation_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -92,17 +83,10 @@ NUM_POINTS, SIZES = 48, [48, 38, 30]  # 3, 3 and 2 batches
 
 def make(out, method, callbacks=(), seed=1):
     torch.manual_seed(seed)
-    return make_trainer(
-        out,
-        KCD,
-        callbacks,
-        model=network(seed),
-        teacher=network(9, "cifar_wrn_16_2"),
-        method=f"test_{method}",
-        num_train_epochs=3,
-        learning_rate=0.02,
-        train_dataset=KnowledgeDataset(TRAIN.select(range(NUM_POINTS)), RECIPE, seed=3),
-    )
+    data = KnowledgeDataset(TRAIN.select(range(NUM_POINTS)), RECIPE, seed=3)
+    networks = {"model": network(seed), "teacher": network(9, "cifar_wrn_16_2")}
+    options = {"method": f"test_{method}", "num_train_epochs": 3, "learning_rate": 0.02, "train_dataset": data}
+    return make_trainer(out, KCD, callbacks, **networks, **options)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +114,7 @@ def test_every_kind_of_method_trains_and_resumes_exactly(tmp_path, trained, meth
     assert whole.cost.points == SIZES and whole.state.global_step == 3 + 3 + 2
     resumed = make(tmp_path, method, seed=50)
     resumed.train(resume_from_checkpoint=folder / "checkpoint-4")
-    assert not differing(outcome(whole), outcome(resumed))
+    assert_same_end(whole, resumed)
 
 
 def test_adapters_get_gradients_and_stay_behind(tmp_path, trained):

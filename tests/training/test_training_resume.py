@@ -1,6 +1,7 @@
 """A run that was cut off and resumed ends as one that was not: to the bit, wherever it was cut, with any workers."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,18 +15,22 @@ from distillation_runs import (
     RECIPE,
     RELEASED,
     TRAIN,
+    Before,
     Interrupted,
     SaveAt,
+    assert_same_end,
     differing,
     dropout_network,
     losses,
     make_trainer,
     network,
     outcome,
+    run_training,
 )
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training.checkpoint import missing_from_checkpoint
+from hf_kcd.training.interruption import interruptible
 
 # Updates of an epoch: 6 5 5 4 4 3 for the paper (selections before epochs 1, 3, 5), 6 6 5 5 4 4 for the released code
 # (before epochs 2 and 4), 2 2 2 2 2 1 with three batches to an update.
@@ -48,16 +53,15 @@ LIKE_DROPOUT = ("dropout", "evaluated", "workers", "persistent")
 def test_resuming_is_exact(tmp_path, finished, run):
     kcd, make_student, options, steps = RUNS[run]
     saves = {"save_total_limit": None, **options}
-    whole = make_trainer(tmp_path / "whole", kcd, [SaveAt(*steps)], model=make_student(), **saves)
-    whole.train()
+    whole = run_training(tmp_path / "whole", kcd, [SaveAt(*steps)], model=make_student(), **saves)
     if run in LIKE_DROPOUT:
         # Saving, evaluating and workers leave no trace in a training.
-        assert not differing(outcome(finished("dropout").trainer), outcome(whole))
+        assert_same_end(finished("dropout").trainer, whole)
     for step in steps:
         # New objects, and a student of other weights: everything comes from the checkpoint.
         resumed = make_trainer(tmp_path / str(step), kcd, model=make_student(seed=77), **options)
         resumed.train(resume_from_checkpoint=tmp_path / "whole" / f"checkpoint-{step}")
-        assert not differing(outcome(whole), outcome(resumed)), f"cut off after step {step}"
+        assert_same_end(whole, resumed, f"cut off after step {step}")
         assert losses(resumed) == losses(whole), f"cut off after step {step}"
 
 
@@ -83,7 +87,7 @@ def saved(tmp_path_factory) -> Path:
     """A run with checkpoints after steps 8 and 16; tests that change it copy it."""
     folder = tmp_path_factory.mktemp("saved")
     options = {"save_strategy": "steps", "save_steps": 8, "save_total_limit": None, "max_steps": 16}
-    make_trainer(folder, PAPER, **options).train()
+    run_training(folder, PAPER, **options)
     return folder
 
 
@@ -158,10 +162,8 @@ def test_a_checkpoint_of_another_run_is_refused(saved, message, kcd, options):
 @pytest.mark.parametrize("preset", [PAPER, RELEASED])
 def test_keeping_all_points_is_plain_distillation_to_the_bit(tmp_path, preset):
     options = {"num_train_epochs": 4, "lr_decay_epochs": [3]}
-    plain = make_trainer(tmp_path / "plain", model=dropout_network(), **options)
-    plain.train()
-    kept = make_trainer(tmp_path / "kept", replace(preset, final_ratio=1.0), model=dropout_network(), **options)
-    kept.train()
+    plain = run_training(tmp_path / "plain", model=dropout_network(), **options)
+    kept = run_training(tmp_path / "kept", replace(preset, final_ratio=1.0), model=dropout_network(), **options)
     mine, other = outcome(plain), outcome(kept)
     assert not differing(mine, {name: other[name] for name in mine})
     assert [{k: v for k, v in line.items() if k != "stage"} for line in losses(kept)] == losses(plain)
@@ -171,9 +173,27 @@ def test_keeping_all_points_is_plain_distillation_to_the_bit(tmp_path, preset):
 
 
 def test_a_student_in_eval_mode_is_trained_in_train_mode(tmp_path):
-    trainer = make_trainer(tmp_path, model=network().eval(), num_train_epochs=1)
-    trainer.train()
+    trainer = run_training(tmp_path, model=network().eval(), num_train_epochs=1)
     assert int(trainer.student.bn1.num_batches_tracked) == 6
     trainer.student.eval()
     trainer.train()
     assert int(trainer.student.bn1.num_batches_tracked) == 12
+
+
+class Dying:
+    """Sends the signal while it is being destroyed, where Python prints exceptions and goes on."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        # The handler runs between two instructions of the interpreter: here.
+        [None for _ in range(10)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_dropped_by_the_interpreter_stops_the_training(tmp_path):
+    trainer = make_trainer(tmp_path, callbacks=[Before(2, Dying)], method="ce")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible(trainer):
+        trainer.train()
+    assert trainer.state.global_step == 3
+    assert signal.getsignal(signal.SIGINT) is before

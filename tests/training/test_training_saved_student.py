@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, make_trainer, network
+from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, make_trainer, network, run_training
 
 from hf_kcd import KnowledgeDataset, load_model
 
@@ -17,8 +17,7 @@ def test_a_checkpoint_is_the_student_for_timm_and_for_load_model(tmp_path, monke
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     options = {"save_strategy": "epoch", "num_train_epochs": 3, "lr_decay_epochs": [1], "bf16": True}
     # In one memory format, in which convolutions add up in one order.
-    trainer = make_trainer(tmp_path, PAPER, channels_last=False, **options)
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, channels_last=False, **options)
     folder = tmp_path / "checkpoint-14"
     images = torch.randn(5, 3, 8, 8)
     expected = logits_of(trainer.student, images)
@@ -50,8 +49,7 @@ def test_accuracy_is_that_of_the_saved_student_by_hand(tmp_path):
     assert named.student.num_classes == named.teacher.num_classes == 4
     assert named.student.pretrained_cfg["architecture"] == network().pretrained_cfg["architecture"]
 
-    trainer = make_trainer(tmp_path / "run", eval_dataset=EVAL, num_train_epochs=2, lr_decay_epochs=[1])
-    trainer.train()
+    trainer = run_training(tmp_path / "run", eval_dataset=EVAL, num_train_epochs=2, lr_decay_epochs=[1])
     trainer.save_model(str(tmp_path / "student"))
     assert {path.name for path in (tmp_path / "student").iterdir()} == {"model.safetensors", "config.json"}
     model = load_model(tmp_path / "student").eval().double()

@@ -6,20 +6,16 @@ from itertools import accumulate
 import pytest
 import torch
 from distillation_runs import (
-    BATCH,
     EVAL,
-    NUM_EPOCHS,
-    NUM_POINTS,
     PAPER,
     RECIPE,
     RELEASED,
     Watch,
-    differing,
+    assert_same_end,
     dropout_network,
     image_set,
     losses,
-    make_trainer,
-    outcome,
+    run_training,
 )
 
 from hf_kcd.data import KnowledgeDataset
@@ -29,7 +25,7 @@ ENDS = [6, 11, 16, 20, 24, 27]  # The paper's last step of every epoch.
 
 
 def batches(size: int, drop_last: bool = False) -> int:
-    return size // BATCH if drop_last else math.ceil(size / BATCH)
+    return size // 16 if drop_last else math.ceil(size / 16)
 
 
 @pytest.mark.parametrize(
@@ -42,12 +38,11 @@ def test_steps_epochs_points_and_rates_follow_the_selection(tmp_path, finished, 
     else:
         watch, kcd = Watch(), {"paper": PAPER, "released": RELEASED}[preset]
         options = {"gradient_accumulation_steps": accumulation, "dataloader_drop_last": drop_last}
-        trainer = make_trainer(tmp_path, kcd, [watch], method="spy", lr_decay_epochs=[2, 4], **options)
-        trainer.train()
+        trainer = run_training(tmp_path, kcd, [watch], method="spy", lr_decay_epochs=[2, 4], **options)
     per_epoch = [batches(size, drop_last) for size in SIZES[preset]]
     updates = [math.ceil(count / accumulation) for count in per_epoch]
     assert trainer.state.max_steps == trainer.state.global_step == sum(updates)
-    assert watch.ends == list(zip(accumulate(updates), range(1, NUM_EPOCHS + 1), strict=True))
+    assert watch.ends == list(zip(accumulate(updates), range(1, 7), strict=True))
     expected = [
         epoch + min((update + 1) * accumulation, count) / count
         for epoch, count in enumerate(per_epoch)
@@ -59,7 +54,7 @@ def test_steps_epochs_points_and_rates_follow_the_selection(tmp_path, finished, 
         rates = [0.05 * rate for rate, n in zip([1, 1, 0.1, 0.1, 0.01, 0.01], updates, strict=True) for _ in range(n)]
         assert watch.rates == pytest.approx(rates, rel=1e-12)
     drawn = trainer.method.by_epoch("point_ids")
-    assert [len(ids) for ids in drawn] == [min(s, c * BATCH) for s, c in zip(SIZES[preset], per_epoch, strict=True)]
+    assert [len(ids) for ids in drawn] == [min(s, c * 16) for s, c in zip(SIZES[preset], per_epoch, strict=True)]
     assert all(len(ids.unique()) == len(ids) for ids in drawn)
 
 
@@ -68,8 +63,7 @@ def test_cosine_is_a_function_of_epochs_and_max_steps_a_cap_alone(tmp_path):
     for max_steps in (10_000, 7, 11):
         watch = Watch()
         options = {"lr_schedule": "cosine", "warmup_epochs": 1.5, "max_steps": max_steps}
-        runs[max_steps] = make_trainer(tmp_path / str(max_steps), PAPER, [watch], **options), watch
-        runs[max_steps][0].train()
+        runs[max_steps] = run_training(tmp_path / str(max_steps), PAPER, [watch], **options), watch
     trainer, whole = runs[10_000]
     # A cap beyond the end changes nothing.
     assert trainer.state.global_step == trainer.state.max_steps == 27 and trainer.state.epoch == 6.0
@@ -84,21 +78,17 @@ def test_cosine_is_a_function_of_epochs_and_max_steps_a_cap_alone(tmp_path):
     for max_steps in (7, 11):
         capped, watch = runs[max_steps]
         assert capped.state.global_step == capped.state.max_steps == max_steps
-        assert capped.state.num_train_epochs == NUM_EPOCHS
+        assert capped.state.num_train_epochs == 6
         assert (watch.rates, watch.epochs) == (whole.rates[:max_steps], whole.epochs[:max_steps])
 
 
 def test_logging_evaluation_and_saving_by_epoch(tmp_path):
-    by_epoch = dict.fromkeys(("eval_strategy", "logging_strategy", "save_strategy"), "epoch")
-    trainer = make_trainer(
-        tmp_path, PAPER, eval_dataset=EVAL, save_total_limit=None, load_best_model_at_end=True, **by_epoch
-    )
-    trainer.train()
-    log = trainer.state.log_history
+    options = dict.fromkeys(("eval_strategy", "logging_strategy", "save_strategy"), "epoch")
+    options |= {"save_total_limit": None, "load_best_model_at_end": True}
+    trainer = run_training(tmp_path, PAPER, eval_dataset=EVAL, **options)
+    log, ends = trainer.state.log_history, list(zip(ENDS, range(1, 7), strict=True))
     for name in ("eval_top1", "loss"):
-        assert [(line["step"], line["epoch"]) for line in log if name in line] == [
-            *zip(ENDS, range(1, 7), strict=True)
-        ]
+        assert [(line["step"], line["epoch"]) for line in log if name in line] == ends
     assert sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*")) == ENDS
     best = max(line["eval_top1"] for line in log if "eval_top1" in line)
     assert trainer.state.best_metric == best == trainer.evaluate()["eval_top1"]
@@ -107,14 +97,13 @@ def test_logging_evaluation_and_saving_by_epoch(tmp_path):
 def test_logging_evaluating_and_saving_by_steps_leave_no_trace_in_the_training(tmp_path, finished):
     strategies = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 10}
     options = {"logging_steps": 4, "save_total_limit": None, "lr_decay_epochs": [2, 4], **strategies}
-    trainer = make_trainer(tmp_path, PAPER, method="spy", eval_dataset=EVAL, **options)
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, method="spy", eval_dataset=EVAL, **options)
     # Newer versions of transformers evaluate after the last step, too.
     assert [line["step"] for line in trainer.state.log_history if "eval_top1" in line][:5] == [5, 10, 15, 20, 25]
     assert [line["step"] for line in losses(trainer)] == [4, 8, 12, 16, 20, 24]
     assert sorted(int(folder.name.split("-")[1]) for folder in tmp_path.glob("checkpoint-*")) == [10, 20, 27]
     plain = finished("paper").trainer
-    assert not differing(outcome(plain), outcome(trainer))
+    assert_same_end(plain, trainer)
     # A logged loss is the mean over its steps.
     for name in ("loss", "loss_ce", "loss_kd"):
         single = [line[name] for line in losses(plain)]
@@ -126,9 +115,9 @@ def test_the_log_has_parts_kept_ratio_stage_and_cost(finished):
     lines = losses(finished("paper").trainer)
     assert all(math.isclose(line["loss"], line["loss_ce"] + line["loss_kd"], rel_tol=1e-5) for line in lines)
     ends = [lines[step - 1] for step in ENDS]
-    assert [line["kept"] for line in ends] == pytest.approx([size / NUM_POINTS for size in SIZES["paper"]])
+    assert [line["kept"] for line in ends] == pytest.approx([size / 88 for size in SIZES["paper"]])
     assert [line.get("stage", 0) for line in ends] == [0, 1, 1, 2, 2, 3]
-    so_far = [points / (NUM_POINTS * NUM_EPOCHS) for points in accumulate(SIZES["paper"])]
+    so_far = [points / (88 * 6) for points in accumulate(SIZES["paper"])]
     assert [line["cost"] for line in ends] == pytest.approx(so_far)
 
 
@@ -136,16 +125,10 @@ def test_an_update_has_the_mean_gradient_of_its_batches_also_where_fewer_are_lef
     # 80 points: 5 batches of 16, by threes an update of 48 and one of 32, as batches of 48 have them.
     data, weights = image_set(80), []
     for batch, accumulation in ((16, 3), (48, 1)):
-        trainer = make_trainer(
-            tmp_path / str(batch),
-            model=dropout_network(rate=0.0),
-            train_dataset=KnowledgeDataset(data, RECIPE, seed=3),
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            num_train_epochs=1,
-            lr_schedule="constant",
-        )
-        trainer.train()
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        options |= {"num_train_epochs": 1, "lr_schedule": "constant", "model": dropout_network(rate=0.0)}
+        dataset = KnowledgeDataset(data, RECIPE, seed=3)
+        trainer = run_training(tmp_path / str(batch), train_dataset=dataset, **options)
         assert trainer.state.global_step == 2
         weights.append(torch.cat([parameter.detach().flatten() for parameter in trainer.student.parameters()]))
     assert (weights[0] - weights[1]).abs().max() < 2e-6

@@ -63,7 +63,6 @@ def test_the_trainers_attributes_that_are_read_exist():
 
 def test_no_other_method_of_the_trainer_is_overridden():
     layers = DistillationTrainer.__mro__[: DistillationTrainer.__mro__.index(Trainer)]
-    own = {
-        name for layer in layers for name, member in vars(layer).items() if inspect.isroutine(inspect.unwrap(member))
-    }
+    members = [member for layer in layers for member in vars(layer).items()]
+    own = {name for name, member in members if inspect.isroutine(inspect.unwrap(member))}
     assert {name for name in own & set(dir(Trainer)) if not name.startswith("__")} == set(OVERRIDDEN)

@@ -13,16 +13,14 @@ from distillation_runs import (
     RECIPE,
     TRAIN,
     SaveAt,
-    differing,
-    dropout_network,
-    image_set,
+    assert_same_end,
     losses,
     make_trainer,
     network,
-    outcome,
+    run_training,
 )
 
-from hf_kcd import KnowledgeDataset, KnowledgeMask
+from hf_kcd import KCDConfig, KnowledgeDataset, KnowledgeMask
 from hf_kcd.artifacts.results import run_label
 from hf_kcd.cli.main import main
 from hf_kcd.cli.soft_labels import soft_labels_of_run
@@ -64,15 +62,12 @@ def soft_labels(mask: KnowledgeMask, num_views: int = 6, mixing: bool = True, te
 @pytest.mark.parametrize(("kind", "mixing"), [("paper", True), ("paper", False), ("released", True)])
 def test_with_a_view_for_every_epoch_it_is_the_training_with_the_teacher(tmp_path, masks, kind, mixing):
     mask, options = masks[kind], {"method": "spy", "num_train_epochs": 2, "lr_decay_epochs": [1]}
-    with_teacher = make_trainer(tmp_path / "teacher", mask=mask, mask_mixing=mixing, **options)
-    with_teacher.train()
+    with_teacher = run_training(tmp_path / "teacher", mask=mask, mask_mixing=mixing, **options)
     # The data set's own seed is another one: the views are the soft labels'.
     other_seed = KnowledgeDataset(TRAIN, RECIPE, seed=99)
     labels = soft_labels(mask, 2, mixing, bits=16)
-    stored = make_trainer(
-        tmp_path / "stored", teacher=labels, mask=mask, mask_mixing=mixing, train_dataset=other_seed, **options
-    )
-    stored.train()
+    options |= {"teacher": labels, "train_dataset": other_seed}
+    stored = run_training(tmp_path / "stored", mask=mask, mask_mixing=mixing, **options)
     assert stored.teacher is None and stored.teachers == ()
     assert stored.state.global_step == with_teacher.state.global_step == 6
     for step, (own, other) in enumerate(zip(stored.method.steps, with_teacher.method.steps, strict=True)):
@@ -89,12 +84,10 @@ def test_with_a_view_for_every_epoch_it_is_the_training_with_the_teacher(tmp_pat
 def test_views_repeat_and_every_logit_is_the_teachers_answer_to_the_pixels_shown(tmp_path, masks, top_k, bits):
     mask, teacher = masks["paper"], same_images_teacher()
     labels = soft_labels(mask, 2, teacher=teacher, top_k=top_k, bits=bits)
-    trainer = make_trainer(tmp_path, teacher=labels, mask=mask, method="spy", num_train_epochs=4)
-    trainer.train()
+    trainer = run_training(tmp_path, teacher=labels, mask=mask, method="spy", num_train_epochs=4)
     names = ("point_ids", "pixel_values", "teacher_logits")
-    by_epoch = [
-        dict(zip(names, epoch, strict=True)) for epoch in zip(*map(trainer.method.by_epoch, names), strict=True)
-    ]
+    rows = zip(*map(trainer.method.by_epoch, names), strict=True)
+    by_epoch = [dict(zip(names, epoch, strict=True)) for epoch in rows]
     for epoch, seen in enumerate(by_epoch):
         order, first = seen["point_ids"].argsort(), by_epoch[epoch % 2]["point_ids"].argsort()
         for name in names:
@@ -113,8 +106,7 @@ def test_a_teacher_of_other_images_sees_them_at_its_size(tmp_path, masks):
     other = {"input_size": (3, 16, 16), "mean": (0.2, 0.3, 0.4), "std": (0.1, 0.2, 0.3)}
     teacher = network(9, "cifar_wrn_16_2", pretrained_cfg_overlay=other)
     labels = soft_labels(masks["paper"], 1, teacher=teacher, bits=16)
-    spied = make_trainer(tmp_path, teacher=teacher, mask=masks["paper"], method="spy", max_steps=3)
-    spied.train()
+    spied = run_training(tmp_path, teacher=teacher, mask=masks["paper"], method="spy", max_steps=3)
     ids, logits = (torch.cat([step[name] for step in spied.method.steps]) for name in ("point_ids", "teacher_logits"))
     torch.testing.assert_close(labels.logits(ids, 0), logits, atol=1e-4, rtol=1e-4)
     assert labels.teacher == "cifar_wrn_16_2" and labels.seed == 3
@@ -126,17 +118,15 @@ def test_resuming_is_exact_and_other_soft_labels_are_another_run(tmp_path, masks
     labels, steps = soft_labels(mask, 3, top_k=3), (4,) if options else (1, 3, 8)
 
     def trainer(name, callbacks=(), seed=1, teacher=labels):
-        given = {"teacher": teacher, "mask": mask, "method": "dkd", "num_train_epochs": 4, **options}
-        return make_trainer(
-            tmp_path / name, callbacks=callbacks, model=dropout_network(seed), save_total_limit=None, **given
-        )
+        given = {"teacher": teacher, "mask": mask, "method": "dkd", "num_train_epochs": 4, "save_total_limit": None}
+        return make_trainer(tmp_path / name, callbacks=callbacks, model=network(seed), **given, **options)
 
     whole = trainer("whole", [SaveAt(*steps)])
     whole.train()
     for step in steps:
         resumed = trainer(str(step), seed=77)
         resumed.train(resume_from_checkpoint=tmp_path / "whole" / f"checkpoint-{step}")
-        assert not differing(outcome(whole), outcome(resumed)), f"cut off after step {step}"
+        assert_same_end(whole, resumed, f"cut off after step {step}")
         assert losses(resumed) == losses(whole)
     if not options:
         for teacher, found in ((soft_labels(mask, 2), "soft_labels is {"), (network(9), "soft_labels is None here")):
@@ -145,21 +135,17 @@ def test_resuming_is_exact_and_other_soft_labels_are_another_run(tmp_path, masks
 
 
 def test_a_data_set_goes_back_to_a_training_with_the_teacher(tmp_path, masks, labels):
-    mask, ends = masks["paper"], []
-    used, fresh = train_set(mask, seed=8), train_set(mask, seed=8)
-    make_trainer(tmp_path, teacher=labels, mask=mask, train_dataset=used, max_steps=3).train()
-    for dataset in (used, fresh):
-        trainer = make_trainer(tmp_path, mask=mask, train_dataset=dataset, method="spy", max_steps=3)
-        trainer.train()
-        ends.append(outcome(trainer))
-    assert not differing(*ends)
+    used, fresh = train_set(masks["paper"], seed=8), train_set(masks["paper"], seed=8)
+    options = {"mask": masks["paper"], "max_steps": 3}
+    run_training(tmp_path, teacher=labels, train_dataset=used, **options)
+    assert_same_end(*(run_training(tmp_path, train_dataset=data, method="spy", **options) for data in (used, fresh)))
 
 
 def test_images_that_are_decoded_in_workers(tmp_path):
     recipe = Preprocessing(RECIPE.mean, RECIPE.std, 8, "resized_crop_flip")
 
     def dataset(**options):
-        made = KnowledgeDataset(image_set(20), recipe, seed=3, memory_budget=0, **options)
+        made = KnowledgeDataset(TRAIN.select(range(20)), recipe, seed=3, memory_budget=0, **options)
         made.select([1, 4, 9, 16], [-1, 3, -1, 0], [0.0, 0.2, 0.0, 0.3])
         return made
 
@@ -170,8 +156,7 @@ def test_images_that_are_decoded_in_workers(tmp_path):
     # Another size of batch sums in another order, and may round to the next code.
     assert int((labels.codes.int() - same.codes.int()).abs().max()) <= 1
     options = {"method": "spy", "dataloader_num_workers": 2, "num_train_epochs": 3}
-    trainer = make_trainer(tmp_path, teacher=labels, train_dataset=dataset(), **options)
-    trainer.train()
+    trainer = run_training(tmp_path, teacher=labels, train_dataset=dataset(), **options)
     with torch.no_grad():
         for step in trainer.method.steps:
             torch.testing.assert_close(step["teacher_logits"], teacher(step["pixel_values"]), atol=1e-3, rtol=1e-3)
@@ -200,13 +185,10 @@ def test_a_method_that_needs_the_network_is_refused(tmp_path, masks, labels, met
 def test_methods_that_read_logits_alone_learn_from_them_and_the_results_say_so(tmp_path, masks, labels):
     mask = masks["paper"]
     for method in ("dkd", "takd", "kd"):
-        # Without a mask every point is taught.
-        teacher = (
-            make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 1) if method == "dkd" else labels
-        )
-        trainer = make_trainer(
-            tmp_path / method, teacher=teacher, mask=None if method == "dkd" else mask, method=method, max_steps=3
-        )
+        own = {"teacher": labels, "mask": mask}
+        if method == "dkd":  # Without a mask every point is taught.
+            own = {"teacher": make_soft_labels(network(9), KnowledgeDataset(TRAIN, RECIPE, seed=3), 1)}
+        trainer = make_trainer(tmp_path / method, method=method, max_steps=3, **own)
         before = [parameter.detach().clone() for parameter in trainer.student.parameters()]
         trainer.train()
         assert all(np.isfinite(line["loss"]) for line in losses(trainer))
@@ -285,9 +267,7 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, di
     # The pair's recipe serves: its teacher is set aside, and need not exist.
     recipe = yaml.safe_load((distilled / "run" / "recipe.yaml").read_text())
     recipe |= {"teacher": str(tmp_path / "nowhere"), "condense": False}
-    for name in ("preset", "final_ratio", "epochs_per_stage", "shape", "first_selection", "value", "online_recording"):
-        recipe.pop(name)
-    for name in ("cost_exponent", "augmentation", "max_perturbation", "partners", "cumulative_mixing"):
+    for name in ("preset", *KCDConfig().to_dict()):
         recipe.pop(name)
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(recipe))
     words = ["--config", tmp_path / "pair.yaml", "--mask", distilled / "published", "--soft_labels", "true"]

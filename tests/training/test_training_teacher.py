@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from distillation_runs import PAPER, make_trainer, network
+from distillation_runs import PAPER, losses, make_trainer, network, run_training
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
@@ -40,8 +40,7 @@ class ReadsPreactivations(DistillationMethod):
 def test_the_teacher_is_left_as_it_was(tmp_path):
     teacher = network(9).train()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    trainer = make_trainer(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert int(teacher.bn1.num_batches_tracked) == 0
     assert not any(module.training for module in teacher.modules())
@@ -53,15 +52,13 @@ def test_the_teacher_is_left_as_it_was(tmp_path):
 
 
 def test_bfloat16_trains_and_values_stay_finite(tmp_path):
-    trainer = make_trainer(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=3, lr_decay_epochs=[2])
-    trainer.train()
+    trainer = run_training(tmp_path, PAPER, method="spy", bf16=True, num_train_epochs=3, lr_decay_epochs=[2])
     assert {step["teacher_logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     assert {step["logits"].dtype for step in trainer.method.steps} == {torch.bfloat16}
     record = trainer.kcd.condenser.record
     assert record.value.isfinite().all() and (record.value > 0).all()
     assert record.num_rejected == 0
-    lines = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert lines[-1] < lines[0]
+    assert losses(trainer)[-1]["loss"] < losses(trainer)[0]["loss"]
 
 
 def test_the_model_moves_its_teacher_along(tmp_path):
@@ -130,16 +127,10 @@ def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplo
 
 
 def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
-    trainer = make_trainer(
-        tmp_path,
-        method="test_reads_preactivations",
-        model=network(name="resnet10t", channels=(8, 16, 32, 64), stem_width=8),
-        teacher=network(9, name="test_resnet", pretrained_cfg_overlay={"input_size": (3, 32, 32)}),
-        teacher_layers=[2, 4],
-        num_train_epochs=1,
-        lr_decay_epochs=[],
-        learning_rate=0.01,
-    )
+    student = network(name="resnet10t", channels=(8, 16, 32, 64), stem_width=8)
+    teacher = network(9, name="test_resnet", pretrained_cfg_overlay={"input_size": (3, 32, 32)})
+    options = {"teacher_layers": [2, 4], "num_train_epochs": 1, "lr_decay_epochs": [], "learning_rate": 0.01}
+    trainer = make_trainer(tmp_path, method="test_reads_preactivations", model=student, teacher=teacher, **options)
     before = [parameter.clone() for parameter in trainer.student.parameters()]
     trainer.train()
     assert set(trainer.method.counts) == {(4, 2)}
