@@ -27,19 +27,13 @@ def read_results(path: str | Path) -> Results:
     """Read the results of a run, as `write_results` wrote them.
 
     Raises:
-        FileNotFoundError: When it does not exist.
+        FileNotFoundError: When the file does not exist.
         ValueError: When it is another kind of file, damaged, or of a newer format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
-    results = read_description(
-        path,
-        TYPE,
-        FORMAT_VERSION,
-        "holds no results of a run. Give the results.json of a run's folder.",
-        required=_KEYS,
-        again="Run it again.",
-    )
+    otherwise = "holds no results of a run. Give the results.json of a run's folder."
+    results = read_description(path, TYPE, FORMAT_VERSION, otherwise, required=_KEYS, again="Run it again.")
     wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
     if wrong:
         raise ValueError(f"{path} is damaged: the results of a run never have such {', '.join(wrong)}. Run it again.")
@@ -119,11 +113,7 @@ def run_label(results: Results) -> str:
 
 
 def group_results(results: list[Results]) -> dict[str, list[Results]]:
-    """Group runs that differ only in their seed and machine.
-
-    Returns:
-        Lists of results by name; experiments with equal names get a number.
-    """
+    """Group runs that differ only in their seed and machine, by name; experiments with equal names get a number."""
     experiments: dict[str, list[Results]] = {}
     for result in results:
         settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)

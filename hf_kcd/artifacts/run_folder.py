@@ -16,12 +16,7 @@ STUDENT_PICTURES = ("curves", "most_valuable", "least_valuable")
 
 
 def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
-    """Read results and recipe of a finished run; the recipe is None where there is none.
-
-    Raises:
-        FileNotFoundError: When there are no results.
-        ValueError: When a file is damaged.
-    """
+    """Read results and recipe (None without one) of a finished run; raises as `read_results`, and for a broken recipe."""
     run_folder = Path(run_folder)
     results, recipe = read_results(run_folder / RESULTS_NAME), None
     if (run_folder / RECIPE_NAME).is_file():
@@ -32,9 +27,8 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
         names = ("data", "student", "teacher", "mask")
         fits = isinstance(recipe, dict) and all(isinstance(key, str) for key in recipe)
         if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
-            raise ValueError(
-                f"{run_folder / RECIPE_NAME} holds no options of a run: write one 'option: value' a line."
-            )
+            advice = "write one 'option: value' a line"
+            raise ValueError(f"{run_folder / RECIPE_NAME} holds no options of a run: {advice}.")
     return results, recipe
 
 

@@ -11,8 +11,7 @@ from ..methods import method_options
 from ..methods.registry import get_method
 from ..models import load_model
 from ..models.loading import brings_weights
-from ..reporting import read_results
-from ..reporting.run import describe_run
+from ..reporting import describe_run, read_results
 from .options import say
 from .recipe import Recipe
 from .run import assistant_folders, find_checkpoint, run, train

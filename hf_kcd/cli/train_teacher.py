@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from ..reporting.run import describe_run
+from ..reporting import describe_run
 from .options import say
 from .recipe import read_recipe
 from .run import run

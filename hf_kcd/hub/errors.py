@@ -31,15 +31,12 @@ def hub_errors(repo_id: str, repo_type: str, revision: str | None, doing: str) -
     """Turn errors of huggingface_hub into one line: what is wrong with which repository, and what to do.
 
     Args:
-        repo_id: The repository.
-        repo_type: "model" or "dataset".
-        revision: Branch, tag or commit, if any.
+        repo_id, repo_type, revision: The repository, "model" or "dataset", and its branch, tag or commit, if any.
         doing: What the block does to the repository: "read" or "written to".
 
     Raises:
         ValueError: For an invalid repository id.
-        FileNotFoundError: When the repository, revision or file does not exist.
-        PermissionError: Without the login or the right.
+        FileNotFoundError, PermissionError: When it does not exist; without the login or the right.
         ConnectionError: For what may pass: no connection, rate limits, failures of the server.
         OSError: For everything else, such as a full disk.
     """
@@ -86,5 +83,4 @@ def repository_text(repo_id: str, repo_type: str, revision: str | None) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -19,14 +19,14 @@ _TRANSIENT = (412, 429, 500, 502, 503, 504)
 # The requests that huggingface_hub does not retry.
 _NOT_RETRIED = re.compile(r"/api/repos/create|/branch/|/commit/")
 # Only this package writes these files, so an upload without them deletes the ones of an earlier upload.
-_OURS = [
+_OURS = (
     "plots/*.png",
     "data/points.parquet",
     "recipe.yaml",
     "results.json",
     "soft_labels.json",
     "soft_labels.safetensors",
-]
+)
 
 
 def full_name(repo_id: str, repo_type: str) -> str:
@@ -51,9 +51,8 @@ def upload(
     An interrupted upload changes no branch. Rate limits (429) and transient failures are retried.
 
     Args:
-        folder: The files.
+        folder, repo_type: The files; "model" or "dataset".
         repo_id: "me/my-student"; without a user's name, the repository of the logged-in user.
-        repo_type: "model" or "dataset".
         private: Whether a new repository is private; None for the account's default.
         revision: Branch to commit to, created if it does not exist; default: the main branch.
         commit_message: Title of the commit.
@@ -90,14 +89,14 @@ def upload(
                 time.sleep(_seconds_to_wait(error, attempt))
 
 
-def _should_retry(error: Exception) -> bool:
+def _should_retry(error: HTTPError) -> bool:
     response = getattr(error, "response", None)
     request = error.request if response is None else response.request
     transient = response is None or response.status_code in _TRANSIENT
     return transient and _NOT_RETRIED.search(str(request.url)) is not None
 
 
-def _seconds_to_wait(error: Exception, attempt: int) -> float:
+def _seconds_to_wait(error: HTTPError, attempt: int) -> float:
     response = getattr(error, "response", None)
     asked = "" if response is None else response.headers.get("Retry-After", "")
     return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 2.0**attempt

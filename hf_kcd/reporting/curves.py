@@ -45,9 +45,8 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     rows[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in rows[:2]:
         if not axes.get_legend_handles_labels()[0]:
-            axes.text(
-                0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=figures.GRAY
-            )
+            place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+            axes.text(0.5, 0.5, "nothing logged", color=figures.GRAY, **place)
         elif len(runs) == 1 or axes is rows[0]:
             axes.legend(frameon=False, fontsize=9)
     return figure
@@ -60,11 +59,10 @@ def _draw_one(rows: Sequence[Axes], run: Results) -> None:
     epochs = history["epoch"]
     _line(top, epochs, history["top1"], label="top-1", color=figures.BLUE, linewidth=_WIDE)
     _line(top, epochs, history["top5"], label="top-5", color=figures.SKY, linewidth=_THIN)
-    _line(
-        middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", color=figures.BLUE, linewidth=_WIDE
-    )
+    main = {"color": figures.BLUE, "linewidth": _WIDE}
+    _line(middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", **main)
     _line(middle, epochs, history["loss"], label="training (all parts)", color=figures.ORANGE, linewidth=_THIN)
-    _kept(bottom, run, color=figures.BLUE, linewidth=_WIDE, baseline=None)
+    _kept(bottom, run, baseline=None, **main)
     _kept(bottom, run, color=figures.BLUE, fill=True, alpha=0.15)
     for axes in rows:
         for boundary in epochs[1:][np.diff(history["stage"]) > 0] - 1:

@@ -18,12 +18,10 @@ from .compare import chance_distance, compare_masks
 def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
     """Draw, stage by stage, how many points are kept, mixed and discarded, and how many came back or left.
 
-    Args:
-        masks: The masks of a run's stages. All points are kept before stage 1; the changes of another first mask are
-            not drawn.
+    All points are kept before stage 1; the changes since a missing stage are not drawn.
 
     Raises:
-        ValueError: When there is none, or two belong to different data sets.
+        ValueError: When there is no mask, or they are not those of one run, each once.
     """
     masks = in_order(masks)
     num_points = masks[0].num_points
@@ -42,9 +40,8 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
         top.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
         base += counts
     _draw_changes(bottom, masks)
-    figures.set_title(
-        figure, f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end"
-    )
+    title = f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end"
+    figures.set_title(figure, title)
     figures.set_labels(top, "points")
     figures.set_labels(bottom, "change of the set (points)", "stage")
     top.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -58,14 +55,10 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
 def plot_values(masks: Sequence[KnowledgeMask]) -> Figure:
     """Draw how the points' values are distributed at each stage, kept points apart from discarded ones.
 
-    Values that spread over more than two orders of magnitude are drawn on a logarithmic axis. Points that no epoch has
-    recorded have no value and are left out.
-
-    Args:
-        masks: The masks of a run's stages.
+    The axis is logarithmic for values over more than two orders of magnitude. Points without a record are left out.
 
     Raises:
-        ValueError: When there is none, two belong to different data sets, or nothing was recorded.
+        ValueError: As `plot_stages`, and when nothing was recorded.
     """
     masks = in_order(masks)
     value = str(masks[-1].schedule.get("value", "value"))
@@ -76,15 +69,13 @@ def plot_values(masks: Sequence[KnowledgeMask]) -> Figure:
 def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising: int = 10) -> Figure:
     """Draw how points rise and fall over the stages by their ranking-based probability 1 - R / N (Eq. 8; Fig. 3b).
 
-    The points are drawn at random, the same ones each time.
-
     Args:
         masks: The masks of two or more stages of a run.
-        num_points: Number of points drawn.
+        num_points: Number of points drawn, chosen at random, the same ones each time.
         num_rising: Number of them in red: those that rise most from the first stage to the last.
 
     Raises:
-        ValueError: When there are fewer than two, or two belong to different data sets.
+        ValueError: As `plot_stages`, and for one mask.
     """
     masks = in_order(masks)
     if len(masks) < 2:
@@ -113,15 +104,10 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
 
 
 def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure:
-    """Draw how many points every two masks disagree on (Fig. 3c), relative to what chance would give.
-
-    Args:
-        names: Names of the masks.
-        masks: Masks of one data set.
+    """Draw how many points every two named masks disagree on (Fig. 3c), relative to what chance would give.
 
     Raises:
-        ValueError: When there are fewer than two masks, two names are equal or missing, or two masks are about
-            different data sets.
+        ValueError: As `compare_masks`, and when two names are equal or missing.
     """
     if len(names) != len(masks) or len(set(names)) < len(names):
         raise ValueError(f"There are {len(set(names))} different names for {len(masks)} masks: give one for each.")
@@ -150,10 +136,7 @@ def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure
 
 
 def point_ranks(mask: KnowledgeMask) -> np.ndarray:
-    """Rank all points [N], from 0: the kept ones by their place in the mask, then the discarded ones by Eq. 13.
-
-    The discarded ones follow Eq. 13 also where the ranking itself was random.
-    """
+    """Rank all points [N], from 0: the kept ones by their place in the mask, then the discarded ones by Eq. 13."""
     exponent = mask.schedule.get("cost_exponent", 0.0)
     order = rank_points(mask.value * mask.frequency.clamp_min(1).double() ** exponent)
     order = torch.cat([mask.kept, order[~mask.kept_mask[order]]])

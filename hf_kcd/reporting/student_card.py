@@ -34,16 +34,14 @@ def student_card(
 
     Args:
         results: The results of the run.
-        recipe: The options of the run, by name.
-        pictures: Names of the pictures beside the card.
+        recipe, pictures: The options of the run, by name; the names of the pictures beside the card.
         repo_id: Where the student is published; None for a card of a run without weights.
         mask_repo: Repository of the knowledge mask that the run made or was trained on; default: what the recipe names.
         teacher_repo: Repository of the teacher; default: what the recipe names.
         training: Whether the training is still running.
         model_name: Name of the student; default: the repository's name.
         license: The Hub's identifier of the weights' license ("apache-2.0").
-        language: For the metadata.
-        tags: More tags for the metadata.
+        language, tags: Languages and more tags for the metadata.
         base_model: Repository of the network that the student started from.
         dataset: Name of the data set, or its id on the Hub, if the results do not say.
 
@@ -71,9 +69,8 @@ def student_card(
         **_metadata(results, **links),
     )
     values = {"repo_id": repo_id, "license": license, "training": training, "pictures": pictures, **links}
-    return render_card(
-        Path(__file__).with_name("student_card.md"), metadata, **values, **_values(results, recipe, links)
-    )
+    values |= _values(results, recipe, links)
+    return render_card(Path(__file__).with_name("student_card.md"), metadata, **values)
 
 
 def published_recipe(recipe: dict[str, Any], mask_repo: str | None, teacher_repo: str | None) -> dict[str, Any]:

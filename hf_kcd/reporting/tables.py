@@ -15,11 +15,8 @@ def results_table(groups: Mapping[str, Sequence[Results]], *, markdown: bool = F
     which was chosen on the same data. C is relative to training on all points in every epoch.
 
     Args:
-        groups: The runs of every experiment, by name (`group_results`).
+        groups: The runs of every experiment, by name (`group_results`); without any, a ValueError.
         markdown: Write a Markdown table instead of aligned text.
-
-    Raises:
-        ValueError: When there is nothing to show.
     """
     if not groups or not all(groups.values()):
         raise ValueError("A table needs at least one run for every name: train one, or leave the name out.")

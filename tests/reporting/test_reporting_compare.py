@@ -63,12 +63,7 @@ def test_results_are_means_and_sample_deviations_over_seeds(make_results):
 
 def test_tables_are_aligned_and_pipes_escaped():
     table = format_table(["run", "top-1 %"], [["KD", "9.5"], ["KC-KD, τ", "70.25"]])
-    assert table.splitlines() == [
-        "run       top-1 %",
-        "--------  -------",
-        "KD            9.5",
-        "KC-KD, τ    70.25",
-    ]
+    assert table.splitlines() == ["run       top-1 %", "--------  -------", "KD            9.5", "KC-KD, τ    70.25"]
     assert format_table(["run", "x"], [["a|b", "1"]], markdown=True).splitlines()[2] == r"| a\|b | 1 |"
 
 

@@ -208,7 +208,7 @@ def test_contact_sheets_refuse_another_data_set_and_impossible_arguments(make_ma
     for changes, message in (
         ({"mask": make_mask([0], [1.0, 2.0])}, "not about this data set"),
         ({"which": "best"}, "'most' or the 'least'"),
-        ({"num": 0}, "at least one image"),
+        ({"num": 0}, "num is 0: give a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             contact_sheet(**{"dataset": dataset, "mask": mask, **changes})
