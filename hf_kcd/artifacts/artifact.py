@@ -99,22 +99,17 @@ class Artifact(ABC):
         name, folder = str(path_or_repo), Path(path_or_repo)
         if folder.is_file():
             raise FileNotFoundError(f"{name} is a file. Give the folder with {cls.CONFIG_FILE} and {cls.TENSOR_FILE}.")
-        if folder.is_dir():
-            if revision is not None:
-                raise ValueError(f"{name} is a folder, and folders have no revisions. Leave {revision!r} out.")
-            return cls._read(folder, name)
-        try:
-            files = (cls.CONFIG_FILE, cls.TENSOR_FILE)
-            folder = fetch_files(name, files, repo_type="dataset", revision=revision)
-        except OSError as error:
-            advice = f" {cls.ADVICE}" if isinstance(error, FileNotFoundError) else ""
-            raise type(error)(f"{name} is no folder here. {error}{advice}") from error
-        except ValueError as error:
-            raise FileNotFoundError(f"{name} is neither a folder nor a repository id such as 'me/my-mask'.") from error
-        return cls._read(folder, name)
-
-    @classmethod
-    def _read(cls, folder: Path, name: str) -> Self:
+        if folder.is_dir() and revision is not None:
+            raise ValueError(f"{name} is a folder, and folders have no revisions. Leave {revision!r} out.")
+        if not folder.is_dir():
+            try:
+                files = (cls.CONFIG_FILE, cls.TENSOR_FILE)
+                folder = fetch_files(name, files, repo_type="dataset", revision=revision)
+            except OSError as error:
+                advice = f" {cls.ADVICE}" if isinstance(error, FileNotFoundError) else ""
+                raise type(error)(f"{name} is no folder here. {error}{advice}") from error
+            except ValueError as error:
+                raise FileNotFoundError(f"{name} is neither a folder nor a repository id like me/my-mask.") from error
         config, tensors = folder / cls.CONFIG_FILE, folder / cls.TENSOR_FILE
         missing = [path.name for path in (config, tensors) if not path.is_file()]
         if missing:
@@ -122,8 +117,8 @@ class Artifact(ABC):
         if (size := config.stat().st_size) > _LARGEST_CONFIG:
             raise ValueError(f"{name}/{config.name} has {size:,} bytes, more than any description needs.")
         otherwise = f"describes no {cls.NAME}. Give a folder that save_pretrained wrote."
-        named = {"name": f"{name}/{config.name}", "required": {"sha256", *cls.FACTS}}
-        facts = read_description(config, cls.TYPE, cls.FORMAT_VERSION, otherwise, **named)
+        required = {"sha256", *cls.FACTS}
+        facts = read_description(config, cls.TYPE, cls.FORMAT_VERSION, otherwise, required, f"{name}/{config.name}")
         if sha256_of(tensors) != facts["sha256"]:
             why = f"is not the file that {config.name} describes: cut short, damaged, or from elsewhere"
             raise ValueError(f"{name}/{tensors.name} {why}. Fetch both again.")
@@ -157,20 +152,12 @@ class Artifact(ABC):
 
 
 def read_description(
-    path: str | Path,
-    type_: str,
-    latest: int,
-    otherwise: str,
-    *,
-    name: str | None = None,
-    required: Collection[str] = (),
-    again: str = "Fetch it again.",
+    path: str | Path, type_: str, latest: int, otherwise: str, required: Collection[str], name: str
 ) -> Facts:
-    """Read a JSON file that must have a `type`, a `format_version` up to `latest` and the `required` keys.
+    """Read a JSON file of a type and a format version up to `latest`, which has the `required` keys.
 
-    `otherwise` and `again` end the errors for another type and for a damaged file.
+    Errors call the file `name`; `otherwise` ends the error for another type.
     """
-    name = name or str(path)
     description = read_json(path, name)
     if not isinstance(description, dict) or description.get("type") != type_:
         raise ValueError(f"{name} {otherwise}")
@@ -184,11 +171,9 @@ def read_description(
     if isinstance(version, int) and version > latest:
         writer = description.get("library_version")
         written = f", written by hf_kcd {writer}" if writer else ""
-        raise ValueError(
-            f"{name} has format version {version}{written}; this hf_kcd reads up to {latest}. Upgrade hf_kcd."
-        )
+        raise ValueError(f"{name} has format version {version}{written}; this hf_kcd reads {latest}. Upgrade hf_kcd.")
     missing = sorted(set(required) - set(description))
     if version != latest or missing:
         lacks = ", ".join(missing) or "nothing"
-        raise ValueError(f"{name} is damaged: format version {version!r}, missing {lacks}. {again}")
+        raise ValueError(f"{name} is damaged: format version {version!r}, missing {lacks}. Make or fetch it again.")
     return description

@@ -64,9 +64,7 @@ def read_json(path: str | Path, name: str | None = None) -> Any:
         return json.loads(Path(path).read_text())
     # ValueError includes bytes that are not text, and integers of thousands of digits; RecursionError is deep nesting.
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{name or path} is not a JSON file ({error}). It was cut short or overwritten: fetch it again."
-        ) from error
+        raise ValueError(f"{name or path} is not a JSON file ({error}): make or fetch it again.") from error
 
 
 def sha256_of(path: str | Path) -> str:
@@ -80,9 +78,9 @@ def save_tensors(
 ) -> None:
     """Write tensors and string metadata as one safetensors file, whole or not at all."""
     with atomic_file(path) as temporary:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(contiguous, temporary, metadata=dict(metadata or {}))
+            save_file(plain, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

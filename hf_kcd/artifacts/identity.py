@@ -46,8 +46,7 @@ class DatasetIdentity:
     """Equal for two copies of a data set that hold the same points in the same order.
 
     Args:
-        num_points: Number of points.
-        class_names: Names of the classes, in label order.
+        num_points, class_names: Number of points, and names of the classes in label order.
         labels: SHA-256 of all labels, int64 little-endian, in order.
         images: SHA-256 over evenly spaced images (at most 256): the pixels of lossless images, the bytes of JPEGs.
     """

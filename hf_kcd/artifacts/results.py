@@ -33,7 +33,7 @@ def read_results(path: str | Path) -> Results:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
     otherwise = "holds no results of a run. Give the results.json of a run's folder."
-    results = read_description(path, TYPE, FORMAT_VERSION, otherwise, required=_KEYS, again="Run it again.")
+    results = read_description(path, TYPE, FORMAT_VERSION, otherwise, _KEYS, str(path))
     wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
     if wrong:
         raise ValueError(f"{path} is damaged: the results of a run never have such {', '.join(wrong)}. Run it again.")
@@ -62,14 +62,11 @@ def _is_accuracy(value: Any) -> bool:
 def _is_history(value: Any) -> bool:
     if not isinstance(value, dict) or not all(isinstance(column, list) for column in value.values()):
         return False
-    columns = list(value.values())
-    entries = [entry for column in columns for entry in column]
     return (
         {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
-        and {len(column) for column in columns} == {len(value["epoch"])} != {0}
-        and all(entry is None or _is_number(entry) for entry in entries)
-        and None not in value["epoch"]
-        and None not in value["num_kept"]
+        and {len(column) for column in value.values()} == {len(value["epoch"])} != {0}
+        and all(entry is None or _is_number(entry) for column in value.values() for entry in column)
+        and None not in value["epoch"] + value["num_kept"]
     )
 
 
@@ -96,8 +93,7 @@ def run_label(results: Results) -> str:
     name = results["method"].upper()
     if condensation is not None:
         # A random ranking condenses no knowledge: the papers call it random selection.
-        drawn = condensation["value"] == "random"
-        name = f"{name}, random selection" if drawn else f"KC-{name}"
+        name = f"{name}, random selection" if condensation["value"] == "random" else f"KC-{name}"
         if condensation.get("cumulative_mixing"):
             name += " (released code)"
     if results.get("mask") is not None:
@@ -116,8 +112,7 @@ def group_results(results: list[Results]) -> dict[str, list[Results]]:
     """Group runs that differ only in their seed and machine, by name; experiments with equal names get a number."""
     experiments: dict[str, list[Results]] = {}
     for result in results:
-        settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)
-        experiments.setdefault(settings, []).append(result)
+        experiments.setdefault(json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True), []).append(result)
     groups: dict[str, list[Results]] = {}
     for experiment in experiments.values():
         label = run_label(experiment[0])

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from huggingface_hub import errors
 
 _KINDS = {"model": "model repository", "dataset": "data set repository"}
-_LATER = "Try again later."
 _LOGIN = "(hf auth login, HF_TOKEN)"
 # What huggingface_hub raises, what we raise, and in which words; a subclass stands before its base.
 _MESSAGES = {
@@ -61,9 +60,9 @@ def _message(error: BaseException, doing: str) -> tuple[type[Exception], str] | 
     if status in (401, 403):
         return PermissionError, f"may not be {doing} with this login ({status}): use a token with that right {_LOGIN}."
     if status == 429:
-        return ConnectionError, f"could not be {doing}: the Hub asks for fewer requests (429). {_LATER}"
+        return ConnectionError, f"could not be {doing}: the Hub asks for fewer requests (429). Try again later."
     if status is not None and status >= 500:
-        return ConnectionError, f"could not be {doing}: the Hub failed with {status}. {_LATER}"
+        return ConnectionError, f"could not be {doing}: the Hub failed with {status}. Try again later."
     if status is not None:
         return OSError, f"could not be {doing}: the Hub refused with {status}: {_one_line(error)}"
     if isinstance(error, errors.HTTPError | ConnectionError):

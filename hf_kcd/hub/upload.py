@@ -84,19 +84,17 @@ def upload(
                 # Not upload_folder: with Xet it makes several commits.
                 return api.create_commit(**repository, operations=operations, commit_message=commit_message)
             except HTTPError as error:
-                if attempt == _ATTEMPTS - 1 or not _should_retry(error):
+                if (seconds := _seconds_to_wait(error, attempt)) is None:
                     raise
-                time.sleep(_seconds_to_wait(error, attempt))
+                time.sleep(seconds)
 
 
-def _should_retry(error: HTTPError) -> bool:
+def _seconds_to_wait(error: HTTPError, attempt: int) -> float | None:
+    """Return the seconds before another attempt; None if another one is of no use."""
     response = getattr(error, "response", None)
     request = error.request if response is None else response.request
     transient = response is None or response.status_code in _TRANSIENT
-    return transient and _NOT_RETRIED.search(str(request.url)) is not None
-
-
-def _seconds_to_wait(error: HTTPError, attempt: int) -> float:
-    response = getattr(error, "response", None)
+    if attempt == _ATTEMPTS - 1 or not transient or not _NOT_RETRIED.search(str(request.url)):
+        return None
     asked = "" if response is None else response.headers.get("Retry-After", "")
     return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 2.0**attempt

@@ -30,10 +30,7 @@ def push_student(
 
     Args:
         run_folder: The folder of a finished run.
-        repo_id: "me/my-student"; without a user's name, the repository of the logged-in user.
-        private: Whether a new repository is private; None for the account's default.
-        revision: Branch to commit to, created if it does not exist; default: the main branch.
-        commit_message: Title of the commit.
+        repo_id, private, revision, commit_message: As for `hf_kcd.hub.upload`.
         **links_and_card: Other arguments of `write_student_repository`: `mask_repo`, `teacher_repo`, `license`, `tags`, ….
 
     Returns:

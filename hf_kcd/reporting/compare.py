@@ -81,8 +81,8 @@ def _origin(provenance: Mapping[str, object]) -> str:
     student, teacher, method = (provenance.get(name) for name in ("student", "teacher", "method"))
     if student is None:
         return "unknown"
-    origin = f"{student} under {method}" if teacher is None else f"{teacher} teaching {student} under {method}"
-    return f"{origin}, seed {provenance['seed']}" if "seed" in provenance else origin
+    seed = f", seed {provenance['seed']}" if "seed" in provenance else ""
+    return (f"{teacher} teaching " if teacher is not None else "") + f"{student} under {method}{seed}"
 
 
 def _kept_per_class(mask: KnowledgeMask, labels: np.ndarray) -> str:

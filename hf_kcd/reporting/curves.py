@@ -19,11 +19,8 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     """Draw accuracy and loss over the epochs, and below them the share of points that is kept.
 
     Args:
-        results: One run, or several to compare.
+        results: One run, or several to compare; none is a ValueError.
         labels: Names of the runs; runs with the same name (seeds) share a color.
-
-    Raises:
-        ValueError: When there is no run, or not one label for each.
     """
     runs = [results] if isinstance(results, dict) else list(results)
     if not runs:
@@ -78,9 +75,8 @@ def _draw_one(rows: Sequence[Axes], run: Results) -> None:
 def _draw_several(rows: Sequence[Axes], runs: Sequence[Results], labels: Sequence[str]) -> None:
     """Draw top-1, evaluation loss and kept points of runs, in one color per label."""
     top, middle, bottom = rows
-    names = list(dict.fromkeys(labels))
     for position, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        place = names.index(label)
+        place = list(dict.fromkeys(labels)).index(label)
         dashes = _DASHES[place // len(_CYCLE) % len(_DASHES)]
         style = {"color": _CYCLE[place % len(_CYCLE)], "linestyle": dashes, "linewidth": _WIDE}
         # Matplotlib leaves labels that begin with an underscore out of the legend.

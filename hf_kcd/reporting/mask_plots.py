@@ -61,9 +61,8 @@ def plot_values(masks: Sequence[KnowledgeMask]) -> Figure:
         ValueError: As `plot_stages`, and when nothing was recorded.
     """
     masks = in_order(masks)
-    value = str(masks[-1].schedule.get("value", "value"))
     groups, stages = [mask.recorded_values for mask in masks], [mask.stage for mask in masks]
-    return value_figure(groups, stages, masks[0].num_points, value)
+    return value_figure(groups, stages, masks[0].num_points, str(masks[-1].schedule.get("value", "value")))
 
 
 def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising: int = 10) -> Figure:
@@ -114,8 +113,7 @@ def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure
     distances = compare_masks(dict(zip(names, masks, strict=True)))
     chance = np.array([[chance_distance(mask, other) for other in masks] for mask in masks])
     # Where both keep everything, chance finds no difference either.
-    share = distances / np.maximum(chance, 1)
-    count = len(masks)
+    share, count = distances / np.maximum(chance, 1), len(masks)
     figure = figures.new_figure(max(5.5, 1.15 * count + 2.5), max(4.2, 0.9 * count + 1.8))
     axes = figure.subplots()
     shade = LinearSegmentedColormap.from_list("blues", ["#F4F8FB", figures.SKY, "#00446B"])

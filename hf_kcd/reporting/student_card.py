@@ -49,8 +49,8 @@ def student_card(
         The text of a README.md with its metadata.
     """
     results = without_folders(results)
-    if dataset is not None:
-        results["data"] = dataset if isinstance(dataset, str) else dataset[0]
+    names = [dataset or results["data"]] if isinstance(dataset, str | None) else dataset
+    results["data"] = names[0]
     # Files of strangers may name the teacher.
     results |= {name: one_line(results[name]) for name in ("student", "teacher", "data") if results[name] is not None}
     recipe = recipe or {}
@@ -58,15 +58,23 @@ def student_card(
         "mask_repo": mask_repo or _mask_repository(recipe),
         "teacher_repo": teacher_repo or network_repository(recipe.get("teacher")),
         "base_model": base_model or network_repository(recipe.get("student")),
-        "data_sets": _data_sets(dataset or results["data"]),
+        "data_sets": [found for name in names if (found := dataset_repository(name)) is not None],
     }
     recipe = published_recipe(recipe, links["mask_repo"], links["teacher_repo"])
+    data_sets = links["data_sets"]
     metadata = ModelCardData(
         language=language,
         license=license,
         tags=_tags(results, tags),
         model_name=model_name or (repo_id or results["student"]).rpartition("/")[2],
-        **_metadata(results, **links),
+        library_name="timm",
+        pipeline_tag="image-classification",
+        # A mask that the student was trained on is data, too.
+        datasets=data_sets + [links["mask_repo"]] * bool(links["mask_repo"] and results.get("mask")) or None,
+        base_model=links["base_model"],
+        eval_results=_evaluation(results, data_sets),
+        teacher=links["teacher_repo"],
+        knowledge_mask=links["mask_repo"],
     )
     values = {"repo_id": repo_id, "license": license, "training": training, "pictures": pictures, **links}
     values |= _values(results, recipe, links)
@@ -96,30 +104,9 @@ def _mask_repository(recipe: dict[str, Any]) -> str | None:
     return dataset_repository((recipe.get("mask") or "").partition("@")[0])
 
 
-def _data_sets(names: str | list[str]) -> list[str]:
-    repositories = map(dataset_repository, [names] if isinstance(names, str) else names)
-    return [repository for repository in repositories if repository is not None]
-
-
 def _tags(results: Results, more: str | list[str] | None) -> list[str]:
     tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
     return [*tags, *(["kcd"] if _condensed(results) else []), *([more] if isinstance(more, str) else more or [])]
-
-
-def _metadata(
-    results: Results, mask_repo: str | None, teacher_repo: str | None, base_model: str | None, data_sets: list[str]
-) -> dict[str, Any]:
-    """What the Hub reads, apart from the author's own words."""
-    return {
-        "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        # A mask that the student was trained on is data, too.
-        "datasets": data_sets + ([mask_repo] if mask_repo and results.get("mask") else []) or None,
-        "base_model": base_model,
-        "eval_results": _evaluation(results, data_sets),
-        "teacher": teacher_repo,
-        "knowledge_mask": mask_repo,
-    }
 
 
 def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> dict[str, Any]:
@@ -181,16 +168,10 @@ def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] 
         ("relative_cost", "Cost C paid, relative to the points of a whole training", results["cost"]["paid"]),
         ("seconds_saved", "Seconds of training saved, estimated", saved),
     ]
+    about = {"task_type": "image-classification", "task_name": "Image classification", "dataset_name": results["data"]}
+    about["dataset_type"] = data_sets[0] if data_sets else results["data"]
     return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
-            dataset_type=data_sets[0] if data_sets else results["data"],
-            dataset_name=results["data"],
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(value, 4),
-        )
+        EvalResult(metric_type=metric, metric_name=name, metric_value=round(value, 4), **about)
         for metric, name, value in metrics
         if value is not None
     ]
