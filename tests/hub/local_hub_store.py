@@ -29,8 +29,6 @@ class User:
 
 @dataclass(frozen=True)
 class Commit:
-    """One state of a repository."""
-
     sha: str
     parent: str | None
     title: str
@@ -62,22 +60,14 @@ class Repository:
 
 
 class Store:
-    """Users and repositories, in memory.
-
-    Attributes:
-        repositories: By ("model" or "dataset", "owner/name").
-        objects: Large files that were uploaded, by their SHA-256.
-    """
+    """Users and repositories, in memory."""
 
     _count = 0
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.objects: Files = {}
+        self.repositories: dict[tuple[str, str], Repository] = {}  # By ("model" or "dataset", "owner/name").
+        self.objects: Files = {}  # Large files that were uploaded, by their SHA-256.
         self._users: dict[str, User] = {}
-
-    # For tests.
 
     def token(self, user: str, write: bool = True) -> str:
         """A new token of a user, who owns the repositories `user/…`; it only reads without `write`."""
@@ -107,8 +97,6 @@ class Store:
             commits.append(repository.commits[commits[-1].parent])
         return commits
 
-    # For the routes.
-
     def user(self, token: str | None) -> User | None:
         """The owner of a token; None without one."""
         if token is not None and token not in self._users:
@@ -131,9 +119,8 @@ class Store:
     def create(self, kind: str, name: str, private: bool) -> Repository:
         """A new repository with the Hub's own first commit."""
         repository = self.repositories[kind, name] = Repository(kind, name, private)
-        self.commit(
-            repository, "main", "initial commit", {_ATTRIBUTES: b"*.png filter=lfs diff=lfs merge=lfs -text\n"}
-        )
+        attributes = {_ATTRIBUTES: b"*.png filter=lfs diff=lfs merge=lfs -text\n"}
+        self.commit(repository, "main", "initial commit", attributes)
         return repository
 
     def commit(

@@ -111,7 +111,7 @@ def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, r
     command("push", run_folder.parent / "teacher", "me/teacher")
     image = load_image_data("digits").eval[0]["image"].convert("RGB")
     image.save(tmp_path / "image.png")
-    done = run_fresh(["-W", "ignore", "-c", STRANGER, str(tmp_path / "image.png"), str(tmp_path)], timeout=300)
+    done = run_fresh(STRANGER, str(tmp_path / "image.png"), str(tmp_path))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["hub"], found["token"]) == (hub.endpoint, None)

@@ -63,12 +63,8 @@ def test_kinds_of_runs_are_told_apart():
     card = card_of(condensation={"final_ratio": 0.7, "value": "random"})
     assert "kcd" not in card.data.tags
     assert "drawn at random" in card.text and "condensed the knowledge" not in card.text
-    card = card_of(
-        teacher=None,
-        method="dml",
-        networks={"peer_1": {"last": {"top1": 60.0}}},
-        method_options={"peers": None, "weight": 1.0},
-    )
+    peers = {"networks": {"peer_1": {"last": {"top1": 60.0}}}, "method_options": {"peers": None, "weight": 1.0}}
+    card = card_of(teacher=None, method="dml", **peers)
     assert "trained along with `peer_1` with hf_kcd" in card.text and "trained alone" not in card.text
     assert "dml (Zhang et al., 2018), weight 1.0 |" in card.text
     # A mask that the student was trained on is data.

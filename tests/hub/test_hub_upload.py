@@ -53,11 +53,13 @@ def test_an_upload_is_one_commit_that_removes_our_old_files_and_nobody_elses(hub
 @pytest.mark.parametrize(
     ("request_", "kind"),
     [
-        *(("PUT", kind) for kind in ("drop_upload", "status")),
-        *(("preupload", kind) for kind in ("drop", "status")),
+        ("PUT", "drop_upload"),
+        ("PUT", "status"),
+        ("preupload", "drop"),
+        ("preupload", "status"),
         ("objects/batch", "drop"),
-        *(("commit/main", kind) for kind in ("drop", "drop_upload", "status")),
-    ],
+    ]
+    + [("commit/main", kind) for kind in ("drop", "drop_upload", "status")],
 )
 def test_an_upload_that_breaks_off_changes_nothing_and_works_when_tried_again(hub, folder, waits, request_, kind):
     upload(folder, "me/things", commit_message="First")
@@ -116,9 +118,8 @@ TOKEN = "hf_" + "a1B2" * 9
 
 
 def picture(text: str) -> bytes:
-    info = PngImagePlugin.PngInfo()
+    info, stream = PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_text("Comment", text)
-    stream = io.BytesIO()
     Image.new("RGB", (2, 2)).save(stream, "PNG", pnginfo=info)
     return stream.getvalue()
 

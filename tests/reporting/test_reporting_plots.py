@@ -61,22 +61,20 @@ def test_curves_show_accuracy_loss_and_kept_points(make_results, tmp_path):
     # The first epoch has no line in the log: it is left out, not drawn as 0.
     assert loss.lines[1].get_xydata().tolist() == [[2, 1.0], [3, 0.8], [4, 0.7]]
     stairs = kept.patches[0].get_data()
-    assert stairs.values.tolist() == [100, 80, 80, 70]
-    assert stairs.edges.tolist() == [0, 1, 2, 3, 4]
+    assert stairs.values.tolist() == [100, 80, 80, 70] and stairs.edges.tolist() == [0, 1, 2, 3, 4]
     # Selections between epochs 1 and 2, and between 3 and 4.
     assert sorted(line.get_xdata()[0] for line in kept.lines) == [1, 3]
-    assert "70.00 %" in accuracy.get_title(loc="left")
-    assert "83.0 % of the full cost" in accuracy.get_title(loc="left")
+    title = accuracy.get_title(loc="left")
+    assert "70.00 %" in title and "83.0 % of the full cost" in title
     check_drawn(figure, tmp_path)
 
 
 def test_seeds_of_one_experiment_share_a_color_and_a_legend_entry(make_results):
     runs = [make_results(seed=0), make_results(seed=1), make_results(condensation=None)]
     figure = plot_curves(runs)
-    accuracy = figure.axes[0]
-    colors = [line.get_color() for line in accuracy.lines]
+    colors = [line.get_color() for line in figure.axes[0].lines]
     assert colors[0] == colors[1] != colors[2]
-    texts = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["KC-KD, resnet20 → resnet8", "KD, resnet20 → resnet8"]
 
 
@@ -95,11 +93,9 @@ def test_a_run_without_evaluation_is_drawn_and_what_does_not_fit_is_refused(make
 def test_stages_count_points_kept_mixed_returned_and_dropped(stages, tmp_path):
     figure = plot_stages(stages[::-1])
     top, bottom = figure.axes
-    assert heights(top, "kept as") == [6, 6, 5]
-    assert heights(top, "kept, mixed") == [2, 1, 0]
-    assert heights(top, "discarded") == [2, 3, 5]
-    assert heights(bottom, "came back") == [0, 1, 0]
-    assert heights(bottom, "left") == [-2, -2, -2]
+    counts = [heights(top, name) for name in ("kept as", "kept, mixed", "discarded")]
+    assert counts == [[6, 6, 5], [2, 1, 0], [2, 3, 5]]
+    assert heights(bottom, "came back") == [0, 1, 0] and heights(bottom, "left") == [-2, -2, -2]
     check_drawn(figure, tmp_path)
     # Changes since a missing stage are not made up.
     bottom = plot_stages([stages[0], stages[2]]).axes[1]
@@ -156,16 +152,15 @@ def test_ranks_follow_equation_8(make_mask, tmp_path):
 
 
 def test_plots_of_masks_refuse_what_does_not_belong_together(stages, make_mask):
-    with pytest.raises(ValueError, match="no mask"):
-        plot_stages([])
-    with pytest.raises(ValueError, match="two or more stages"):
-        plot_ranks(stages[:1])
-    with pytest.raises(ValueError, match="not about this data set"):
-        plot_values([stages[0], make_mask([0], [1.0, 2.0], stage=2)])
-    with pytest.raises(ValueError, match="of one stage"):
-        plot_stages([stages[0], stages[0]])
-    with pytest.raises(ValueError, match="no recorded values"):
-        plot_values([make_mask([0], [0.0], frequency=[0])])
+    for plot, masks, message in (
+        (plot_stages, [], "no mask"),
+        (plot_ranks, stages[:1], "two or more stages"),
+        (plot_values, [stages[0], make_mask([0], [1.0, 2.0], stage=2)], "not about this data set"),
+        (plot_stages, [stages[0], stages[0]], "of one stage"),
+        (plot_values, [make_mask([0], [0.0], frequency=[0])], "no recorded values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plot(masks)
 
 
 def test_hamming_matrix_carries_its_numbers(stages, tmp_path):
