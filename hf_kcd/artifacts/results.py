@@ -55,8 +55,7 @@ def _has_numbers(value: Any, *names: str) -> bool:
 
 
 def _is_accuracy(value: Any) -> bool:
-    entries = (value.get("last"), value.get("best")) if isinstance(value, dict) else (None,)
-    return all(_has_numbers(entry, "top1", "epoch") for entry in entries)
+    return isinstance(value, dict) and all(_has_numbers(value.get(name), "top1", "epoch") for name in ("last", "best"))
 
 
 def _is_history(value: Any) -> bool:

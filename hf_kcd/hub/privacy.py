@@ -35,10 +35,7 @@ def without_folders(value: Any) -> Any:
     A dict's "command" is read word by word; one that no shell accepts becomes None.
     """
     if isinstance(value, dict):
-        return {
-            key: _command(item) if key == "command" and isinstance(item, str) else without_folders(item)
-            for key, item in value.items()
-        }
+        return {key: _command(item) if key == "command" else without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return _last_component(value) if isinstance(value, str) else value
@@ -50,7 +47,9 @@ def _last_component(text: str) -> str:
     return _PATH.sub(lambda found: _last_component(found[0]), text)
 
 
-def _command(command: str) -> str | None:
+def _command(command: Any) -> Any:
+    if not isinstance(command, str):
+        return without_folders(command)
     try:
         words = [word.partition("=") for word in shlex.split(command)]
     except ValueError:

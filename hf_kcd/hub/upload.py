@@ -75,12 +75,10 @@ def upload(
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
                 repository = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
+                there = set(api.list_repo_files(**repository)) - set(names)
+                old = sorted(name for name in there if any(fnmatch(name, pattern) for pattern in _OURS))
                 operations = [huggingface_hub.CommitOperationAdd(name, Path(folder) / name) for name in names]
-                operations += [
-                    huggingface_hub.CommitOperationDelete(name)
-                    for name in api.list_repo_files(**repository)
-                    if name not in names and any(fnmatch(name, pattern) for pattern in _OURS)
-                ]
+                operations += map(huggingface_hub.CommitOperationDelete, old)
                 # Not upload_folder: with Xet it makes several commits.
                 return api.create_commit(**repository, operations=operations, commit_message=commit_message)
             except HTTPError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -19,12 +20,11 @@ def compare_masks(masks: Mapping[str, KnowledgeMask]) -> np.ndarray:
     if len(masks) < 2:
         raise ValueError(f"There are {len(masks)} masks to compare: give two or more.")
     distances = np.zeros((len(masks), len(masks)), dtype=np.int64)
-    for row, (name, mask) in enumerate(masks.items()):
-        for column, (other_name, other) in enumerate(list(masks.items())[:row]):
-            try:
-                distances[row, column] = distances[column, row] = mask.hamming_distance(other)
-            except ValueError as error:
-                raise ValueError(f"{other_name} and {name} cannot be compared. {error}") from error
+    for (column, (other_name, other)), (row, (name, mask)) in combinations(enumerate(masks.items()), 2):
+        try:
+            distances[row, column] = distances[column, row] = mask.hamming_distance(other)
+        except ValueError as error:
+            raise ValueError(f"{other_name} and {name} cannot be compared. {error}") from error
     return distances
 
 

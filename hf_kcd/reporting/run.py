@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from ..artifacts.figures import new_figure, save_figure, set_title
@@ -75,8 +74,7 @@ def contact_sheet(dataset: KnowledgeDataset, mask: KnowledgeMask, num: int = 32,
     """Show the images of the most or the least valuable points, each with its class and its value.
 
     Args:
-        dataset: The training set of the mask; images that it has mixed for good are shown mixed.
-        mask: The mask.
+        dataset, mask: A training set and its mask; images that it has mixed for good are shown mixed.
         num: Number of images, at most the number of points.
         which: `"most"` valuable points, the best first, or the `"least"` valuable, the last first.
 
@@ -97,17 +95,10 @@ def contact_sheet(dataset: KnowledgeDataset, mask: KnowledgeMask, num: int = 32,
     for axes, point in zip(grid, points.tolist(), strict=False):
         pixels = dataset.image(point)
         axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 96 else "antialiased")
-        text = f"{_short(dataset.class_names[int(dataset.labels[point])])}\n{_number(mask.value[point])}"
+        name, value = dataset.class_names[int(dataset.labels[point])].partition(",")[0], float(mask.value[point])
+        name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        text = f"{name}\n{value:.2g}" if abs(value) < 0.01 else f"{name}\n{value:.2f}"
         axes.text(0.5, -0.05, text, transform=axes.transAxes, ha="center", va="top", fontsize=9, parse_math=False)
     total = f"{mask.num_points:,} points at stage {mask.stage}"
     set_title(figure, f"The {len(points)} {which} valuable of {total}, with class and value")
     return figure
-
-
-def _short(name: str) -> str:
-    name = name.partition(",")[0]
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-
-
-def _number(value: torch.Tensor) -> str:
-    return f"{float(value):.2g}" if abs(value) < 0.01 else f"{float(value):.2f}"

@@ -37,12 +37,10 @@ def student_card(
         recipe, pictures: The options of the run, by name; the names of the pictures beside the card.
         repo_id: Where the student is published; None for a card of a run without weights.
         mask_repo: Repository of the knowledge mask that the run made or was trained on; default: what the recipe names.
-        teacher_repo: Repository of the teacher; default: what the recipe names.
+        teacher_repo, base_model: Repositories of the teacher and of the student's first weights; default: the recipe's.
         training: Whether the training is still running.
-        model_name: Name of the student; default: the repository's name.
+        model_name, language, tags: For the metadata; the name is by default the repository's.
         license: The Hub's identifier of the weights' license ("apache-2.0").
-        language, tags: Languages and more tags for the metadata.
-        base_model: Repository of the network that the student started from.
         dataset: Name of the data set, or its id on the Hub, if the results do not say.
 
     Returns:
@@ -61,11 +59,13 @@ def student_card(
         "data_sets": [found for name in names if (found := dataset_repository(name)) is not None],
     }
     recipe = published_recipe(recipe, links["mask_repo"], links["teacher_repo"])
+    ours = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
+    ours += ["kcd"] if _condensed(results) else []
     data_sets = links["data_sets"]
     metadata = ModelCardData(
         language=language,
         license=license,
-        tags=_tags(results, tags),
+        tags=ours + ([tags] if isinstance(tags, str) else tags or []),
         model_name=model_name or (repo_id or results["student"]).rpartition("/")[2],
         library_name="timm",
         pipeline_tag="image-classification",
@@ -104,13 +104,9 @@ def _mask_repository(recipe: dict[str, Any]) -> str | None:
     return dataset_repository((recipe.get("mask") or "").partition("@")[0])
 
 
-def _tags(results: Results, more: str | list[str] | None) -> list[str]:
-    tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
-    return [*tags, *(["kcd"] if _condensed(results) else []), *([more] if isinstance(more, str) else more or [])]
-
-
 def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> dict[str, Any]:
-    """What the template shows of a run."""
+    """Return what the template shows of a run."""
+    student = results["student"]
     # The example's one line can load a whole split of the Hub, not a part of it.
     whole = links["data_sets"] and recipe.get("train_points") is None
     return {
@@ -122,7 +118,8 @@ def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> 
         "saved": _seconds_saved(results),
         "published": _published_accuracy(results),
         "paper": paper_of(results["method"]) if results["method"] in available_methods() else "",
-        "registered_by": _registered_by(results["student"]),
+        # The package to import so that timm knows the network.
+        "registered_by": timm.model_entrypoint(student).__module__.split(".")[0] if timm.is_model(student) else "timm",
         "recipe": yaml_text(recipe) if recipe else None,
     }
 
@@ -145,17 +142,12 @@ def _published_accuracy(results: Results) -> dict[str, float] | None:
 
 def _seconds_saved(results: Results) -> float | None:
     """Estimate the seconds saved: skipped points times mean seconds per point; None if nothing was skipped."""
-    # Not the mean of the first stage: it has few epochs and contains the warm-up.
     if results["condensation"] is None and results.get("mask") is None:
         return None
     drawn = results["cost"]["points"]
     skipped = results["num_points"] * _epochs_trained(results) - drawn
+    # Not the mean of the first stage: it has few epochs and contains the warm-up.
     return skipped * results["seconds"]["training"] / drawn if skipped > 0 else None
-
-
-def _registered_by(network: str) -> str:
-    """Name the package to import so that timm knows a network."""
-    return timm.model_entrypoint(network).__module__.partition(".")[0] if timm.is_model(network) else "timm"
 
 
 def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] | None:
