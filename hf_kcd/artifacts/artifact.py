@@ -70,8 +70,7 @@ class Artifact(ABC):
     def check_dataset(self, dataset: datasets.Dataset | DatasetIdentity) -> None:
         """Raise a ValueError with the difference if a data set, or its identity, is not the one of this artifact."""
         identity = dataset if isinstance(dataset, DatasetIdentity) else DatasetIdentity.of(dataset)
-        difference = self.dataset.difference(identity)
-        if difference:
+        if difference := self.dataset.difference(identity):
             advice = "Load the split that it was made on, in its original order."
             raise ValueError(f"{self.NAME.capitalize()} not about this data set: {difference}. {advice}")
 
@@ -111,8 +110,7 @@ class Artifact(ABC):
             except ValueError as error:
                 raise FileNotFoundError(f"{name} is neither a folder nor a repository id like me/my-mask.") from error
         config, tensors = folder / cls.CONFIG_FILE, folder / cls.TENSOR_FILE
-        missing = [path.name for path in (config, tensors) if not path.is_file()]
-        if missing:
+        if missing := [path.name for path in (config, tensors) if not path.is_file()]:
             raise FileNotFoundError(f"{name} holds no {cls.NAME}: {' and '.join(missing)} missing. {cls.ADVICE}")
         if (size := config.stat().st_size) > _LARGEST_CONFIG:
             raise ValueError(f"{name}/{config.name} has {size:,} bytes, more than any description needs.")
@@ -143,8 +141,7 @@ class Artifact(ABC):
                     if _DTYPES.get(type_) != dtype or too_large:
                         expected = f"[up to {', '.join(map(str, largest))}] {dtype}"
                         raise ValueError(f"{name} is {list(shape)} {type_} instead of {expected}.")
-                missing = [name for name in layout if name not in names]
-                if missing:
+                if missing := [name for name in layout if name not in names]:
                     raise ValueError(f"It lacks {', '.join(missing[:5])}.")
                 return {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:

@@ -34,8 +34,7 @@ def read_results(path: str | Path) -> Results:
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
     otherwise = "holds no results of a run. Give the results.json of a run's folder."
     results = read_description(path, TYPE, FORMAT_VERSION, otherwise, _KEYS, str(path))
-    wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
-    if wrong:
+    if wrong := [name for name, fits in _SHAPES.items() if not fits(results.get(name))]:
         raise ValueError(f"{path} is damaged: the results of a run never have such {', '.join(wrong)}. Run it again.")
     return results
 

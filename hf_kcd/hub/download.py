@@ -51,8 +51,7 @@ def fetch_files(
             break
     else:
         raise ConnectionError(f"{' and '.join(damaged)} of the {text} came damaged twice: try again later.")
-    missing = [name for name in required if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in required if not (folder / name).is_file()]:
         raise FileNotFoundError(f"The {text} has no {' and no '.join(missing)}.")
     return folder
 

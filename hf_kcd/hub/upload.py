@@ -19,14 +19,8 @@ _TRANSIENT = (412, 429, 500, 502, 503, 504)
 # The requests that huggingface_hub does not retry.
 _NOT_RETRIED = re.compile(r"/api/repos/create|/branch/|/commit/")
 # Only this package writes these files, so an upload without them deletes the ones of an earlier upload.
-_OURS = (
-    "plots/*.png",
-    "data/points.parquet",
-    "recipe.yaml",
-    "results.json",
-    "soft_labels.json",
-    "soft_labels.safetensors",
-)
+_OURS = ["plots/*.png", "data/points.parquet", "recipe.yaml", "results.json"]
+_OURS += ["soft_labels.json", "soft_labels.safetensors"]
 
 
 def full_name(repo_id: str, repo_type: str) -> str:

@@ -86,8 +86,7 @@ def write_student_repository(
 
 
 def _check_weights(run_folder: Path, results: Results) -> None:
-    missing = [name for name in _WEIGHTS if not (run_folder / name).is_file()]
-    if missing:
+    if missing := [name for name in _WEIGHTS if not (run_folder / name).is_file()]:
         raise FileNotFoundError(f"{run_folder} has no {' and no '.join(missing)}: give a run that saved its weights.")
     config = read_json(run_folder / "config.json")
     found = config.get("architecture") if isinstance(config, dict) else None

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Files = dict[str, bytes]
 
@@ -21,14 +22,12 @@ class Refusal(Exception):
             self.headers["X-Error-Code"] = code
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     name: str
     write: bool
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     sha: str
     parent: str | None
     title: str
@@ -132,8 +131,7 @@ class Store:
         kept = {path: content for path, content in parent.files.items() if path not in deleted} if parent else {}
         sha = hashlib.sha1(f"{repository.kind} {repository.name} {self._count}".encode()).hexdigest()
         commit = Commit(sha, parent.sha if parent else None, title, dict(sorted({**kept, **added}.items())))
-        repository.commits[sha] = commit
-        repository.branches[branch] = sha
+        repository.commits[sha], repository.branches[branch] = commit, sha
         return commit
 
 

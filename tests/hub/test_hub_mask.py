@@ -44,20 +44,11 @@ def published(hub, mask, repository) -> KnowledgeMask:
 
 def soft_labels_of(mask: KnowledgeMask) -> SoftLabels:
     logits = torch.from_numpy(np.random.default_rng(5).normal(size=(2 * len(mask.kept), 3)))
-    packed = {
-        name: None if values is None else values.unflatten(0, (len(mask.kept), 2))
-        for name, values in pack_logits(logits, 0, 8, 4.0).items()
-    }
-    return SoftLabels(
-        points=mask.kept.sort().values,
-        **packed,
-        temperature=4.0,
-        seed=0,
-        images=asdict(Preprocessing((0.5,) * 3, (0.25,) * 3, 4, "none")),
-        selection="0" * 64,
-        teacher="cifar_resnet20",
-        dataset=mask.dataset,
-    )
+    packed = pack_logits(logits, 0, 8, 4.0).items()
+    parts = {name: values if values is None else values.unflatten(0, (len(mask.kept), 2)) for name, values in packed}
+    parts |= {"points": mask.kept.sort().values, "dataset": mask.dataset, "teacher": "cifar_resnet20"}
+    images = asdict(Preprocessing((0.5,) * 3, (0.25,) * 3, 4, "none"))
+    return SoftLabels(**parts, temperature=4.0, seed=0, images=images, selection="0" * 64)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -145,13 +136,10 @@ def test_the_card_names_the_size_as_the_hub_does_and_shows_only_what_there_is(ma
 
 
 def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path_or_token(hub, mask):
-    provenance = {
-        "student": "net | <b>\n# headline `code`",
-        "teacher": "net",
-        "method": "kd",
-        "command": "hf-kcd distill --data_dir /home/someone/cifar --output_dir /tmp/x --teacher_checkpoint=/data/t.pth",
-        "where": ["/home/someone/runs/first", {"deep": "C:\\Users\\someone\\runs\\first"}],
-    }
+    command = "hf-kcd distill --data_dir /home/someone/cifar --output_dir /tmp/x --teacher_checkpoint=/data/t.pth"
+    where = ["/home/someone/runs/first", {"deep": "C:\\Users\\someone\\runs\\first"}]
+    provenance = {"student": "net | <b>\n# headline `code`", "teacher": "net", "method": "kd"}
+    provenance |= {"command": command, "where": where}
     token = hub.token("me")
     careless = replace(mask, provenance={"command": f"hf-kcd distill --token {token}"})
     with pytest.raises(ValueError, match="mask_config.json holds a token") as error:

@@ -67,9 +67,8 @@ from huggingface_hub import constants, get_token, snapshot_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-picture, folder = sys.argv[1:]
 found = {"hub": constants.ENDPOINT, "token": get_token()}
-image = Image.open(picture)
+image = Image.open(sys.argv[1])
 with torch.no_grad():
     model = timm.create_model("hf_hub:me/first", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -96,22 +95,16 @@ exec(card.partition("```python\\n")[2].partition("```")[0], names)
 found["selected"] = len(names["condensed"])
 table = datasets.load_dataset("me/first-mask", split="train")
 found["kept"] = [row["point"] for row in table if row["kept"]]
-
-from hf_kcd.cli.main import main
-options = "--data digits --train_points 120 --student test_resnet"
-assert options in card
-words = f"{options} --mask me/first-mask --soft_labels true --num_train_epochs 1 --no_plots --save_strategy no"
-main(["distill", *words.split(), "--output_dir", f"{folder}/soft"])
 print(json.dumps(found))
 """
 
 
-def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, run_fresh, tmp_path, capsys):
-    command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
+def test_a_stranger_goes_on_from_student_and_mask(hub, run_folder, run_fresh, tmp_path):
+    command("push", run_folder, "me/first")
     command("push", run_folder.parent / "teacher", "me/teacher")
     image = load_image_data("digits").eval[0]["image"].convert("RGB")
     image.save(tmp_path / "image.png")
-    done = run_fresh(STRANGER, str(tmp_path / "image.png"), str(tmp_path))
+    done = run_fresh(STRANGER, str(tmp_path / "image.png"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["hub"], found["token"]) == (hub.endpoint, None)
@@ -133,14 +126,37 @@ def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, r
 
     mask = KnowledgeMask.from_pretrained(run_folder / "mask")
     assert found["selected"] == len(mask.kept) == 60 and found["kept"] == sorted(mask.kept.tolist())
+
+
+def test_a_student_of_a_published_mask_and_its_soft_labels_needs_no_teacher(
+    hub, run_folder, tmp_path, capsys, monkeypatch
+):
+    command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
+    words = ["--data", "digits", "--train_points", "120", "--student", "test_resnet", "--mask", "me/first-mask"]
+    assert " ".join(words[:6]) in hub.files("me/first-mask", "dataset")["README.md"].decode()
+    words = ["distill", *words, "--soft_labels", "true", "--num_train_epochs", 1, "--no_plots", "--output_dir"]
+    command(*words, tmp_path / "soft")
+    assert "from the soft labels of cifar_resnet8" in capsys.readouterr().out
     results = json.loads((tmp_path / "soft" / "results.json").read_text())
     stored = results["soft_labels"]
+    assert (
+        stored == SoftLabels.from_pretrained("me/first-mask").description() and results["teacher"] == "cifar_resnet8"
+    )
     assert (results["cost"]["points"], stored["num_views"], stored["top_k"]) == (60, 2, 3)
+    assert np.isfinite(results["history"]["loss"]).all() and load_model(str(tmp_path / "soft")).num_classes == 10
     # A student that trained on a published mask links it.
     command("push", tmp_path / "soft", "me/second")
     assert ("dataset", "me/second-mask") not in hub.repositories
     assert b"me/first-mask" in hub.files("me/second")["README.md"]
     assert yaml.safe_load(hub.files("me/second")["recipe.yaml"])["mask"] == "me/first-mask"
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        command(*words, tmp_path / "other")
+    error = capsys.readouterr().err
+    assert error.startswith("hf-kcd: error: ") and error.count("\n") == 1 and not (tmp_path / "other").exists()
 
 
 def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_path, capsys, monkeypatch):

@@ -23,9 +23,7 @@ def check_drawn(figure, tmp_path):
     path = tmp_path / "figure.png"
     save_figure(figure, path)
     with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert min(image.size) > 300
-        assert len(image.convert("RGB").getcolors(2**24)) > 10
+        assert image.format == "PNG" and min(image.size) > 300 and len(image.convert("RGB").getcolors(2**24)) > 10
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
 
 
@@ -114,8 +112,7 @@ def test_values_are_counted_apart_for_kept_and_discarded_points(make_mask, tmp_p
     # 50 discarded and 149 recorded kept points, on one scale.
     assert area[1] / area[0] == pytest.approx(149 / 50)
     assert everything.edges[0] > 0.9
-    assert axes.get_xscale() == "linear"
-    assert "cross entropy" in axes.get_xlabel()
+    assert axes.get_xscale() == "linear" and "cross entropy" in axes.get_xlabel()
     check_drawn(figure, tmp_path)
     for odd in ([-1.0, 5.0, -200.0, 0.0], [2.0, 2.0, 2.0]):
         axes = plot_values([make_mask([0, 1], odd)]).axes[0]
@@ -141,8 +138,7 @@ def test_ranks_follow_equation_8(make_mask, tmp_path):
     expected = [[0.75, 0.5], [1.0, 0.75], [0.25, 1.0], [0.5, 0.25]]
     assert sorted(lines[:4]) == sorted(expected)
     # The one point that rises most is the last before the threshold, 1 - K / N.
-    assert lines[3] == [0.25, 1.0]
-    assert lines[4] == [0.5, 0.75]
+    assert lines[3:5] == [[0.25, 1.0], [0.5, 0.75]]
     check_drawn(figure, tmp_path)
     # A random ranking: the kept points are the least valuable by their recorded entropy, which did not rank them.
     first = make_mask([3, 2], [4.0, 3.0, 2.0, 1.0], stage=1)

@@ -75,11 +75,9 @@ def test_history_averages_the_log_within_each_epoch(run):
     # Batches of 32: 4 of 128 points, 4 of 107, 3 of 89.
     assert len(losses) == 4 + 4 + 4 + 3
     history = results["history"]
-    expected = [np.mean(part) for part in (losses[:4], losses[4:8], losses[8:12], losses[12:])]
-    np.testing.assert_allclose(history["loss"], expected)
+    np.testing.assert_allclose(history["loss"], [np.mean(losses[start : start + 4]) for start in (0, 4, 8, 12)])
     np.testing.assert_allclose(np.add(history["loss_ce"], history["loss_kd"]), history["loss"], rtol=1e-3)
-    assert history["epoch"] == [1, 2, 3, 4]
-    assert history["stage"] == [0, 1, 1, 2]
+    assert history["epoch"] == [1, 2, 3, 4] and history["stage"] == [0, 1, 1, 2]
 
 
 def test_what_made_the_run_is_stated_without_paths_and_survives_its_file(run, tmp_path):
