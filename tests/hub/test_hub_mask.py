@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from condensation.mask_examples import assert_equal, image_data, make_mask
+from hub.published import SOFT_LABEL_FILES
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -154,12 +155,18 @@ def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path_or_token(hub, m
     assert b"\n# headline" not in files["README.md"]
 
 
-def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask):
+def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask, monkeypatch):
     soft_labels = soft_labels_of(mask)
     mask.push_to_hub(REPO, soft_labels=soft_labels)
-    assert set(hub.files(REPO, "dataset")) == {*FILES, "soft_labels.json", "soft_labels.safetensors"}
+    assert set(hub.files(REPO, "dataset")) == FILES | SOFT_LABEL_FILES
     loaded = SoftLabels.from_pretrained(REPO)
     assert torch.equal(loaded.logits(loaded.points, 1), soft_labels.logits(soft_labels.points, 1))
+    # They are fetched alone, and from the cache afterwards.
+    asked = {request.path.rpartition("/")[2] for request in hub.requests if "/resolve/" in request.path}
+    assert asked == SOFT_LABEL_FILES
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert torch.equal(SoftLabels.from_pretrained(REPO).codes, soft_labels.codes)
     card = hub.files(REPO, "dataset")["README.md"].decode()
     assert "2 views of every kept point, all 3 logits in 8 bits" in card and "--soft_labels true" in card
     assert len(datasets.load_dataset(REPO, split="train")) == 30
@@ -168,6 +175,26 @@ def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask
     other = replace(mask, kept=mask.kept[:-1], partner=mask.partner[:-1], perturbation=mask.perturbation[:-1])
     with pytest.raises(ValueError, match="21 points, but not of the 20"):
         other.push_to_hub(REPO, soft_labels=soft_labels)
+
+
+def test_a_mask_without_soft_labels_and_broken_ones_are_one_clear_line(hub, published, mask, tmp_path):
+    soft_labels_of(mask).save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in SOFT_LABEL_FILES}
+    mixed_up = "^me/soft/soft_labels.safetensors is not the file that soft_labels.json describes"
+    cases = [
+        ({"sha256": "0" * 64}, mixed_up),
+        ({"teacher": "\x1b[2Jnet"}, "soft_labels.json holds control characters"),
+    ]
+    for changes, message in cases:
+        changed = json.dumps(json.loads(files["soft_labels.json"]) | changes).encode()
+        hub.put("me/soft", {**files, "soft_labels.json": changed}, "dataset")
+        with pytest.raises(ValueError, match=message) as error:
+            SoftLabels.from_pretrained("me/soft")
+        one_line(error)
+    without = f"^{REPO} .* has no soft_labels.json and no soft_labels.safetensors. A mask has soft labels when"
+    with pytest.raises(FileNotFoundError, match=without) as error:
+        SoftLabels.from_pretrained(REPO)
+    one_line(error)
 
 
 # Who may read and write it.
