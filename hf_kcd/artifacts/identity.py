@@ -74,12 +74,9 @@ class DatasetIdentity:
             except (OSError, SyntaxError, TypeError) as error:
                 advice = "Remove or replace it, or fetch the data again."
                 raise ValueError(f"The image of point {point} cannot be read ({error}). {advice}") from error
-        return cls(
-            num_points=len(dataset),
-            class_names=tuple(dataset.features[label_column].names),
-            labels=hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest(),
-            images=digest.hexdigest(),
-        )
+        names = tuple(dataset.features[label_column].names)
+        label_digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+        return cls(len(dataset), names, label_digest.hexdigest(), digest.hexdigest())
 
     def difference(self, other: "DatasetIdentity") -> str | None:
         """Describe in one clause how another data set differs; None when it is the same."""

@@ -34,10 +34,8 @@ def hub_errors(repo_id: str, repo_type: str, revision: str | None, doing: str) -
         doing: What the block does to the repository: "read" or "written to".
 
     Raises:
-        ValueError: For an invalid repository id.
-        FileNotFoundError, PermissionError: When it does not exist; without the login or the right.
-        ConnectionError: For what may pass: no connection, rate limits, failures of the server.
-        OSError: For everything else, such as a full disk.
+        ValueError, FileNotFoundError, PermissionError: For an invalid id, what is missing, and a missing login or right.
+        ConnectionError, OSError: For what may pass (no connection, rate limits, the server's failures), and the rest.
     """
     try:
         yield

@@ -37,8 +37,7 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     else:
         figures.set_title(figure, f"{len(runs)} runs on {data}")
         _draw_several(rows, runs, labels)
-    rows[2].set_ylim(0, 105)
-    rows[2].set_xlim(0, max(run["history"]["epoch"][-1] for run in runs))
+    rows[2].set(ylim=(0, 105), xlim=(0, max(run["history"]["epoch"][-1] for run in runs)))
     rows[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in rows[:2]:
         if not axes.get_legend_handles_labels()[0]:
@@ -51,8 +50,7 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
 
 def _draw_one(rows: Sequence[Axes], run: Results) -> None:
     """Draw every curve of a run, with a dotted line at each selection."""
-    top, middle, bottom = rows
-    history = _columns(run)
+    (top, middle, bottom), history = rows, _columns(run)
     epochs = history["epoch"]
     _line(top, epochs, history["top1"], label="top-1", color=figures.BLUE, linewidth=_WIDE)
     _line(top, epochs, history["top5"], label="top-5", color=figures.SKY, linewidth=_THIN)
@@ -95,8 +93,8 @@ def _columns(run: Results) -> dict[str, np.ndarray]:
 
 
 def _kept(axes: Axes, run: Results, **style) -> None:
-    epochs = np.array(run["history"]["epoch"], dtype=float)
-    share = 100 * np.array(run["history"]["num_kept"], dtype=float) / run["num_points"]
+    history = _columns(run)
+    epochs, share = history["epoch"], 100 * history["num_kept"] / run["num_points"]
     axes.stairs(share, np.append(epochs - 1, epochs[-1]), **style)
 
 

@@ -85,8 +85,7 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
     rising = np.argsort(probability[0] - probability[-1], kind="stable")[:num_rising]
     rising = rising[probability[-1, rising] > probability[0, rising]]
     figure = figures.new_figure(8, 5)
-    axes = figure.subplots()
-    stages = [mask.stage for mask in masks]
+    axes, stages = figure.subplots(), [mask.stage for mask in masks]
     axes.plot(stages, np.delete(probability, rising, axis=1), color=figures.GRAY, linewidth=0.7, alpha=0.3)
     axes.plot(stages, probability[:, rising], color=figures.RED, linewidth=1.8, marker="o", markersize=3.5)
     axes.plot([], [], color=figures.RED, marker="o", markersize=3.5, label=f"the {len(rising)} that rise most")
@@ -95,9 +94,7 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
     axes.plot(stages, thresholds, color=figures.INK, linewidth=1.8, linestyle="--", label="kept above this line")
     figures.set_title(figure, f"How {len(drawn)} of {total:,} points rise and fall in value over the stages")
     figures.set_labels(axes, "ranking-based probability 1 − R/N", "stage")
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xticks(stages)
-    axes.margins(x=0.02)
+    axes.set(ylim=(-0.02, 1.02), xticks=stages, xmargin=0.02)
     figures.legend_above(axes, 3)
     return figure
 

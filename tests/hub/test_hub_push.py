@@ -128,9 +128,7 @@ def test_a_stranger_goes_on_from_student_and_mask(hub, run_folder, run_fresh, tm
     assert found["selected"] == len(mask.kept) == 60 and found["kept"] == sorted(mask.kept.tolist())
 
 
-def test_a_student_of_a_published_mask_and_its_soft_labels_needs_no_teacher(
-    hub, run_folder, tmp_path, capsys, monkeypatch
-):
+def test_a_published_mask_and_its_soft_labels_replace_the_teacher(hub, run_folder, tmp_path, capsys, monkeypatch):
     command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
     words = ["--data", "digits", "--train_points", "120", "--student", "test_resnet", "--mask", "me/first-mask"]
     assert " ".join(words[:6]) in hub.files("me/first-mask", "dataset")["README.md"].decode()

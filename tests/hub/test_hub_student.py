@@ -160,6 +160,11 @@ def test_every_save_pushes_the_student_and_the_end_pushes_all_with_the_best_weig
     places = [f"Training in progress, epoch {epoch}" for epoch in (1, 2)]
     assert [commit.title for commit in commits] == ["initial commit", *places, "End of training"]
     secrets = [huggingface_hub.get_token(), str(tmp_path)]
+
+    def same_weights(files: dict[str, bytes], checkpoint: Path) -> bool:
+        trained = load_file(checkpoint / "model.safetensors")
+        return all(torch.equal(tensor, trained[name]) for name, tensor in load(files["model.safetensors"]).items())
+
     for epoch, commit in enumerate(commits[1:3], start=1):
         files = {name: content for name, content in commit.files.items() if name != ".gitattributes"}
         assert set(files) == LIVE_FILES
@@ -167,16 +172,14 @@ def test_every_save_pushes_the_student_and_the_end_pushes_all_with_the_best_weig
         assert f"after epoch {epoch} of 2" in files["README.md"].decode()
         assert json.loads(files["results.json"])["epochs_trained"] == epoch
         updates = sum(trainer.schedule.updates(one) for one in range(epoch))
-        weights = load_file(run / f"checkpoint-{updates}" / "model.safetensors")
-        assert all(torch.equal(tensor, weights[name]) for name, tensor in load(files["model.safetensors"]).items())
+        assert same_weights(files, run / f"checkpoint-{updates}")
     last = hub.files("me/live")
     assert set(last) == STUDENT_FILES - {"recipe.yaml"}
     assert_public(last, secrets)
     assert "The training goes on" not in last["README.md"].decode()
     # Nothing is written into the run's folder.
     assert not (run / "training_args.bin").exists() and not (run / "README.md").exists()
-    trained = load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")
-    assert all(torch.equal(tensor, trained[name]) for name, tensor in load(last["model.safetensors"]).items())
+    assert same_weights(last, Path(trainer.state.best_model_checkpoint))
     lowest = min(line["eval_top1"] for line in trainer.state.log_history if "eval_top1" in line)
     assert json.loads(last["results.json"])["accuracy"]["saved"]["top1"] == lowest
     card = ModelCard(last["README.md"].decode())
