@@ -32,8 +32,7 @@ _LARGEST_CONFIG = 16 * 2**20
 class Artifact(ABC):
     """Tensors about a data set that can be saved, loaded and published.
 
-    Files may come from strangers: every part is checked before it is used, and a tensor's type and shape before its
-    memory is taken.
+    Files may come from strangers: every part is checked, and a tensor's type and shape before its memory is taken.
     """
 
     NAME: ClassVar[str]  # What messages call it.
@@ -69,28 +68,14 @@ class Artifact(ABC):
         """Build the artifact from its files; a ValueError names a part that does not fit."""
 
     def check_dataset(self, dataset: datasets.Dataset | DatasetIdentity) -> None:
-        """Make sure that a data set, or its identity, is the one that this artifact is about, point by point.
-
-        Raises:
-            ValueError: When it is another one, with the difference.
-        """
+        """Raise a ValueError with the difference if a data set, or its identity, is not the one of this artifact."""
         identity = dataset if isinstance(dataset, DatasetIdentity) else DatasetIdentity.of(dataset)
-        difference = self.dataset.difference(identity)
-        if difference:
-            raise ValueError(
-                f"{self.NAME.capitalize()} not about this data set: {difference}. "
-                "Load the split that it was made on, in its original order."
-            )
+        if difference := self.dataset.difference(identity):
+            advice = "Load the split that it was made on, in its original order."
+            raise ValueError(f"{self.NAME.capitalize()} not about this data set: {difference}. {advice}")
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tensors and then the JSON file; equal artifacts give equal bytes.
-
-        Args:
-            folder: Where to write. It is made, and other files in it are left alone.
-
-        Raises:
-            OSError: When it cannot be written.
-        """
+        """Write the tensors and the JSON file into a folder, made if needed; equal artifacts give equal bytes."""
         folder = Path(folder)
         save_tensors(folder / self.TENSOR_FILE, self.tensors())
         # The JSON file comes last and holds the tensors' checksum, which proves that the two belong together.
@@ -107,50 +92,34 @@ class Artifact(ABC):
             revision: Branch, tag or commit of the repository.
 
         Raises:
-            FileNotFoundError: When the folder, repository or revision does not exist or lacks a file.
-            PermissionError: When the repository may not be read.
-            ConnectionError: When the Hub cannot be reached and the cache does not have the files.
+            FileNotFoundError, PermissionError, ConnectionError: As `fetch_files`.
             ValueError: When the files are damaged, of another kind, or of a newer format.
         """
         name, folder = str(path_or_repo), Path(path_or_repo)
         if folder.is_file():
             raise FileNotFoundError(f"{name} is a file. Give the folder with {cls.CONFIG_FILE} and {cls.TENSOR_FILE}.")
-        if folder.is_dir():
-            if revision is not None:
-                raise ValueError(f"{name} is a folder, and folders have no revisions. Leave {revision!r} out.")
-            return cls._read(folder, name)
-        try:
-            files = (cls.CONFIG_FILE, cls.TENSOR_FILE)
-            folder = fetch_files(name, files, repo_type="dataset", revision=revision)
-        except OSError as error:
-            advice = f" {cls.ADVICE}" if isinstance(error, FileNotFoundError) else ""
-            raise type(error)(f"{name} is no folder here. {error}{advice}") from error
-        except ValueError as error:
-            raise FileNotFoundError(f"{name} is neither a folder nor a repository id such as 'me/my-mask'.") from error
-        return cls._read(folder, name)
-
-    @classmethod
-    def _read(cls, folder: Path, name: str) -> Self:
+        if folder.is_dir() and revision is not None:
+            raise ValueError(f"{name} is a folder, and folders have no revisions. Leave {revision!r} out.")
+        if not folder.is_dir():
+            try:
+                files = (cls.CONFIG_FILE, cls.TENSOR_FILE)
+                folder = fetch_files(name, files, repo_type="dataset", revision=revision)
+            except OSError as error:
+                advice = f" {cls.ADVICE}" if isinstance(error, FileNotFoundError) else ""
+                raise type(error)(f"{name} is no folder here. {error}{advice}") from error
+            except ValueError as error:
+                raise FileNotFoundError(f"{name} is neither a folder nor a repository id like me/my-mask.") from error
         config, tensors = folder / cls.CONFIG_FILE, folder / cls.TENSOR_FILE
-        missing = [path.name for path in (config, tensors) if not path.is_file()]
-        if missing:
+        if missing := [path.name for path in (config, tensors) if not path.is_file()]:
             raise FileNotFoundError(f"{name} holds no {cls.NAME}: {' and '.join(missing)} missing. {cls.ADVICE}")
-        size = config.stat().st_size
-        if size > _LARGEST_CONFIG:
+        if (size := config.stat().st_size) > _LARGEST_CONFIG:
             raise ValueError(f"{name}/{config.name} has {size:,} bytes, more than any description needs.")
-        facts = read_description(
-            config,
-            cls.TYPE,
-            cls.FORMAT_VERSION,
-            f"describes no {cls.NAME}. Give a folder that save_pretrained wrote.",
-            name=f"{name}/{config.name}",
-            required={"sha256", *cls.FACTS},
-        )
+        otherwise = f"describes no {cls.NAME}. Give a folder that save_pretrained wrote."
+        required = {"sha256", *cls.FACTS}
+        facts = read_description(config, cls.TYPE, cls.FORMAT_VERSION, otherwise, required, f"{name}/{config.name}")
         if sha256_of(tensors) != facts["sha256"]:
-            raise ValueError(
-                f"{name}/{tensors.name} is not the file that {config.name} describes: cut short, damaged, or from "
-                "elsewhere. Fetch both again."
-            )
+            why = f"is not the file that {config.name} describes: cut short, damaged, or from elsewhere"
+            raise ValueError(f"{name}/{tensors.name} {why}. Fetch both again.")
         try:
             dataset = DatasetIdentity.from_dict(facts["dataset"])
             return cls.from_parts(cls._read_tensors(tensors, facts, dataset), facts, dataset)
@@ -172,8 +141,7 @@ class Artifact(ABC):
                     if _DTYPES.get(type_) != dtype or too_large:
                         expected = f"[up to {', '.join(map(str, largest))}] {dtype}"
                         raise ValueError(f"{name} is {list(shape)} {type_} instead of {expected}.")
-                missing = [name for name in layout if name not in names]
-                if missing:
+                if missing := [name for name in layout if name not in names]:
                     raise ValueError(f"It lacks {', '.join(missing[:5])}.")
                 return {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
@@ -181,20 +149,12 @@ class Artifact(ABC):
 
 
 def read_description(
-    path: str | Path,
-    type_: str,
-    latest: int,
-    otherwise: str,
-    *,
-    name: str | None = None,
-    required: Collection[str] = (),
-    again: str = "Fetch it again.",
-) -> dict[str, Any]:
-    """Read a JSON file that must have a `type`, a `format_version` up to `latest` and the `required` keys.
+    path: str | Path, type_: str, latest: int, otherwise: str, required: Collection[str], name: str
+) -> Facts:
+    """Read a JSON file of a type and a format version up to `latest`, which has the `required` keys.
 
-    `otherwise` and `again` end the errors for another type and for a damaged file.
+    Errors call the file `name`; `otherwise` ends the error for another type.
     """
-    name = name or str(path)
     description = read_json(path, name)
     if not isinstance(description, dict) or description.get("type") != type_:
         raise ValueError(f"{name} {otherwise}")
@@ -208,12 +168,9 @@ def read_description(
     if isinstance(version, int) and version > latest:
         writer = description.get("library_version")
         written = f", written by hf_kcd {writer}" if writer else ""
-        raise ValueError(
-            f"{name} has format version {version}{written}; this hf_kcd reads up to version {latest}. Upgrade hf_kcd."
-        )
+        raise ValueError(f"{name} has format version {version}{written}; this hf_kcd reads {latest}. Upgrade hf_kcd.")
     missing = sorted(set(required) - set(description))
     if version != latest or missing:
-        raise ValueError(
-            f"{name} is damaged: format version {version!r}, missing {', '.join(missing) or 'nothing'}. {again}"
-        )
+        lacks = ", ".join(missing) or "nothing"
+        raise ValueError(f"{name} is damaged: format version {version!r}, missing {lacks}. Make or fetch it again.")
     return description

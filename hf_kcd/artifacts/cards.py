@@ -12,18 +12,11 @@ CARD_NAME = "README.md"
 
 
 def render_card(template: Path, metadata: "huggingface_hub.CardData", **values: Any) -> str:
-    """Render a README.md from a Jinja template; a missing value is an error.
-
-    Args:
-        template: The template's file.
-        metadata: The YAML block at the head.
-        **values: Variables of the template.
-    """
+    """Render a README.md from metadata and a Jinja template; a missing value is an error."""
     import jinja2
 
-    body = jinja2.Template(
-        template.read_text(encoding="utf-8"), trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    ).render(**values)
+    options = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    body = jinja2.Template(template.read_text(encoding="utf-8"), **options).render(**values)
     return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 

@@ -17,11 +17,7 @@ from safetensors.torch import save_file
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces it when the block ends without an error.
-
-    Raises:
-        OSError: With the path and the cause, when it cannot be written (full disk, read-only folder).
-    """
+    """Yield a temporary path beside `path`, which replaces it when the block ends without an error."""
     path = Path(path)
     with _write_errors(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -37,11 +33,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which replaces it whole when the block ends without an error.
-
-    Raises:
-        OSError: With the path and the cause, when it cannot be written.
-    """
+    """Yield a temporary folder beside `path`, which replaces it whole when the block ends without an error."""
     path = Path(path)
     with _write_errors(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -60,30 +52,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all.
-
-    Raises:
-        ValueError: When it holds NaN or an infinity, which JSON does not have.
-    """
+    """Write `value` as indented JSON, whole or not at all; NaN and infinities are a ValueError."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
         temporary.write_text(text)
 
 
 def read_json(path: str | Path, name: str | None = None) -> Any:
-    """Read a JSON file, which errors call `name`, by default its path.
-
-    Raises:
-        ValueError: When it is not JSON.
-        FileNotFoundError: When it does not exist.
-    """
+    """Read a JSON file, which errors call `name`, by default its path; anything else is a ValueError."""
     try:
         return json.loads(Path(path).read_text())
     # ValueError includes bytes that are not text, and integers of thousands of digits; RecursionError is deep nesting.
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{name or path} is not a JSON file ({error}). It was cut short or overwritten: fetch it again."
-        ) from error
+        raise ValueError(f"{name or path} is not a JSON file ({error}): make or fetch it again.") from error
 
 
 def sha256_of(path: str | Path) -> str:
@@ -97,36 +78,26 @@ def save_tensors(
 ) -> None:
     """Write tensors and string metadata as one safetensors file, whole or not at all."""
     with atomic_file(path) as temporary:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(contiguous, temporary, metadata=dict(metadata or {}))
+            save_file(plain, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors by name, on the CPU, and its metadata.
-
-    Raises:
-        ValueError: When it is not a whole safetensors file, with the path.
-        FileNotFoundError: When it does not exist.
-    """
-    path = Path(path)
-    if not path.is_file():
+    """Read a safetensors file: its tensors by name, on the CPU, and its metadata; a damaged one is a ValueError."""
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist.")
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({error}). It was cut short or is of another kind: fetch it again."
-        ) from error
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch it again.") from error
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    os.umask(mask := os.umask(0))
     return mask
 
 

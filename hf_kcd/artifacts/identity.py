@@ -16,35 +16,16 @@ _NUM_SAMPLED_IMAGES = 256
 def find_columns(
     dataset: datasets.Dataset, image_column: str | None = None, label_column: str | None = None
 ) -> tuple[str, str]:
-    """Find the image and the label column of a data set by their feature types.
-
-    Args:
-        dataset: A map-style data set.
-        image_column: Name of the image column; None takes the first `Image`.
-        label_column: Name of the label column; None takes the first `ClassLabel`.
-
-    Returns:
-        The names of the image column and the label column.
-
-    Raises:
-        TypeError: For an `IterableDataset`, or anything else that is not a `datasets.Dataset`.
-        ValueError: When there is no such column, or a given name is not a column of that type.
-    """
+    """Return the names of the image and the label column of a data set; None finds the first by its feature type."""
     if isinstance(dataset, datasets.DatasetDict):
         raise TypeError(f"Expected one split, got a DatasetDict with {sorted(dataset)}: pass one of them.")
     if isinstance(dataset, datasets.IterableDataset):
-        raise TypeError(
-            "An IterableDataset has no point ids and no length, so its points cannot be valued or selected. "
-            "Load the data set without streaming=True."
-        )
+        raise TypeError("An IterableDataset has no point ids and no length: load the data set without streaming=True.")
     if not isinstance(dataset, datasets.Dataset):
-        raise TypeError(
-            f"Expected a datasets.Dataset, got {type(dataset).__name__}. Build one with datasets.Dataset.from_dict."
-        )
-    return (
-        _find(dataset, "image", datasets.Image, image_column),
-        _find(dataset, "label", datasets.ClassLabel, label_column),
-    )
+        found = type(dataset).__name__
+        raise TypeError(f"Expected a datasets.Dataset, got {found}. Build one with datasets.Dataset.from_dict.")
+    image = _find(dataset, "image", datasets.Image, image_column)
+    return image, _find(dataset, "label", datasets.ClassLabel, label_column)
 
 
 def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None) -> str:
@@ -55,10 +36,8 @@ def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None)
             raise ValueError(f"{kind} column {name!r} is not a {feature.__name__} column. Columns: {columns}.")
         return name
     if not found:
-        raise ValueError(
-            f"The data set has no {kind} column ({feature.__name__}). Columns: {columns}. "
-            f"Cast one with dataset.cast_column(name, datasets.{feature.__name__}(...))."
-        )
+        advice = f"Cast one with dataset.cast_column(name, datasets.{feature.__name__}(...))."
+        raise ValueError(f"The data set has no {kind} column ({feature.__name__}). Columns: {columns}. {advice}")
     return found[0]
 
 
@@ -67,8 +46,7 @@ class DatasetIdentity:
     """Equal for two copies of a data set that hold the same points in the same order.
 
     Args:
-        num_points: Number of points.
-        class_names: Names of the classes, in label order.
+        num_points, class_names: Number of points, and names of the classes in label order.
         labels: SHA-256 of all labels, int64 little-endian, in order.
         images: SHA-256 over evenly spaced images (at most 256): the pixels of lossless images, the bytes of JPEGs.
     """
@@ -82,37 +60,23 @@ class DatasetIdentity:
     def of(
         cls, dataset: datasets.Dataset, image_column: str | None = None, label_column: str | None = None
     ) -> "DatasetIdentity":
-        """Compute the identity of a data set.
-
-        Args:
-            dataset: A map-style data set with an image and a label column.
-            image_column: Name of the image column; None finds it by type.
-            label_column: Name of the label column; None finds it by type.
-
-        Raises:
-            ValueError: With the point id, when an image is missing or broken.
-        """
+        """Compute the identity of a data set; a missing or broken image is a ValueError with its point id."""
         image_column, label_column = find_columns(dataset, image_column, label_column)
         plain = dataset.with_format(None)
         labels = plain.select_columns(label_column).with_format("numpy")[:][label_column]
         sampled = np.linspace(0, len(dataset) - 1, min(len(dataset), _NUM_SAMPLED_IMAGES)).astype(np.int64)
-        raw = (
-            plain.select_columns(image_column).select(sampled).cast_column(image_column, datasets.Image(decode=False))
-        )
+        raw = plain.select_columns(image_column).select(sampled)
+        raw = raw.cast_column(image_column, datasets.Image(decode=False))
         digest = hashlib.sha256()
         for point, row in zip(sampled, raw, strict=True):
             try:
                 digest.update(_image_bytes(row[image_column]))
             except (OSError, SyntaxError, TypeError) as error:
-                raise ValueError(
-                    f"The image of point {point} cannot be read ({error}). Remove or replace it, or fetch the data again."
-                ) from error
-        return cls(
-            num_points=len(dataset),
-            class_names=tuple(dataset.features[label_column].names),
-            labels=hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest(),
-            images=digest.hexdigest(),
-        )
+                advice = "Remove or replace it, or fetch the data again."
+                raise ValueError(f"The image of point {point} cannot be read ({error}). {advice}") from error
+        names = tuple(dataset.features[label_column].names)
+        label_digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+        return cls(len(dataset), names, label_digest.hexdigest(), digest.hexdigest())
 
     def difference(self, other: "DatasetIdentity") -> str | None:
         """Describe in one clause how another data set differs; None when it is the same."""
@@ -120,11 +84,8 @@ class DatasetIdentity:
             return f"it has {other.num_points} points instead of {self.num_points}"
         if self.class_names != other.class_names:
             return f"its classes differ ({_some(other.class_names)} instead of {_some(self.class_names)})"
-        if self.labels != other.labels:
-            return "its labels differ: another set, or the same points in another order"
-        if self.images != other.images:
-            return "its images differ: another set, or the same points in another order"
-        return None
+        wrong = next((name for name in ("labels", "images") if getattr(self, name) != getattr(other, name)), None)
+        return wrong and f"its {wrong} differ: another set, or the same points in another order"
 
     def to_dict(self) -> dict:
         """Return the fields as plain JSON values."""
@@ -132,11 +93,7 @@ class DatasetIdentity:
 
     @classmethod
     def from_dict(cls, values: Any) -> "DatasetIdentity":
-        """Read the values of `to_dict` from an untrusted file.
-
-        Raises:
-            ValueError: When they do not identify a data set, naming what is wrong.
-        """
+        """Read the values of `to_dict` from an untrusted file; a ValueError names what is wrong."""
         names = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or set(values) != set(names):
             raise ValueError(f"its dataset is not an object of {', '.join(names)}.")

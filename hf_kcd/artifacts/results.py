@@ -27,21 +27,14 @@ def read_results(path: str | Path) -> Results:
     """Read the results of a run, as `write_results` wrote them.
 
     Raises:
-        FileNotFoundError: When it does not exist.
+        FileNotFoundError: When the file does not exist.
         ValueError: When it is another kind of file, damaged, or of a newer format.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
-    results = read_description(
-        path,
-        TYPE,
-        FORMAT_VERSION,
-        "holds no results of a run. Give the results.json of a run's folder.",
-        required=_KEYS,
-        again="Run it again.",
-    )
-    wrong = [name for name, fits in _SHAPES.items() if not fits(results.get(name))]
-    if wrong:
+    otherwise = "holds no results of a run. Give the results.json of a run's folder."
+    results = read_description(path, TYPE, FORMAT_VERSION, otherwise, _KEYS, str(path))
+    if wrong := [name for name, fits in _SHAPES.items() if not fits(results.get(name))]:
         raise ValueError(f"{path} is damaged: the results of a run never have such {', '.join(wrong)}. Run it again.")
     return results
 
@@ -61,21 +54,17 @@ def _has_numbers(value: Any, *names: str) -> bool:
 
 
 def _is_accuracy(value: Any) -> bool:
-    entries = (value.get("last"), value.get("best")) if isinstance(value, dict) else (None,)
-    return all(_has_numbers(entry, "top1", "epoch") for entry in entries)
+    return isinstance(value, dict) and all(_has_numbers(value.get(name), "top1", "epoch") for name in ("last", "best"))
 
 
 def _is_history(value: Any) -> bool:
     if not isinstance(value, dict) or not all(isinstance(column, list) for column in value.values()):
         return False
-    columns = list(value.values())
-    entries = [entry for column in columns for entry in column]
     return (
         {"epoch", "num_kept", "stage", "top1", "eval_loss", "loss"} <= set(value)
-        and {len(column) for column in columns} == {len(value["epoch"])} != {0}
-        and all(entry is None or _is_number(entry) for entry in entries)
-        and None not in value["epoch"]
-        and None not in value["num_kept"]
+        and {len(column) for column in value.values()} == {len(value["epoch"])} != {0}
+        and all(entry is None or _is_number(entry) for column in value.values() for entry in column)
+        and None not in value["epoch"] + value["num_kept"]
     )
 
 
@@ -102,8 +91,7 @@ def run_label(results: Results) -> str:
     name = results["method"].upper()
     if condensation is not None:
         # A random ranking condenses no knowledge: the papers call it random selection.
-        drawn = condensation["value"] == "random"
-        name = f"{name}, random selection" if drawn else f"KC-{name}"
+        name = f"{name}, random selection" if condensation["value"] == "random" else f"KC-{name}"
         if condensation.get("cumulative_mixing"):
             name += " (released code)"
     if results.get("mask") is not None:
@@ -119,15 +107,10 @@ def run_label(results: Results) -> str:
 
 
 def group_results(results: list[Results]) -> dict[str, list[Results]]:
-    """Group runs that differ only in their seed and machine.
-
-    Returns:
-        Lists of results by name; experiments with equal names get a number.
-    """
+    """Group runs that differ only in their seed and machine, by name; experiments with equal names get a number."""
     experiments: dict[str, list[Results]] = {}
     for result in results:
-        settings = json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True)
-        experiments.setdefault(settings, []).append(result)
+        experiments.setdefault(json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True), []).append(result)
     groups: dict[str, list[Results]] = {}
     for experiment in experiments.values():
         label = run_label(experiment[0])

@@ -16,25 +16,18 @@ STUDENT_PICTURES = ("curves", "most_valuable", "least_valuable")
 
 
 def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
-    """Read results and recipe of a finished run; the recipe is None where there is none.
-
-    Raises:
-        FileNotFoundError: When there are no results.
-        ValueError: When a file is damaged.
-    """
-    run_folder = Path(run_folder)
-    results, recipe = read_results(run_folder / RESULTS_NAME), None
-    if (run_folder / RECIPE_NAME).is_file():
-        try:
-            recipe = yaml.safe_load((run_folder / RECIPE_NAME).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{run_folder / RECIPE_NAME} is not a YAML file: {error}") from error
-        names = ("data", "student", "teacher", "mask")
-        fits = isinstance(recipe, dict) and all(isinstance(key, str) for key in recipe)
-        if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
-            raise ValueError(
-                f"{run_folder / RECIPE_NAME} holds no options of a run: write one 'option: value' a line."
-            )
+    """Read results and recipe (None without one) of a finished run; raises as `read_results`, and for a broken recipe."""
+    results, path = read_results(Path(run_folder) / RESULTS_NAME), Path(run_folder) / RECIPE_NAME
+    if not path.is_file():
+        return results, None
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
+    names = ("data", "student", "teacher", "mask")
+    fits = isinstance(recipe, dict) and all(isinstance(key, str) for key in recipe)
+    if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
+        raise ValueError(f"{path} holds no options of a run: write one 'option: value' a line.")
     return results, recipe
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from ..artifacts.run_folder import RESULTS_NAME, read_run
 from ..data import KnowledgeDataset
 from ..hub.download import fetch_files
-from ..reporting import group_results, plot_curves, read_results, results_table, save_figure
-from ..reporting.run import draw_run
+from ..reporting import group_results, plot_curves, read_results, results_table, save_figure, write_run_plots
 from .options import CommandParser
 from .recipe import RunConfig
 from .run import load_run_data
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     results = [read_results(_results_file(run)) for run in options.runs]
     if len(results) == 1 and Path(options.runs[0]).is_dir():
         folder = Path(options.runs[0])
-        for path in draw_run(folder, results[0], _training_set(folder)):
+        for path in write_run_plots(folder, results[0], dataset=_training_set(folder)):
             print(path)
         return
     groups = group_results(results)

@@ -17,7 +17,7 @@ from ..data import ImageData, KnowledgeDataset, SoftLabels, first_points, load_i
 from ..methods.registry import get_method
 from ..models.loading import brings_weights, load_student, load_trained_model
 from ..publishing import push_student
-from ..reporting.run import describe_run, draw_run
+from ..reporting import describe_run, write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
 from ..training.interruption import interruptible
@@ -64,7 +64,7 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
             if trainer.kcd is not None and trainer.kcd.mask is not None:
                 trainer.kcd.mask.save_pretrained(folder / MASK_FOLDER)
             if config.plots:
-                draw_run(folder, results, trainer.train_dataset)
+                write_run_plots(folder, results, dataset=trainer.train_dataset)
             # Last, because a folder with results is a finished run.
             write_results(folder / RESULTS_NAME, results)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:

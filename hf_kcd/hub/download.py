@@ -26,8 +26,7 @@ def fetch_files(
         repo_id: "me/my-mask", or with a revision "me/my-mask@v1".
         required: Names of files that must exist.
         optional: Names of files to fetch if they exist.
-        repo_type: "model" or "dataset".
-        revision: Branch, tag or commit; default: the main branch.
+        repo_type, revision: "model" or "dataset"; branch, tag or commit (default: the main branch).
         force: Download cached files again. Damaged files are downloaded again in any case.
 
     Returns:
@@ -36,13 +35,12 @@ def fetch_files(
     Raises:
         FileNotFoundError: When the repository, the revision or a required file does not exist.
         PermissionError: When reading it is not allowed.
-        ConnectionError: When the connection fails and the cache does not have the files, or when they keep arriving damaged.
+        ConnectionError: When the connection fails and the cache lacks the files, or they keep arriving damaged.
     """
     if revision is None:
         repo_id, _, named = repo_id.partition("@")
         revision = named or None
-    text = repository_text(repo_id, repo_type, revision)
-    names = [*required, *optional]
+    text, names = repository_text(repo_id, repo_type, revision), [*required, *optional]
     options = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision, "allow_patterns": names}
     # A damaged file stays in the cache under its right name, so it needs a forced second download.
     for forced in (force, True):
@@ -53,8 +51,7 @@ def fetch_files(
             break
     else:
         raise ConnectionError(f"{' and '.join(damaged)} of the {text} came damaged twice: try again later.")
-    missing = [name for name in required if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in required if not (folder / name).is_file()]:
         raise FileNotFoundError(f"The {text} has no {' and no '.join(missing)}.")
     return folder
 
@@ -67,10 +64,9 @@ def _snapshot(required: Sequence[str], **options: Any) -> Path:
         # The Hub answered: this is not a matter of the connection. If refused, huggingface_hub reads the cache itself.
         if isinstance(error, errors.HfHubHTTPError):
             raise
+        options |= {"force_download": False, "local_files_only": True}
         try:
-            folder = Path(
-                huggingface_hub.snapshot_download(**{**options, "force_download": False, "local_files_only": True})
-            )
+            folder = Path(huggingface_hub.snapshot_download(**options))
         except errors.LocalEntryNotFoundError:
             raise error from None
         # Older versions return a folder with the files that arrived before the break.

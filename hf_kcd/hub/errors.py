@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from huggingface_hub import errors
 
 _KINDS = {"model": "model repository", "dataset": "data set repository"}
-_LATER = "Try again later."
 _LOGIN = "(hf auth login, HF_TOKEN)"
 # What huggingface_hub raises, what we raise, and in which words; a subclass stands before its base.
 _MESSAGES = {
@@ -31,17 +30,12 @@ def hub_errors(repo_id: str, repo_type: str, revision: str | None, doing: str) -
     """Turn errors of huggingface_hub into one line: what is wrong with which repository, and what to do.
 
     Args:
-        repo_id: The repository.
-        repo_type: "model" or "dataset".
-        revision: Branch, tag or commit, if any.
+        repo_id, repo_type, revision: The repository, "model" or "dataset", and its branch, tag or commit, if any.
         doing: What the block does to the repository: "read" or "written to".
 
     Raises:
-        ValueError: For an invalid repository id.
-        FileNotFoundError: When the repository, revision or file does not exist.
-        PermissionError: Without the login or the right.
-        ConnectionError: For what may pass: no connection, rate limits, failures of the server.
-        OSError: For everything else, such as a full disk.
+        ValueError, FileNotFoundError, PermissionError: For an invalid id, what is missing, and a missing login or right.
+        ConnectionError, OSError: For what may pass (no connection, rate limits, the server's failures), and the rest.
     """
     try:
         yield
@@ -64,9 +58,9 @@ def _message(error: BaseException, doing: str) -> tuple[type[Exception], str] | 
     if status in (401, 403):
         return PermissionError, f"may not be {doing} with this login ({status}): use a token with that right {_LOGIN}."
     if status == 429:
-        return ConnectionError, f"could not be {doing}: the Hub asks for fewer requests (429). {_LATER}"
+        return ConnectionError, f"could not be {doing}: the Hub asks for fewer requests (429). Try again later."
     if status is not None and status >= 500:
-        return ConnectionError, f"could not be {doing}: the Hub failed with {status}. {_LATER}"
+        return ConnectionError, f"could not be {doing}: the Hub failed with {status}. Try again later."
     if status is not None:
         return OSError, f"could not be {doing}: the Hub refused with {status}: {_one_line(error)}"
     if isinstance(error, errors.HTTPError | ConnectionError):
@@ -86,5 +80,4 @@ def repository_text(repo_id: str, repo_type: str, revision: str | None) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -30,17 +30,12 @@ _WHOLE_PATH = re.compile(r"(?:local-dir:|file:)?(?:[/~\\]|\.{1,2}[/\\]|[A-Za-z]:
 
 
 def without_folders(value: Any) -> Any:
-    """Reduce paths to their last component, so that they do not show this machine's folders.
+    """Reduce paths in plain JSON to their last component, so that they do not show this machine's folders.
 
-    Args:
-        value: Plain JSON: strings, numbers, lists and dicts. A dict's "command" is read word by word; one that no shell
-            accepts becomes None.
+    A dict's "command" is read word by word; one that no shell accepts becomes None.
     """
     if isinstance(value, dict):
-        return {
-            key: _command(item) if key == "command" and isinstance(item, str) else without_folders(item)
-            for key, item in value.items()
-        }
+        return {key: _command(item) if key == "command" else without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return _last_component(value) if isinstance(value, str) else value
@@ -52,14 +47,15 @@ def _last_component(text: str) -> str:
     return _PATH.sub(lambda found: _last_component(found[0]), text)
 
 
-def _command(command: str) -> str | None:
+def _command(command: Any) -> Any:
+    if not isinstance(command, str):
+        return without_folders(command)
     try:
         words = [word.partition("=") for word in shlex.split(command)]
     except ValueError:
         return None
-    return shlex.join(
-        f"{option}={_last_component(value)}" if sign else _last_component(option) for option, sign, value in words
-    )
+    last = _last_component
+    return shlex.join(f"{option}={last(value)}" if sign else last(option) for option, sign, value in words)
 
 
 def check_folder(folder: str | Path) -> list[tuple[str, int]]:
@@ -69,7 +65,7 @@ def check_folder(folder: str | Path) -> list[tuple[str, int]]:
         The name and the size in bytes of every file, sorted by name.
 
     Raises:
-        ValueError: For a link, a file of another kind than we publish (such as a pickle), a token, or a path of this machine.
+        ValueError: For a link, a file of a kind that we do not publish (a pickle), a token, or a path of this machine.
         FileNotFoundError: When the folder is missing or empty.
     """
     folder = Path(folder)
@@ -81,9 +77,8 @@ def check_folder(folder: str | Path) -> list[tuple[str, int]]:
         if path.is_symlink() or not path.is_file():
             raise ValueError(f"{name} is a link or not a plain file: only plain files are uploaded.")
         if path.suffix not in _ALLOWED:
-            raise ValueError(
-                f"{name} is not of a kind that is uploaded ({', '.join(sorted(_ALLOWED))}): remove it from the folder."
-            )
+            kinds = ", ".join(sorted(_ALLOWED))
+            raise ValueError(f"{name} is not of a kind that is uploaded ({kinds}): remove it from the folder.")
         for text in _texts(path):
             _check_text(name, text)
     return [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
@@ -119,6 +114,5 @@ def _check_text(name: str, text: str) -> None:
     token = huggingface_hub.get_token()
     if _TOKEN.search(text) or (token and token in text):
         raise ValueError(f"{name} holds a token: remove it, and revoke it if anybody else has seen it.")
-    found = _PATH.search(text)
-    if found:
+    if found := _PATH.search(text):
         raise ValueError(f"{name} holds {found[0]!r}, a folder of this machine: remove it before uploading.")

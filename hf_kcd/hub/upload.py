@@ -19,14 +19,8 @@ _TRANSIENT = (412, 429, 500, 502, 503, 504)
 # The requests that huggingface_hub does not retry.
 _NOT_RETRIED = re.compile(r"/api/repos/create|/branch/|/commit/")
 # Only this package writes these files, so an upload without them deletes the ones of an earlier upload.
-_OURS = [
-    "plots/*.png",
-    "data/points.parquet",
-    "recipe.yaml",
-    "results.json",
-    "soft_labels.json",
-    "soft_labels.safetensors",
-]
+_OURS = ["plots/*.png", "data/points.parquet", "recipe.yaml", "results.json"]
+_OURS += ["soft_labels.json", "soft_labels.safetensors"]
 
 
 def full_name(repo_id: str, repo_type: str) -> str:
@@ -51,9 +45,8 @@ def upload(
     An interrupted upload changes no branch. Rate limits (429) and transient failures are retried.
 
     Args:
-        folder: The files.
+        folder, repo_type: The files; "model" or "dataset".
         repo_id: "me/my-student"; without a user's name, the repository of the logged-in user.
-        repo_type: "model" or "dataset".
         private: Whether a new repository is private; None for the account's default.
         revision: Branch to commit to, created if it does not exist; default: the main branch.
         commit_message: Title of the commit.
@@ -76,28 +69,24 @@ def upload(
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
                 repository = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision}
+                there = set(api.list_repo_files(**repository)) - set(names)
+                old = sorted(name for name in there if any(fnmatch(name, pattern) for pattern in _OURS))
                 operations = [huggingface_hub.CommitOperationAdd(name, Path(folder) / name) for name in names]
-                operations += [
-                    huggingface_hub.CommitOperationDelete(name)
-                    for name in api.list_repo_files(**repository)
-                    if name not in names and any(fnmatch(name, pattern) for pattern in _OURS)
-                ]
+                operations += map(huggingface_hub.CommitOperationDelete, old)
                 # Not upload_folder: with Xet it makes several commits.
                 return api.create_commit(**repository, operations=operations, commit_message=commit_message)
             except HTTPError as error:
-                if attempt == _ATTEMPTS - 1 or not _should_retry(error):
+                if (seconds := _seconds_to_wait(error, attempt)) is None:
                     raise
-                time.sleep(_seconds_to_wait(error, attempt))
+                time.sleep(seconds)
 
 
-def _should_retry(error: Exception) -> bool:
+def _seconds_to_wait(error: HTTPError, attempt: int) -> float | None:
+    """Return the seconds before another attempt; None if another one is of no use."""
     response = getattr(error, "response", None)
     request = error.request if response is None else response.request
     transient = response is None or response.status_code in _TRANSIENT
-    return transient and _NOT_RETRIED.search(str(request.url)) is not None
-
-
-def _seconds_to_wait(error: Exception, attempt: int) -> float:
-    response = getattr(error, "response", None)
+    if attempt == _ATTEMPTS - 1 or not transient or not _NOT_RETRIED.search(str(request.url)):
+        return None
     asked = "" if response is None else response.headers.get("Retry-After", "")
     return min(float(asked), _LONGEST_WAIT) if asked.isdigit() else 2.0**attempt

@@ -30,20 +30,15 @@ def push_student(
 
     Args:
         run_folder: The folder of a finished run.
-        repo_id: "me/my-student"; without a user's name, the repository of the logged-in user.
-        private: Whether a new repository is private; None for the account's default.
-        revision: Branch to commit to, created if it does not exist; default: the main branch.
-        commit_message: Title of the commit.
+        repo_id, private, revision, commit_message: As for `hf_kcd.hub.upload`.
         **links_and_card: Other arguments of `write_student_repository`: `mask_repo`, `teacher_repo`, `license`, `tags`, ….
 
     Returns:
         The commit, with its address.
 
     Raises:
-        FileNotFoundError: When the run is not finished or its folder has no weights; nothing has been sent.
-        ValueError: When its files do not belong together or may not be published; nothing has been sent.
-        PermissionError: Without a login, or without the right to write.
-        ConnectionError: When the Hub cannot be reached or the connection breaks.
+        FileNotFoundError, ValueError: As `write_student_repository`, before anything is sent.
+        PermissionError, ConnectionError: As `hf_kcd.hub.upload`.
     """
     repo_id = full_name(repo_id, "model")
     with tempfile.TemporaryDirectory() as folder:
@@ -67,20 +62,16 @@ def write_student_repository(
     and the mask by their repositories. Networks that learned along (subfolders of the run) are not published.
 
     Args:
-        folder: Where to write.
-        run_folder: The folder of a finished run.
+        folder, run_folder: Where to write, and the folder of a finished run.
         repo_id: The repository that the card names.
-        mask_repo: Repository of the knowledge mask that the run made or was trained on; default: what the recipe names.
-        teacher_repo: Repository of the teacher; default: what the recipe names.
-        **card: Other arguments of `student_card`.
+        mask_repo, teacher_repo, **card: As for `student_card`.
 
     Raises:
         FileNotFoundError: When the run is not finished or its folder has no weights.
         ValueError: When its files are damaged or do not belong together.
     """
     folder, run_folder = Path(folder), Path(run_folder)
-    results, recipe = read_run(run_folder)
-    pictures = pictures_of(run_folder)
+    (results, recipe), pictures = read_run(run_folder), pictures_of(run_folder)
     _check_weights(run_folder, results)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*_WEIGHTS, *pictures):
@@ -95,14 +86,11 @@ def write_student_repository(
 
 
 def _check_weights(run_folder: Path, results: Results) -> None:
-    missing = [name for name in _WEIGHTS if not (run_folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{run_folder} has results but no {' and no '.join(missing)}: give the folder of a run that saved its weights."
-        )
+    if missing := [name for name in _WEIGHTS if not (run_folder / name).is_file()]:
+        raise FileNotFoundError(f"{run_folder} has no {' and no '.join(missing)}: give a run that saved its weights.")
     config = read_json(run_folder / "config.json")
-    architecture = config.get("architecture") if isinstance(config, dict) else None
-    if architecture != results["student"]:
+    found = config.get("architecture") if isinstance(config, dict) else None
+    if found != results["student"]:
         raise ValueError(
-            f"{run_folder} holds the weights of {architecture} but the results of {results['student']}: they are from two runs."
+            f"{run_folder} holds the weights of {found} but the results of {results['student']}: two runs."
         )

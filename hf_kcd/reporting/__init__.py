@@ -5,7 +5,7 @@ from ..artifacts.results import Results, group_results, read_results, run_label,
 from .compare import chance_distance, compare_masks, describe_mask, mask_table
 from .curves import plot_curves
 from .mask_plots import plot_hamming, plot_ranks, plot_stages, plot_values
-from .run_plots import contact_sheet, write_run_plots
+from .run import contact_sheet, describe_run, write_run_plots
 from .student_card import student_card
 from .tables import NOTHING, format_table, results_table
 
@@ -16,6 +16,7 @@ __all__ = [
     "compare_masks",
     "contact_sheet",
     "describe_mask",
+    "describe_run",
     "format_table",
     "group_results",
     "mask_table",

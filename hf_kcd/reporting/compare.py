@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -11,13 +12,7 @@ from .tables import NOTHING, format_table
 
 
 def compare_masks(masks: Mapping[str, KnowledgeMask]) -> np.ndarray:
-    """Count, for every two masks, the points that one keeps and the other discards (Fig. 3c).
-
-    Args:
-        masks: Masks of one data set, by name.
-
-    Returns:
-        [M, M] int64, symmetric.
+    """Count, for every two masks, the points that one keeps and the other discards (Fig. 3c): [M, M] int64, symmetric.
 
     Raises:
         ValueError: When there are fewer than two masks, or two are about different data sets.
@@ -25,12 +20,11 @@ def compare_masks(masks: Mapping[str, KnowledgeMask]) -> np.ndarray:
     if len(masks) < 2:
         raise ValueError(f"There are {len(masks)} masks to compare: give two or more.")
     distances = np.zeros((len(masks), len(masks)), dtype=np.int64)
-    for row, (name, mask) in enumerate(masks.items()):
-        for column, (other_name, other) in enumerate(list(masks.items())[:row]):
-            try:
-                distances[row, column] = distances[column, row] = mask.hamming_distance(other)
-            except ValueError as error:
-                raise ValueError(f"{other_name} and {name} cannot be compared. {error}") from error
+    for (column, (other_name, other)), (row, (name, mask)) in combinations(enumerate(masks.items()), 2):
+        try:
+            distances[row, column] = distances[column, row] = mask.hamming_distance(other)
+        except ValueError as error:
+            raise ValueError(f"{other_name} and {name} cannot be compared. {error}") from error
     return distances
 
 
@@ -41,13 +35,8 @@ def chance_distance(mask: KnowledgeMask, other: KnowledgeMask) -> float:
 
 
 def mask_table(masks: Mapping[str, KnowledgeMask], *, markdown: bool = False) -> str:
-    """Write the Hamming distances of masks as a table, each with that of random masks in brackets.
-
-    Raises:
-        ValueError: As `compare_masks`.
-    """
-    distances = compare_masks(masks)
-    rows = []
+    """Write the distances of `compare_masks` as a table, each with that of random masks in brackets."""
+    distances, rows = compare_masks(masks), []
     for row, (name, mask) in enumerate(masks.items()):
         cells = [
             NOTHING if row == column else f"{distances[row, column]:,} ({chance_distance(mask, other):,.0f})"
@@ -60,12 +49,7 @@ def mask_table(masks: Mapping[str, KnowledgeMask], *, markdown: bool = False) ->
 def describe_mask(mask: KnowledgeMask, labels: Sequence[int] | np.ndarray | torch.Tensor | None = None) -> str:
     """Describe a mask in a few lines of text: its origin, what it keeps, and the points' values.
 
-    Args:
-        mask: The mask.
-        labels: [N] class ids of the data set, for the counts per class.
-
-    Raises:
-        ValueError: When the labels are not those of the mask's data set.
+    With `labels`, [N] class ids of its data set, also the counts per class; other labels are a ValueError.
     """
     facts = mask.description()
     num_points, num_kept, names = facts["num_points"], facts["num_kept"], facts["dataset"]["class_names"]
@@ -76,8 +60,9 @@ def describe_mask(mask: KnowledgeMask, labels: Sequence[int] | np.ndarray | torc
         low, high = facts["shares"]
         mixed = f"{facts['num_mixed']:,} of the kept, with {low:.2f} to {high:.2f} of a partner"
     low, high = facts["frequency"]
+    some_names = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     lines = [
-        f"Knowledge mask of {num_points:,} points in {len(names)} classes ({_some_names(names)})",
+        f"Knowledge mask of {num_points:,} points in {len(names)} classes ({some_names})",
         f"  from       {_origin(facts['provenance'])}",
         f"  stage      {facts['stage']}",
         f"  kept       {num_kept:,} ({num_kept / num_points:.1%}), discarded {num_points - num_kept:,}",
@@ -85,8 +70,8 @@ def describe_mask(mask: KnowledgeMask, labels: Sequence[int] | np.ndarray | torc
         f"  frequency  {low} to {high} epochs recorded per point",
         "  value               5 %      25 %    median      75 %      95 %",
     ]
-    for name, quantiles in facts["quantiles"].items():
-        lines.append(f"    {name:<10}" + "".join(f"{value:>10.4g}" for value in quantiles))
+    quantiles = facts["quantiles"].items()
+    lines += [f"    {name:<10}" + "".join(f"{value:>10.4g}" for value in values) for name, values in quantiles]
     if labels is not None:
         lines.append(_kept_per_class(mask, np.asarray(labels)))
     return "\n".join(lines)
@@ -96,28 +81,21 @@ def _origin(provenance: Mapping[str, object]) -> str:
     student, teacher, method = (provenance.get(name) for name in ("student", "teacher", "method"))
     if student is None:
         return "unknown"
-    origin = f"{student} under {method}" if teacher is None else f"{teacher} teaching {student} under {method}"
-    return f"{origin}, seed {provenance['seed']}" if "seed" in provenance else origin
+    seed = f", seed {provenance['seed']}" if "seed" in provenance else ""
+    return (f"{teacher} teaching " if teacher is not None else "") + f"{student} under {method}{seed}"
 
 
 def _kept_per_class(mask: KnowledgeMask, labels: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
     if digest != mask.dataset.labels:
-        raise ValueError(
-            f"The {len(labels)} labels are not those of the mask's data set. "
-            "Give the labels of the split that the mask was made on, in its original order."
-        )
-    num_classes = len(mask.dataset.class_names)
-    totals = np.bincount(labels, minlength=num_classes)
-    counts = np.bincount(labels[mask.kept.numpy()], minlength=num_classes)
+        advice = "Give those of the split that it was made on, in its original order."
+        raise ValueError(f"The {len(labels)} labels are not those of the mask's data set. {advice}")
+    names = mask.dataset.class_names
+    totals, counts = (np.bincount(part, minlength=len(names)) for part in (labels, labels[mask.kept.numpy()]))
     present = np.flatnonzero(totals)
     ranked = present[np.argsort(counts[present] / totals[present], kind="stable")]
 
     def some(classes: np.ndarray) -> str:
-        return ", ".join(f"{mask.dataset.class_names[each]} {counts[each]}/{totals[each]}" for each in classes)
+        return ", ".join(f"{names[each]} {counts[each]}/{totals[each]}" for each in classes)
 
     return f"  kept per class, fewest: {some(ranked[:3])}\n                   most: {some(ranked[::-1][:3])}"
-
-
-def _some_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -19,11 +19,8 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     """Draw accuracy and loss over the epochs, and below them the share of points that is kept.
 
     Args:
-        results: One run, or several to compare.
+        results: One run, or several to compare; none is a ValueError.
         labels: Names of the runs; runs with the same name (seeds) share a color.
-
-    Raises:
-        ValueError: When there is no run, or not one label for each.
     """
     runs = [results] if isinstance(results, dict) else list(results)
     if not runs:
@@ -40,14 +37,12 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
     else:
         figures.set_title(figure, f"{len(runs)} runs on {data}")
         _draw_several(rows, runs, labels)
-    rows[2].set_ylim(0, 105)
-    rows[2].set_xlim(0, max(run["history"]["epoch"][-1] for run in runs))
+    rows[2].set(ylim=(0, 105), xlim=(0, max(run["history"]["epoch"][-1] for run in runs)))
     rows[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in rows[:2]:
         if not axes.get_legend_handles_labels()[0]:
-            axes.text(
-                0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=figures.GRAY
-            )
+            place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+            axes.text(0.5, 0.5, "nothing logged", color=figures.GRAY, **place)
         elif len(runs) == 1 or axes is rows[0]:
             axes.legend(frameon=False, fontsize=9)
     return figure
@@ -55,16 +50,14 @@ def plot_curves(results: Results | Sequence[Results], labels: Sequence[str] | No
 
 def _draw_one(rows: Sequence[Axes], run: Results) -> None:
     """Draw every curve of a run, with a dotted line at each selection."""
-    top, middle, bottom = rows
-    history = _columns(run)
+    (top, middle, bottom), history = rows, _columns(run)
     epochs = history["epoch"]
     _line(top, epochs, history["top1"], label="top-1", color=figures.BLUE, linewidth=_WIDE)
     _line(top, epochs, history["top5"], label="top-5", color=figures.SKY, linewidth=_THIN)
-    _line(
-        middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", color=figures.BLUE, linewidth=_WIDE
-    )
+    main = {"color": figures.BLUE, "linewidth": _WIDE}
+    _line(middle, epochs, history["eval_loss"], label="evaluation (cross-entropy)", **main)
     _line(middle, epochs, history["loss"], label="training (all parts)", color=figures.ORANGE, linewidth=_THIN)
-    _kept(bottom, run, color=figures.BLUE, linewidth=_WIDE, baseline=None)
+    _kept(bottom, run, baseline=None, **main)
     _kept(bottom, run, color=figures.BLUE, fill=True, alpha=0.15)
     for axes in rows:
         for boundary in epochs[1:][np.diff(history["stage"]) > 0] - 1:
@@ -80,9 +73,8 @@ def _draw_one(rows: Sequence[Axes], run: Results) -> None:
 def _draw_several(rows: Sequence[Axes], runs: Sequence[Results], labels: Sequence[str]) -> None:
     """Draw top-1, evaluation loss and kept points of runs, in one color per label."""
     top, middle, bottom = rows
-    names = list(dict.fromkeys(labels))
     for position, (run, label) in enumerate(zip(runs, labels, strict=True)):
-        place = names.index(label)
+        place = list(dict.fromkeys(labels)).index(label)
         dashes = _DASHES[place // len(_CYCLE) % len(_DASHES)]
         style = {"color": _CYCLE[place % len(_CYCLE)], "linestyle": dashes, "linewidth": _WIDE}
         # Matplotlib leaves labels that begin with an underscore out of the legend.
@@ -101,8 +93,8 @@ def _columns(run: Results) -> dict[str, np.ndarray]:
 
 
 def _kept(axes: Axes, run: Results, **style) -> None:
-    epochs = np.array(run["history"]["epoch"], dtype=float)
-    share = 100 * np.array(run["history"]["num_kept"], dtype=float) / run["num_points"]
+    history = _columns(run)
+    epochs, share = history["epoch"], 100 * history["num_kept"] / run["num_points"]
     axes.stairs(share, np.append(epochs - 1, epochs[-1]), **style)
 
 

@@ -18,12 +18,10 @@ from .compare import chance_distance, compare_masks
 def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
     """Draw, stage by stage, how many points are kept, mixed and discarded, and how many came back or left.
 
-    Args:
-        masks: The masks of a run's stages. All points are kept before stage 1; the changes of another first mask are
-            not drawn.
+    All points are kept before stage 1; the changes since a missing stage are not drawn.
 
     Raises:
-        ValueError: When there is none, or two belong to different data sets.
+        ValueError: When there is no mask, or they are not those of one run, each once.
     """
     masks = in_order(masks)
     num_points = masks[0].num_points
@@ -42,9 +40,8 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
         top.bar_label(bars, texts, label_type="center", color=ink, fontsize=9)
         base += counts
     _draw_changes(bottom, masks)
-    figures.set_title(
-        figure, f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end"
-    )
+    title = f"Knowledge kept at each stage: {num_points:,} points, {len(masks[-1].kept):,} at the end"
+    figures.set_title(figure, title)
     figures.set_labels(top, "points")
     figures.set_labels(bottom, "change of the set (points)", "stage")
     top.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -58,33 +55,26 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
 def plot_values(masks: Sequence[KnowledgeMask]) -> Figure:
     """Draw how the points' values are distributed at each stage, kept points apart from discarded ones.
 
-    Values that spread over more than two orders of magnitude are drawn on a logarithmic axis. Points that no epoch has
-    recorded have no value and are left out.
-
-    Args:
-        masks: The masks of a run's stages.
+    The axis is logarithmic for values over more than two orders of magnitude. Points without a record are left out.
 
     Raises:
-        ValueError: When there is none, two belong to different data sets, or nothing was recorded.
+        ValueError: As `plot_stages`, and when nothing was recorded.
     """
     masks = in_order(masks)
-    value = str(masks[-1].schedule.get("value", "value"))
     groups, stages = [mask.recorded_values for mask in masks], [mask.stage for mask in masks]
-    return value_figure(groups, stages, masks[0].num_points, value)
+    return value_figure(groups, stages, masks[0].num_points, str(masks[-1].schedule.get("value", "value")))
 
 
 def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising: int = 10) -> Figure:
     """Draw how points rise and fall over the stages by their ranking-based probability 1 - R / N (Eq. 8; Fig. 3b).
 
-    The points are drawn at random, the same ones each time.
-
     Args:
         masks: The masks of two or more stages of a run.
-        num_points: Number of points drawn.
+        num_points: Number of points drawn, chosen at random, the same ones each time.
         num_rising: Number of them in red: those that rise most from the first stage to the last.
 
     Raises:
-        ValueError: When there are fewer than two, or two belong to different data sets.
+        ValueError: As `plot_stages`, and for one mask.
     """
     masks = in_order(masks)
     if len(masks) < 2:
@@ -95,8 +85,7 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
     rising = np.argsort(probability[0] - probability[-1], kind="stable")[:num_rising]
     rising = rising[probability[-1, rising] > probability[0, rising]]
     figure = figures.new_figure(8, 5)
-    axes = figure.subplots()
-    stages = [mask.stage for mask in masks]
+    axes, stages = figure.subplots(), [mask.stage for mask in masks]
     axes.plot(stages, np.delete(probability, rising, axis=1), color=figures.GRAY, linewidth=0.7, alpha=0.3)
     axes.plot(stages, probability[:, rising], color=figures.RED, linewidth=1.8, marker="o", markersize=3.5)
     axes.plot([], [], color=figures.RED, marker="o", markersize=3.5, label=f"the {len(rising)} that rise most")
@@ -105,31 +94,23 @@ def plot_ranks(masks: Sequence[KnowledgeMask], num_points: int = 200, num_rising
     axes.plot(stages, thresholds, color=figures.INK, linewidth=1.8, linestyle="--", label="kept above this line")
     figures.set_title(figure, f"How {len(drawn)} of {total:,} points rise and fall in value over the stages")
     figures.set_labels(axes, "ranking-based probability 1 − R/N", "stage")
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xticks(stages)
-    axes.margins(x=0.02)
+    axes.set(ylim=(-0.02, 1.02), xticks=stages, xmargin=0.02)
     figures.legend_above(axes, 3)
     return figure
 
 
 def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure:
-    """Draw how many points every two masks disagree on (Fig. 3c), relative to what chance would give.
-
-    Args:
-        names: Names of the masks.
-        masks: Masks of one data set.
+    """Draw how many points every two named masks disagree on (Fig. 3c), relative to what chance would give.
 
     Raises:
-        ValueError: When there are fewer than two masks, two names are equal or missing, or two masks are about
-            different data sets.
+        ValueError: As `compare_masks`, and when two names are equal or missing.
     """
     if len(names) != len(masks) or len(set(names)) < len(names):
         raise ValueError(f"There are {len(set(names))} different names for {len(masks)} masks: give one for each.")
     distances = compare_masks(dict(zip(names, masks, strict=True)))
     chance = np.array([[chance_distance(mask, other) for other in masks] for mask in masks])
     # Where both keep everything, chance finds no difference either.
-    share = distances / np.maximum(chance, 1)
-    count = len(masks)
+    share, count = distances / np.maximum(chance, 1), len(masks)
     figure = figures.new_figure(max(5.5, 1.15 * count + 2.5), max(4.2, 0.9 * count + 1.8))
     axes = figure.subplots()
     shade = LinearSegmentedColormap.from_list("blues", ["#F4F8FB", figures.SKY, "#00446B"])
@@ -150,10 +131,7 @@ def plot_hamming(names: Sequence[str], masks: Sequence[KnowledgeMask]) -> Figure
 
 
 def point_ranks(mask: KnowledgeMask) -> np.ndarray:
-    """Rank all points [N], from 0: the kept ones by their place in the mask, then the discarded ones by Eq. 13.
-
-    The discarded ones follow Eq. 13 also where the ranking itself was random.
-    """
+    """Rank all points [N], from 0: the kept ones by their place in the mask, then the discarded ones by Eq. 13."""
     exponent = mask.schedule.get("cost_exponent", 0.0)
     order = rank_points(mask.value * mask.frequency.clamp_min(1).double() ** exponent)
     order = torch.cat([mask.kept, order[~mask.kept_mask[order]]])

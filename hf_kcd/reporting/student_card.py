@@ -34,25 +34,21 @@ def student_card(
 
     Args:
         results: The results of the run.
-        recipe: The options of the run, by name.
-        pictures: Names of the pictures beside the card.
+        recipe, pictures: The options of the run, by name; the names of the pictures beside the card.
         repo_id: Where the student is published; None for a card of a run without weights.
         mask_repo: Repository of the knowledge mask that the run made or was trained on; default: what the recipe names.
-        teacher_repo: Repository of the teacher; default: what the recipe names.
+        teacher_repo, base_model: Repositories of the teacher and of the student's first weights; default: the recipe's.
         training: Whether the training is still running.
-        model_name: Name of the student; default: the repository's name.
+        model_name, language, tags: For the metadata; the name is by default the repository's.
         license: The Hub's identifier of the weights' license ("apache-2.0").
-        language: For the metadata.
-        tags: More tags for the metadata.
-        base_model: Repository of the network that the student started from.
         dataset: Name of the data set, or its id on the Hub, if the results do not say.
 
     Returns:
         The text of a README.md with its metadata.
     """
     results = without_folders(results)
-    if dataset is not None:
-        results["data"] = dataset if isinstance(dataset, str) else dataset[0]
+    names = [dataset or results["data"]] if isinstance(dataset, str | None) else dataset
+    results["data"] = names[0]
     # Files of strangers may name the teacher.
     results |= {name: one_line(results[name]) for name in ("student", "teacher", "data") if results[name] is not None}
     recipe = recipe or {}
@@ -60,20 +56,29 @@ def student_card(
         "mask_repo": mask_repo or _mask_repository(recipe),
         "teacher_repo": teacher_repo or network_repository(recipe.get("teacher")),
         "base_model": base_model or network_repository(recipe.get("student")),
-        "data_sets": _data_sets(dataset or results["data"]),
+        "data_sets": [found for name in names if (found := dataset_repository(name)) is not None],
     }
     recipe = published_recipe(recipe, links["mask_repo"], links["teacher_repo"])
+    ours = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
+    ours += ["kcd"] if _condensed(results) else []
+    data_sets = links["data_sets"]
     metadata = ModelCardData(
         language=language,
         license=license,
-        tags=_tags(results, tags),
+        tags=ours + ([tags] if isinstance(tags, str) else tags or []),
         model_name=model_name or (repo_id or results["student"]).rpartition("/")[2],
-        **_metadata(results, **links),
+        library_name="timm",
+        pipeline_tag="image-classification",
+        # A mask that the student was trained on is data, too.
+        datasets=data_sets + [links["mask_repo"]] * bool(links["mask_repo"] and results.get("mask")) or None,
+        base_model=links["base_model"],
+        eval_results=_evaluation(results, data_sets),
+        teacher=links["teacher_repo"],
+        knowledge_mask=links["mask_repo"],
     )
     values = {"repo_id": repo_id, "license": license, "training": training, "pictures": pictures, **links}
-    return render_card(
-        Path(__file__).with_name("student_card.md"), metadata, **values, **_values(results, recipe, links)
-    )
+    values |= _values(results, recipe, links)
+    return render_card(Path(__file__).with_name("student_card.md"), metadata, **values)
 
 
 def published_recipe(recipe: dict[str, Any], mask_repo: str | None, teacher_repo: str | None) -> dict[str, Any]:
@@ -99,34 +104,9 @@ def _mask_repository(recipe: dict[str, Any]) -> str | None:
     return dataset_repository((recipe.get("mask") or "").partition("@")[0])
 
 
-def _data_sets(names: str | list[str]) -> list[str]:
-    repositories = map(dataset_repository, [names] if isinstance(names, str) else names)
-    return [repository for repository in repositories if repository is not None]
-
-
-def _tags(results: Results, more: str | list[str] | None) -> list[str]:
-    tags = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
-    return [*tags, *(["kcd"] if _condensed(results) else []), *([more] if isinstance(more, str) else more or [])]
-
-
-def _metadata(
-    results: Results, mask_repo: str | None, teacher_repo: str | None, base_model: str | None, data_sets: list[str]
-) -> dict[str, Any]:
-    """What the Hub reads, apart from the author's own words."""
-    return {
-        "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        # A mask that the student was trained on is data, too.
-        "datasets": data_sets + ([mask_repo] if mask_repo and results.get("mask") else []) or None,
-        "base_model": base_model,
-        "eval_results": _evaluation(results, data_sets),
-        "teacher": teacher_repo,
-        "knowledge_mask": mask_repo,
-    }
-
-
 def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> dict[str, Any]:
-    """What the template shows of a run."""
+    """Return what the template shows of a run."""
+    student = results["student"]
     # The example's one line can load a whole split of the Hub, not a part of it.
     whole = links["data_sets"] and recipe.get("train_points") is None
     return {
@@ -138,7 +118,8 @@ def _values(results: Results, recipe: dict[str, Any], links: dict[str, Any]) -> 
         "saved": _seconds_saved(results),
         "published": _published_accuracy(results),
         "paper": paper_of(results["method"]) if results["method"] in available_methods() else "",
-        "registered_by": _registered_by(results["student"]),
+        # The package to import so that timm knows the network.
+        "registered_by": timm.model_entrypoint(student).__module__.split(".")[0] if timm.is_model(student) else "timm",
         "recipe": yaml_text(recipe) if recipe else None,
     }
 
@@ -161,17 +142,12 @@ def _published_accuracy(results: Results) -> dict[str, float] | None:
 
 def _seconds_saved(results: Results) -> float | None:
     """Estimate the seconds saved: skipped points times mean seconds per point; None if nothing was skipped."""
-    # Not the mean of the first stage: it has few epochs and contains the warm-up.
     if results["condensation"] is None and results.get("mask") is None:
         return None
     drawn = results["cost"]["points"]
     skipped = results["num_points"] * _epochs_trained(results) - drawn
+    # Not the mean of the first stage: it has few epochs and contains the warm-up.
     return skipped * results["seconds"]["training"] / drawn if skipped > 0 else None
-
-
-def _registered_by(network: str) -> str:
-    """Name the package to import so that timm knows a network."""
-    return timm.model_entrypoint(network).__module__.partition(".")[0] if timm.is_model(network) else "timm"
 
 
 def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] | None:
@@ -184,16 +160,10 @@ def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] 
         ("relative_cost", "Cost C paid, relative to the points of a whole training", results["cost"]["paid"]),
         ("seconds_saved", "Seconds of training saved, estimated", saved),
     ]
+    about = {"task_type": "image-classification", "task_name": "Image classification", "dataset_name": results["data"]}
+    about["dataset_type"] = data_sets[0] if data_sets else results["data"]
     return [
-        EvalResult(
-            task_type="image-classification",
-            task_name="Image classification",
-            dataset_type=data_sets[0] if data_sets else results["data"],
-            dataset_name=results["data"],
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(value, 4),
-        )
+        EvalResult(metric_type=metric, metric_name=name, metric_value=round(value, 4), **about)
         for metric, name, value in metrics
         if value is not None
     ]

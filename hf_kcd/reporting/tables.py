@@ -1,7 +1,7 @@
 """Tables of plain text or Markdown, and the table of results."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..artifacts.results import Results
 
@@ -15,11 +15,8 @@ def results_table(groups: Mapping[str, Sequence[Results]], *, markdown: bool = F
     which was chosen on the same data. C is relative to training on all points in every epoch.
 
     Args:
-        groups: The runs of every experiment, by name (`group_results`).
+        groups: The runs of every experiment, by name (`group_results`); without any, a ValueError.
         markdown: Write a Markdown table instead of aligned text.
-
-    Raises:
-        ValueError: When there is nothing to show.
     """
     if not groups or not all(groups.values()):
         raise ValueError("A table needs at least one run for every name: train one, or leave the name out.")
@@ -29,10 +26,10 @@ def results_table(groups: Mapping[str, Sequence[Results]], *, markdown: bool = F
             name,
             _spread(runs, lambda run: run["accuracy"] and run["accuracy"]["last"]["top1"]),
             _spread(runs, lambda run: run["accuracy"] and run["accuracy"]["best"]["top1"]),
-            _average(100 * run["cost"]["planned"] for run in runs),
-            _average(100 * run["cost"]["paid"] for run in runs),
-            _average(run["seconds"]["training"] for run in runs),
-            _seeds(runs),
+            f"{statistics.fmean(100 * run['cost']['planned'] for run in runs):.1f}",
+            f"{statistics.fmean(100 * run['cost']['paid'] for run in runs):.1f}",
+            f"{statistics.fmean(run['seconds']['training'] for run in runs):.1f}",
+            _seeds([run["seed"] for run in runs]),
         ]
         for name, runs in groups.items()
     ]
@@ -49,29 +46,19 @@ def format_table(
         rules = [["---"] * text_columns + ["---:"] * (len(header[0]) - text_columns)]
         return "\n".join(f"| {' | '.join(row)} |" for row in [*header, *rules, *rows])
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
+    sides = ["<"] * text_columns + [">"] * (len(widths) - text_columns)
     return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < text_columns else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, rule, *rows]
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True))
+        for row in [header, ["-" * width for width in widths], *rows]
     )
 
 
 def _spread(runs: Sequence[Results], read: Callable[[Results], float | None]) -> str:
     values = [value for run in runs if (value := read(run)) is not None]
-    if not values:
-        return NOTHING
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread}"
+    return f"{statistics.fmean(values):.2f}{spread}" if values else NOTHING
 
 
-def _average(values: Iterable[float]) -> str:
-    return f"{statistics.fmean(values):.1f}"
-
-
-def _seeds(runs: Sequence[Results]) -> str:
+def _seeds(seeds: Sequence[int]) -> str:
     # A run repeated with one seed says nothing about the spread over seeds.
-    num_seeds = len({run["seed"] for run in runs})
-    return str(num_seeds) if num_seeds == len(runs) else f"{num_seeds} ({len(runs)} runs)"
+    return f"{len(set(seeds))} ({len(seeds)} runs)" if len(set(seeds)) < len(seeds) else str(len(seeds))

@@ -53,33 +53,13 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def run_fresh(
     hub: LocalHub, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """A function that runs Python as a stranger: another process, folder and home, this Hub, and nobody logged in.
+    """A function that runs code and its arguments as a stranger: another process, folder and home, and nobody logged in."""
 
-    Arguments: code, or the command's words after `python`; a `token` to log in; `offline`; `cache`, a folder to keep downloads
-    in (default: a new one); `timeout` in seconds; environment variables. It returns the finished process.
-    """
-
-    def run(
-        code: str | list[str],
-        *,
-        token: str | None = None,
-        offline: bool = False,
-        cache: Path | None = None,
-        timeout: float = 120,
-        **variables: str,
-    ) -> subprocess.CompletedProcess[str]:
+    def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         kept = ("HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_") or key in kept}
-        environment |= {"HF_HOME": str(cache or tmp_path_factory.mktemp("home")), "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
-        environment |= {"HF_TOKEN": token} if token else {}
-        environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-        return subprocess.run(
-            [sys.executable, *(["-c", code] if isinstance(code, str) else code)],
-            cwd=tmp_path_factory.mktemp("elsewhere"),
-            env={**environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        environment |= {"HF_HOME": str(tmp_path_factory.mktemp("home")), "HF_UPDATE_DOWNLOAD_COUNTS": "0", **variables}
+        words, folder = [sys.executable, "-W", "ignore", "-c", code, *arguments], tmp_path_factory.mktemp("elsewhere")
+        return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
     return run

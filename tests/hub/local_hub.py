@@ -31,12 +31,7 @@ class Fault:
 
 
 class LocalHub(Store):
-    """A Hub with its own users, repositories and faults.
-
-    Attributes:
-        endpoint: The value for `HF_ENDPOINT`.
-        requests: All requests since `clear`, in order of arrival.
-    """
+    """A Hub with its own users, repositories and faults at `endpoint`; `requests` lists the requests since `clear`."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -53,25 +48,19 @@ class LocalHub(Store):
             self._faults: list[Fault] = []
 
     def fail(self, match: str, kind: str, times: float = 1, **details: int) -> None:
-        """Let requests fail.
+        """Let the next `times` requests fail whose "METHOD /path" (unquoted, without the query) matches.
 
-        Args:
-            match: Regular expression, searched in "METHOD /path" (unquoted, without the query).
-            kind: "status" answers `status`, with `retry_after` seconds in `Retry-After` if given;
-                "drop" closes the connection without acting;
-                "lost" acts and closes the connection without an answer;
-                "drop_upload" closes it after reading `after` bytes of the request's body;
-                "drop_download" announces the whole file and closes after `after` bytes;
-                "short" sends the first `after` bytes as if they were the whole file (HEAD says so, too);
-                "corrupt" sends the right number of bytes, each of them changed.
-            times: How many matching requests; `math.inf` for all. The last three kinds count answers that hold a file.
-            **details: `status`, `retry_after` and `after`.
+        The kinds: "status" answers `status`, with `retry_after` seconds in `Retry-After` if given;
+        "drop" closes the connection without acting, "lost" acts and closes it without an answer;
+        "drop_upload" closes it after reading `after` bytes of the request's body;
+        "drop_download" announces the whole file and closes after `after` bytes;
+        "short" sends the first `after` bytes as if they were the whole file (HEAD says so, too);
+        "corrupt" sends the right number of bytes, each of them changed. The last three count answers that hold a file.
         """
         assert kind in _OF_REQUESTS + _OF_FILES, kind
         self._faults.append(Fault(re.compile(match), kind, times, **details))
 
     def mend(self) -> None:
-        """Remove all faults."""
         self._faults.clear()
 
     def reply(self, request: Request) -> Answer:

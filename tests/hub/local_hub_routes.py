@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import yaml
-from hub.local_hub_store import Commit, Files, Refusal, Repository, Store, is_large
+from hub.local_hub_store import Commit, Files, Refusal, Repository, Store, User, is_large
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ class _Call:
     endpoint: str
     request: Request
 
+    def user(self) -> User:
+        if (user := self.store.user(self.request.token)) is None:
+            raise Refusal(401, "Invalid username or password.")
+        return user
+
     def open(self, kind: str, name: str, write: bool = False) -> Repository:
         return self.store.open(self.request.token, kind.rstrip("s") or "model", name, write)
 
@@ -126,17 +131,12 @@ def _paths(commit: Commit) -> list[str]:
 
 @_route("GET", "/api/whoami-v2")
 def _whoami(call: _Call) -> Any:
-    user = call.store.user(call.request.token)
-    if user is None:
-        raise Refusal(401, "Invalid username or password.")
-    return {"type": "user", "name": user.name, "orgs": []}
+    return {"type": "user", "name": call.user().name, "orgs": []}
 
 
 @_route("POST", "/api/repos/create")
 def _create(call: _Call) -> Any:
-    user, wanted = call.store.user(call.request.token), call.request.json()
-    if user is None:
-        raise Refusal(401, "Invalid username or password.")
+    user, wanted = call.user(), call.request.json()
     kind, owner = wanted.get("type") or "model", wanted.get("organization") or user.name
     if owner != user.name or not user.write:
         raise Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
@@ -177,9 +177,10 @@ def _paths_info(call: _Call, kind: str, name: str, revision: str) -> Any:
 @_route("POST", f"{_REPO}/(branch|tag)/([^/]+)")
 def _ref(call: _Call, kind: str, name: str, group: str, given: str) -> Any:
     repository, wanted = call.open(kind, name, write=True), call.request.json()
-    names = repository.branches if group == "branch" else repository.tags
     # A branch is posted under its own name, a tag under its revision.
-    new, start = (given, wanted.get("startingPoint", "main")) if group == "branch" else (wanted["tag"], given)
+    names, new, start = repository.branches, given, wanted.get("startingPoint", "main")
+    if group == "tag":
+        names, new, start = repository.tags, wanted["tag"], given
     if new in names:
         raise Refusal(409, f"Reference already exists: {new}")
     names[new] = repository.at(start).sha
@@ -203,17 +204,12 @@ def _validate(call: _Call) -> Any:
 @_route("POST", f"{_REPO}/preupload/([^/]+)")
 def _preupload(call: _Call, kind: str, name: str, revision: str) -> Any:
     files = call.open(kind, name, write=True).at(revision).files
-    return {
-        "files": [
-            {
-                "path": path,
-                "uploadMode": "lfs" if is_large(path) else "regular",
-                "shouldIgnore": False,
-                "oid": _etag(path, files[path]) if path in files else None,
-            }
-            for path in (file["path"] for file in call.request.json()["files"])
-        ]
-    }
+    wanted = call.request.json()["files"]
+    for file in wanted:
+        path = file["path"]
+        file |= {"uploadMode": "lfs" if is_large(path) else "regular", "shouldIgnore": False}
+        file["oid"] = _etag(path, files[path]) if path in files else None
+    return {"files": wanted}
 
 
 @_route("POST", rf"{_PAGE}\.git/info/lfs/objects/batch")

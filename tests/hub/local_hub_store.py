@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Files = dict[str, bytes]
 
@@ -21,16 +22,12 @@ class Refusal(Exception):
             self.headers["X-Error-Code"] = code
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     name: str
     write: bool
 
 
-@dataclass(frozen=True)
-class Commit:
-    """One state of a repository."""
-
+class Commit(NamedTuple):
     sha: str
     parent: str | None
     title: str
@@ -62,22 +59,14 @@ class Repository:
 
 
 class Store:
-    """Users and repositories, in memory.
-
-    Attributes:
-        repositories: By ("model" or "dataset", "owner/name").
-        objects: Large files that were uploaded, by their SHA-256.
-    """
+    """Users and repositories, in memory."""
 
     _count = 0
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.objects: Files = {}
+        self.repositories: dict[tuple[str, str], Repository] = {}  # By ("model" or "dataset", "owner/name").
+        self.objects: Files = {}  # Large files that were uploaded, by their SHA-256.
         self._users: dict[str, User] = {}
-
-    # For tests.
 
     def token(self, user: str, write: bool = True) -> str:
         """A new token of a user, who owns the repositories `user/…`; it only reads without `write`."""
@@ -107,8 +96,6 @@ class Store:
             commits.append(repository.commits[commits[-1].parent])
         return commits
 
-    # For the routes.
-
     def user(self, token: str | None) -> User | None:
         """The owner of a token; None without one."""
         if token is not None and token not in self._users:
@@ -131,9 +118,8 @@ class Store:
     def create(self, kind: str, name: str, private: bool) -> Repository:
         """A new repository with the Hub's own first commit."""
         repository = self.repositories[kind, name] = Repository(kind, name, private)
-        self.commit(
-            repository, "main", "initial commit", {_ATTRIBUTES: b"*.png filter=lfs diff=lfs merge=lfs -text\n"}
-        )
+        attributes = {_ATTRIBUTES: b"*.png filter=lfs diff=lfs merge=lfs -text\n"}
+        self.commit(repository, "main", "initial commit", attributes)
         return repository
 
     def commit(
@@ -145,8 +131,7 @@ class Store:
         kept = {path: content for path, content in parent.files.items() if path not in deleted} if parent else {}
         sha = hashlib.sha1(f"{repository.kind} {repository.name} {self._count}".encode()).hexdigest()
         commit = Commit(sha, parent.sha if parent else None, title, dict(sorted({**kept, **added}.items())))
-        repository.commits[sha] = commit
-        repository.branches[branch] = sha
+        repository.commits[sha], repository.branches[branch] = commit, sha
         return commit
 
 

@@ -42,16 +42,10 @@ def test_what_is_no_run_is_one_line(published, tmp_path, capsys):
     published.put("me/other", {"config.json": b"{}"})
     assert "'me/other' has no results.json" in refused("me/other")
     results = read_json(RUNS / "kd" / "results.json")
-    for name, change in (
-        ("accuracy", [1]),
-        ("accuracy", {"last": {"top1": 1, "epoch": 1}, "best": None}),
-        ("history", {"epoch": "x"}),
-        ("history", {name: [] for name in results["history"]}),
-        ("cost", None),
-        ("cost", {**results["cost"], "paid": 10**400}),
-        ("method", 3),
-        ("student", "\x1b[31m"),
-    ):
+    halves, endless = {"last": {"top1": 1, "epoch": 1}, "best": None}, {**results["cost"], "paid": 10**400}
+    changes = [("accuracy", [1]), ("accuracy", halves), ("history", {"epoch": "x"}), ("cost", None), ("cost", endless)]
+    changes += [("history", {name: [] for name in results["history"]}), ("method", 3), ("student", "\x1b[31m")]
+    for name, change in changes:
         write_json(tmp_path / "results.json", {**results, name: change})
         published.put("me/damaged", {"results.json": (tmp_path / "results.json").read_bytes()})
         assert "results.json" in refused("me/damaged")

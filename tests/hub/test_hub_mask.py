@@ -1,8 +1,6 @@
 """Masks on the Hub: what is published, what a stranger gets, and what happens when a connection or a file breaks."""
 
-import hashlib
 import json
-import math
 from dataclasses import asdict, replace
 from io import BytesIO
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from condensation.mask_examples import assert_equal, image_data, make_mask
+from hub.published import SOFT_LABEL_FILES
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -46,20 +45,11 @@ def published(hub, mask, repository) -> KnowledgeMask:
 
 def soft_labels_of(mask: KnowledgeMask) -> SoftLabels:
     logits = torch.from_numpy(np.random.default_rng(5).normal(size=(2 * len(mask.kept), 3)))
-    packed = {
-        name: None if values is None else values.unflatten(0, (len(mask.kept), 2))
-        for name, values in pack_logits(logits, 0, 8, 4.0).items()
-    }
-    return SoftLabels(
-        points=mask.kept.sort().values,
-        **packed,
-        temperature=4.0,
-        seed=0,
-        images=asdict(Preprocessing((0.5,) * 3, (0.25,) * 3, 4, "none")),
-        selection="0" * 64,
-        teacher="cifar_resnet20",
-        dataset=mask.dataset,
-    )
+    packed = pack_logits(logits, 0, 8, 4.0).items()
+    parts = {name: values if values is None else values.unflatten(0, (len(mask.kept), 2)) for name, values in packed}
+    parts |= {"points": mask.kept.sort().values, "dataset": mask.dataset, "teacher": "cifar_resnet20"}
+    images = asdict(Preprocessing((0.5,) * 3, (0.25,) * 3, 4, "none"))
+    return SoftLabels(**parts, temperature=4.0, seed=0, images=images, selection="0" * 64)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:
@@ -86,40 +76,16 @@ def test_a_push_is_one_commit_of_mask_table_picture_and_card(hub, mask, reposito
     assert files == repository and set(files) == FILES
 
 
-STRANGER = """
-import json, sys
-import datasets
-from hf_kcd import KnowledgeMask
-
-mask = KnowledgeMask.from_pretrained("me/pets-mask")
-selected = mask.select(datasets.load_from_disk(sys.argv[1]))
-splits = datasets.load_dataset("me/pets-mask")
-print(json.dumps({
-    "mask": repr(mask),
-    "kept": mask.kept.tolist(),
-    "type": type(selected).__module__,
-    "labels": selected["label"][:],
-    "splits": list(splits),
-    "names": splits["train"].features["label"].names,
-    "rows": splits["train"][:],
-}))
-"""
-
-
-def test_a_stranger_loads_the_mask_selects_its_points_and_sees_the_table(published, run_fresh, tmp_path):
-    DATA.save_to_disk(tmp_path / "data")
-    done = run_fresh(["-W", "ignore", "-c", STRANGER, str(tmp_path / "data")])
-    assert done.returncode == 0, done.stderr
-    kept = published.kept.tolist()
-    assert json.loads(done.stdout) == {
-        "mask": repr(published),
-        "kept": kept,
-        "type": "datasets.arrow_dataset",
-        "labels": [DATA[point]["label"] for point in sorted(kept)],
-        "splits": ["train"],
-        "names": ["cat", "dog", "owl"],
-        "rows": published.to_table()[:],
-    }
+def test_a_stranger_loads_the_mask_selects_its_points_and_sees_the_table(published, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    mask = KnowledgeMask.from_pretrained(REPO)
+    assert_equal(mask, published)
+    selected = mask.select(DATA)
+    assert type(selected) is datasets.Dataset
+    assert selected["label"][:] == [DATA[point]["label"] for point in sorted(published.kept.tolist())]
+    splits = datasets.load_dataset(REPO)
+    assert list(splits) == ["train"] and splits["train"].features["label"].names == ["cat", "dog", "owl"]
+    assert splits["train"][:] == published.to_table()[:]
 
 
 def test_the_card_says_what_it_is_and_how_to_use_it(hub, mask):
@@ -129,9 +95,8 @@ def test_the_card_says_what_it_is_and_how_to_use_it(hub, mask):
     assert data.license == "mit" and data.task_categories == ["image-classification"]
     assert {"hf_kcd", "knowledge-mask", "knowledge-condensation"} <= set(data.tags)
     assert data.size_categories == ["n<1K"]
-    assert data.configs == [
-        {"config_name": "default", "data_files": [{"split": "train", "path": "data/points.parquet"}]}
-    ]
+    files = [{"split": "train", "path": "data/points.parquet"}]
+    assert data.configs == [{"config_name": "default", "data_files": files}]
     text = " ".join(card.text.split())
     for words in (
         "30 training points",
@@ -171,39 +136,37 @@ def test_the_card_names_the_size_as_the_hub_does_and_shows_only_what_there_is(ma
     assert_equal(KnowledgeMask.from_pretrained(tmp_path), odd)
 
 
-def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path(hub, mask):
-    provenance = {
-        "student": "net | <b>\n# headline `code`",
-        "teacher": "net",
-        "method": "kd",
-        "command": "hf-kcd distill --data_dir /home/someone/cifar --output_dir /tmp/x --teacher_checkpoint=/data/t.pth",
-        "where": ["/home/someone/runs/first", {"deep": "C:\\Users\\someone\\runs\\first"}],
-    }
-    replace(mask, provenance=provenance).push_to_hub(REPO)
-    for name, content in hub.files(REPO, "dataset").items():
-        assert b"someone" not in content, name
-    config = json.loads(hub.files(REPO, "dataset")["mask_config.json"])
-    assert config["provenance"]["where"] == ["first", {"deep": "first"}]
-    assert (
-        config["provenance"]["command"] == "hf-kcd distill --data_dir cifar --output_dir x --teacher_checkpoint=t.pth"
-    )
-    assert b"\n# headline" not in hub.files(REPO, "dataset")["README.md"]
-
-
-def test_a_token_in_a_mask_is_refused_before_anything_is_sent(hub, mask):
-    careless = replace(mask, provenance={"command": f"hf-kcd distill --token {hub.token('me')}"})
+def test_a_masks_provenance_cannot_break_the_card_or_leak_a_path_or_token(hub, mask):
+    command = "hf-kcd distill --data_dir /home/someone/cifar --output_dir /tmp/x --teacher_checkpoint=/data/t.pth"
+    where = ["/home/someone/runs/first", {"deep": "C:\\Users\\someone\\runs\\first"}]
+    provenance = {"student": "net | <b>\n# headline `code`", "teacher": "net", "method": "kd"}
+    provenance |= {"command": command, "where": where}
+    token = hub.token("me")
+    careless = replace(mask, provenance={"command": f"hf-kcd distill --token {token}"})
     with pytest.raises(ValueError, match="mask_config.json holds a token") as error:
         careless.push_to_hub(REPO)
-    assert hub.token("me") not in one_line(error)
-    assert ("dataset", REPO) not in hub.repositories
+    assert token not in one_line(error) and not hub.repositories
+    replace(mask, provenance=provenance).push_to_hub(REPO)
+    files = hub.files(REPO, "dataset")
+    assert not [name for name, content in files.items() if b"someone" in content]
+    said = json.loads(files["mask_config.json"])["provenance"]
+    assert said["where"] == ["first", {"deep": "first"}]
+    assert said["command"] == "hf-kcd distill --data_dir cifar --output_dir x --teacher_checkpoint=t.pth"
+    assert b"\n# headline" not in files["README.md"]
 
 
-def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask):
+def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask, monkeypatch):
     soft_labels = soft_labels_of(mask)
     mask.push_to_hub(REPO, soft_labels=soft_labels)
-    assert set(hub.files(REPO, "dataset")) == {*FILES, "soft_labels.json", "soft_labels.safetensors"}
+    assert set(hub.files(REPO, "dataset")) == FILES | SOFT_LABEL_FILES
     loaded = SoftLabels.from_pretrained(REPO)
     assert torch.equal(loaded.logits(loaded.points, 1), soft_labels.logits(soft_labels.points, 1))
+    # They are fetched alone, and from the cache afterwards.
+    asked = {request.path.rpartition("/")[2] for request in hub.requests if "/resolve/" in request.path}
+    assert asked == SOFT_LABEL_FILES
+    with monkeypatch.context() as offline:
+        offline.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        assert torch.equal(SoftLabels.from_pretrained(REPO).codes, soft_labels.codes)
     card = hub.files(REPO, "dataset")["README.md"].decode()
     assert "2 views of every kept point, all 3 logits in 8 bits" in card and "--soft_labels true" in card
     assert len(datasets.load_dataset(REPO, split="train")) == 30
@@ -214,27 +177,38 @@ def test_soft_labels_are_published_with_their_mask_and_removed_without(hub, mask
         other.push_to_hub(REPO, soft_labels=soft_labels)
 
 
+def test_a_mask_without_soft_labels_and_broken_ones_are_one_clear_line(hub, published, mask, tmp_path):
+    soft_labels_of(mask).save_pretrained(tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in SOFT_LABEL_FILES}
+    mixed_up = "^me/soft/soft_labels.safetensors is not the file that soft_labels.json describes"
+    cases = [
+        ({"sha256": "0" * 64}, mixed_up),
+        ({"teacher": "\x1b[2Jnet"}, "soft_labels.json holds control characters"),
+    ]
+    for changes, message in cases:
+        changed = json.dumps(json.loads(files["soft_labels.json"]) | changes).encode()
+        hub.put("me/soft", {**files, "soft_labels.json": changed}, "dataset")
+        with pytest.raises(ValueError, match=message) as error:
+            SoftLabels.from_pretrained("me/soft")
+        one_line(error)
+    without = f"^{REPO} .* has no soft_labels.json and no soft_labels.safetensors. A mask has soft labels when"
+    with pytest.raises(FileNotFoundError, match=without) as error:
+        SoftLabels.from_pretrained(REPO)
+    one_line(error)
+
+
 # Who may read and write it.
 
 
-def test_a_private_mask_is_its_owners(hub, mask, monkeypatch):
-    mask.push_to_hub(REPO, private=True)
-    assert hub.repository(REPO, "dataset").private
+def test_a_private_mask_is_its_owners_and_a_branch_holds_a_mask_of_its_own(hub, mask, monkeypatch):
+    first = mask.push_to_hub(REPO, private=True).oid
     with monkeypatch.context() as stranger, pytest.raises(FileNotFoundError, match="is no folder here. .*private"):
         stranger.delenv("HF_TOKEN")
         KnowledgeMask.from_pretrained(REPO)
-    assert_equal(KnowledgeMask.from_pretrained(REPO), mask)
-
-
-def test_a_branch_holds_a_mask_of_its_own(hub, published, mask):
-    other = replace(mask, stage=2)
-    other.push_to_hub(REPO, revision="stage-2")
-    assert KnowledgeMask.from_pretrained(REPO, revision="stage-2").stage == 2
-    assert KnowledgeMask.from_pretrained(REPO).stage == 6
-    first = hub.commits(REPO, "dataset")[0].sha
+    replace(mask, stage=2).push_to_hub(REPO, revision="stage-2")
     replace(mask, stage=3).push_to_hub(REPO)
-    assert KnowledgeMask.from_pretrained(REPO).stage == 3
-    assert KnowledgeMask.from_pretrained(REPO, revision=first).stage == 6
+    found = {name: KnowledgeMask.from_pretrained(REPO, revision=name).stage for name in ("stage-2", None, first)}
+    assert found == {"stage-2": 2, None: 3, first: 6} and hub.repository(REPO, "dataset").private
 
 
 def test_what_is_no_mask_is_one_clear_line(hub, published, repository):
@@ -273,99 +247,22 @@ def test_only_the_mask_is_fetched_from_a_repository(hub, mask, repository, tmp_p
     assert fetched == {"mask.safetensors", "mask_config.json"}
 
 
-def test_who_may_not_write_is_told_so_and_nothing_changes(hub, published, monkeypatch):
-    commits = hub.commits(REPO, "dataset")
-    for token, repo_id in ((None, REPO), (hub.token("me", write=False), REPO), (hub.token("you"), REPO)):
-        if token is None:
-            monkeypatch.delenv("HF_TOKEN")
-        else:
-            monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises((PermissionError, FileNotFoundError), match="log|token") as error:
-            published.push_to_hub(repo_id)
-        one_line(error)
-    assert hub.commits(REPO, "dataset") == commits
+# Without a network: `test_hub_reading.py` and `test_hub_upload.py` break connections and files.
 
 
-# When the connection or a file breaks.
-
-
-@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
-def test_a_damaged_file_is_fetched_once_more_and_never_used(hub, published, file):
-    hub.fail(f"GET .*resolve.*{file}", "corrupt", math.inf)
-    with pytest.raises(ConnectionError, match=f"{file} .*came damaged twice") as error:
-        KnowledgeMask.from_pretrained(REPO)
-    assert REPO in one_line(error)
-    hub.mend()
-    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-
-
-@pytest.mark.parametrize("file", ["mask.safetensors", "mask_config.json"])
-@pytest.mark.parametrize(("kind", "methods"), [("corrupt", ("GET",)), ("short", ("HEAD", "GET"))])
-def test_a_file_that_arrives_damaged_once_is_fetched_again(hub, published, file, kind, methods):
-    # A short file is announced as short, by the first HEAD and the first GET.
-    for method in methods:
-        hub.fail(f"{method} .*resolve.*{file}", kind, after=40)
-    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-
-
-@pytest.mark.parametrize("after", [0, 1000])
-def test_a_download_that_breaks_off_leaves_no_half_file(hub, published, waits, tmp_path, after):
-    hub.fail("GET .*resolve.*mask.safetensors", "drop_download", math.inf, after=after)
-    with pytest.raises(ConnectionError, match="connection") as error:
-        KnowledgeMask.from_pretrained(REPO)
-    one_line(error)
-    whole = {hashlib.sha256(content).hexdigest() for content in hub.files(REPO, "dataset").values()}
-    left = [path for path in (tmp_path / "hub_cache").rglob("*") if path.is_file() and path.parent.name == "blobs"]
-    # Older versions of huggingface_hub keep what came so far, under a name that nothing reads.
-    left = [path for path in left if path.suffix != ".incomplete"]
-    assert all(hashlib.sha256(path.read_bytes()).hexdigest() in whole for path in left)
-    hub.mend()
-    assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-
-
-@pytest.mark.parametrize(
-    ("match", "kind", "details"),
-    [
-        ("PUT /lfs/", "drop_upload", {"after": 100}),
-        ("POST .*/preupload/", "status", {"status": 503}),
-        ("POST .*/commit/", "status", {"status": 500}),
-        ("POST .*/commit/", "drop", {}),
-        ("POST .*/commit/", "drop_upload", {"after": 50}),
-    ],
-)
-def test_a_push_that_breaks_off_leaves_the_repository_as_it_was(hub, published, waits, match, kind, details):
-    before, commits = hub.files(REPO, "dataset"), hub.commits(REPO, "dataset")
-    changed = replace(published, stage=7, value=published.value + 1)
-    hub.fail(match, kind, math.inf, **details)
-    with pytest.raises(ConnectionError) as error:
-        changed.push_to_hub(REPO)
-    assert REPO in one_line(error)
-    assert hub.files(REPO, "dataset") == before and hub.commits(REPO, "dataset") == commits
-    hub.mend()
-    changed.push_to_hub(REPO)
-    assert len(hub.commits(REPO, "dataset")) == len(commits) + 1
-    assert KnowledgeMask.from_pretrained(REPO).stage == 7
-
-
-def test_without_a_network_the_cache_serves_and_what_is_not_there_is_one_clear_line(hub, published, monkeypatch):
+def test_without_a_network_the_cache_serves_if_it_is_whole(hub, published, monkeypatch, tmp_path):
     KnowledgeMask.from_pretrained(REPO)
     requests = len(hub.requests)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert_equal(KnowledgeMask.from_pretrained(REPO), published)
-    for repo_id, revision in (("me/nothing", None), (REPO, "v9")):
+    for use in (published.push_to_hub, lambda repo_id: KnowledgeMask.from_pretrained(repo_id, revision="v9")):
         with pytest.raises(ConnectionError, match="offline") as error:
-            KnowledgeMask.from_pretrained(repo_id, revision=revision)
-        assert repo_id in one_line(error)
-    with pytest.raises(ConnectionError, match="offline"):
-        published.push_to_hub(REPO)
+            use(REPO)
+        assert REPO in one_line(error)
     assert len(hub.requests) == requests
-
-
-def test_a_damaged_cache_without_a_network_is_called_damaged(hub, published, monkeypatch, tmp_path):
-    KnowledgeMask.from_pretrained(REPO)
+    # A damaged cache is called damaged, and mended when there is a network.
     (cached,) = (tmp_path / "hub_cache").rglob("snapshots/*/mask.safetensors")
     cached.resolve().write_bytes(cached.read_bytes()[:-9])
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="mask.safetensors .*damaged"):
         KnowledgeMask.from_pretrained(REPO)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import chain
 
 import datasets
 import huggingface_hub
@@ -66,9 +67,8 @@ from huggingface_hub import constants, get_token, snapshot_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-picture, folder = sys.argv[1:]
 found = {"hub": constants.ENDPOINT, "token": get_token()}
-image = Image.open(picture)
+image = Image.open(sys.argv[1])
 with torch.no_grad():
     model = timm.create_model("hf_hub:me/first", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
@@ -95,23 +95,16 @@ exec(card.partition("```python\\n")[2].partition("```")[0], names)
 found["selected"] = len(names["condensed"])
 table = datasets.load_dataset("me/first-mask", split="train")
 found["kept"] = [row["point"] for row in table if row["kept"]]
-
-from hf_kcd.cli.main import main
-options = "--data digits --train_points 120 --student test_resnet"
-assert options in card
-for name, words in (("plain", "--mask_mixing false --method ce"), ("soft", "--soft_labels true --method kd")):
-    words = f"{options} --mask me/first-mask {words} --num_train_epochs 1 --no_plots --save_strategy no"
-    main(["distill", *words.split(), "--output_dir", f"{folder}/{name}"])
 print(json.dumps(found))
 """
 
 
-def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, run_fresh, tmp_path, capsys):
-    command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
+def test_a_stranger_goes_on_from_student_and_mask(hub, run_folder, run_fresh, tmp_path):
+    command("push", run_folder, "me/first")
     command("push", run_folder.parent / "teacher", "me/teacher")
     image = load_image_data("digits").eval[0]["image"].convert("RGB")
     image.save(tmp_path / "image.png")
-    done = run_fresh(["-W", "ignore", "-c", STRANGER, str(tmp_path / "image.png"), str(tmp_path)], timeout=300)
+    done = run_fresh(STRANGER, str(tmp_path / "image.png"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["hub"], found["token"]) == (hub.endpoint, None)
@@ -133,15 +126,35 @@ def test_a_stranger_goes_on_from_student_mask_and_soft_labels(hub, run_folder, r
 
     mask = KnowledgeMask.from_pretrained(run_folder / "mask")
     assert found["selected"] == len(mask.kept) == 60 and found["kept"] == sorted(mask.kept.tolist())
-    for name in ("plain", "soft"):
-        results = json.loads((tmp_path / name / "results.json").read_text())
-        assert results["cost"]["points"] == 60
-    assert results["soft_labels"]["num_views"] == 2 and results["soft_labels"]["top_k"] == 3
+
+
+def test_a_published_mask_and_its_soft_labels_replace_the_teacher(hub, run_folder, tmp_path, capsys, monkeypatch):
+    command("push", run_folder, "me/first", "--with_soft_labels", "--views", 2, "--top_k", 3, "--bits", 16)
+    words = ["--data", "digits", "--train_points", "120", "--student", "test_resnet", "--mask", "me/first-mask"]
+    assert " ".join(words[:6]) in hub.files("me/first-mask", "dataset")["README.md"].decode()
+    words = ["distill", *words, "--soft_labels", "true", "--num_train_epochs", 1, "--no_plots", "--output_dir"]
+    command(*words, tmp_path / "soft")
+    assert "from the soft labels of cifar_resnet8" in capsys.readouterr().out
+    results = json.loads((tmp_path / "soft" / "results.json").read_text())
+    stored = results["soft_labels"]
+    assert (
+        stored == SoftLabels.from_pretrained("me/first-mask").description() and results["teacher"] == "cifar_resnet8"
+    )
+    assert (results["cost"]["points"], stored["num_views"], stored["top_k"]) == (60, 2, 3)
+    assert np.isfinite(results["history"]["loss"]).all() and load_model(str(tmp_path / "soft")).num_classes == 10
     # A student that trained on a published mask links it.
     command("push", tmp_path / "soft", "me/second")
     assert ("dataset", "me/second-mask") not in hub.repositories
     assert b"me/first-mask" in hub.files("me/second")["README.md"]
     assert yaml.safe_load(hub.files("me/second")["recipe.yaml"])["mask"] == "me/first-mask"
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        command(*words, tmp_path / "other")
+    error = capsys.readouterr().err
+    assert error.startswith("hf-kcd: error: ") and error.count("\n") == 1 and not (tmp_path / "other").exists()
 
 
 def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_path, capsys, monkeypatch):
@@ -191,8 +204,8 @@ def test_the_teacher_is_linked_and_the_recipe_trains_again_without_folders_or_ac
 
 
 def test_a_local_mask_that_is_gone_is_no_repository(hub, run_folder, tmp_path):
-    mask = {"--mask": run_folder / "mask", "--method": "ce", "--num_train_epochs": 1, "--output_dir": tmp_path / "run"}
-    command("distill", *TINY, "--no_plots", *(word for pair in mask.items() for word in pair))
+    mask = {"--mask": run_folder / "mask", "--mask_mixing": "false", "--method": "ce", "--num_train_epochs": 1}
+    command("distill", *TINY, "--no_plots", *chain(*mask.items()), "--output_dir", tmp_path / "run")
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "mask": "/home/me/gone/mask"}))
     command("push", tmp_path / "run", "me/second")
@@ -216,16 +229,13 @@ def test_a_local_mask_that_is_gone_is_no_repository(hub, run_folder, tmp_path):
         (["{run}", "me/first", "--with_soft_labels", "--views", "0"], "num_views is 0"),
         (["{run}/mask", "me/first", "--mask_only", "--with_soft_labels"], "recipe.yaml"),
         (["{run}", "you/first"], "may not be written to"),
+        (["{run}", "me/first", "--with_soft_labels"], "hf auth login"),
     ],
 )
-def test_a_push_that_cannot_work_is_one_line_and_leaves_nothing(hub, run_folder, words, said, capsys):
+def test_a_push_that_cannot_work_is_one_line_and_leaves_nothing(hub, run_folder, words, said, capsys, monkeypatch):
+    if "login" in said:
+        monkeypatch.delenv("HF_TOKEN")
     assert said in refused(capsys, *(word.format(run=run_folder) for word in words))
-    assert not hub.repositories
-
-
-def test_without_a_login_nothing_is_made(hub, run_folder, capsys, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN")
-    assert "hf auth login" in refused(capsys, run_folder, "me/first", "--with_soft_labels")
     assert not hub.repositories
 
 

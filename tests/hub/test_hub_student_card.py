@@ -22,22 +22,11 @@ def test_the_cards_of_our_own_runs_are_what_the_command_writes(folder):
 
 def card_of(recipe=None, pictures=(), options=None, **changes) -> ModelCard:
     """The card of a run whose results have these changes."""
-    accuracy = {"top1": 61.5, "top5": 90.25, "epoch": 4.0}
-    results = {
-        "student": "cifar_resnet8",
-        "teacher": "cifar_resnet20",
-        "data": "cifar100",
-        "method": "kd",
-        "condensation": {"final_ratio": 0.7, "value": "entropy"},
-        "accuracy": {"last": accuracy, "best": accuracy},
-        "num_points": 100,
-        "num_epochs": 4,
-        "cost": {"planned": 0.8, "paid": 0.81, "points": 324},
-        "seconds": {"training": 33.0},
-        "seed": 0,
-        "history": {"epoch": [1, 2, 3, 4]},
-        **changes,
-    }
+    accuracy = {which: {"top1": 61.5, "top5": 90.25, "epoch": 4.0} for which in ("last", "best")}
+    results = {"student": "cifar_resnet8", "teacher": "cifar_resnet20", "data": "cifar100", "method": "kd", "seed": 0}
+    results |= {"condensation": {"final_ratio": 0.7, "value": "entropy"}, "num_points": 100, "num_epochs": 4}
+    results |= {"accuracy": accuracy, "cost": {"planned": 0.8, "paid": 0.81, "points": 324}}
+    results |= {"seconds": {"training": 33.0}, "history": {"epoch": [1, 2, 3, 4]}, **changes}
     return ModelCard(student_card(results, recipe, pictures, **options or {}))
 
 
@@ -63,12 +52,8 @@ def test_kinds_of_runs_are_told_apart():
     card = card_of(condensation={"final_ratio": 0.7, "value": "random"})
     assert "kcd" not in card.data.tags
     assert "drawn at random" in card.text and "condensed the knowledge" not in card.text
-    card = card_of(
-        teacher=None,
-        method="dml",
-        networks={"peer_1": {"last": {"top1": 60.0}}},
-        method_options={"peers": None, "weight": 1.0},
-    )
+    peers = {"networks": {"peer_1": {"last": {"top1": 60.0}}}, "method_options": {"peers": None, "weight": 1.0}}
+    card = card_of(teacher=None, method="dml", **peers)
     assert "trained along with `peer_1` with hf_kcd" in card.text and "trained alone" not in card.text
     assert "dml (Zhang et al., 2018), weight 1.0 |" in card.text
     # A mask that the student was trained on is data.

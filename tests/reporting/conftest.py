@@ -10,10 +10,6 @@ from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.condensation import KnowledgeMask
 
 
-def _digest(labels) -> str:
-    return hashlib.sha256(np.asarray(labels, dtype="<i8").tobytes()).hexdigest()
-
-
 @pytest.fixture
 def make_mask():
     """Build a mask from the kept ids in rank order, {position in kept: (partner, share)}, values and frequencies."""
@@ -23,7 +19,8 @@ def make_mask():
         partner, share = torch.full((len(kept),), -1), torch.zeros(len(kept))
         for position, (other, weight) in (mixing or {}).items():
             partner[position], share[position] = other, weight
-        labels = [0] * num_points if labels is None else labels
+        labels = np.array([0] * num_points if labels is None else labels, dtype="<i8")
+        digest = hashlib.sha256(labels.tobytes()).hexdigest()
         return KnowledgeMask(
             kept=torch.tensor(kept),
             partner=partner,
@@ -32,7 +29,7 @@ def make_mask():
             frequency=torch.tensor([1] * num_points if frequency is None else frequency),
             stage=stage,
             schedule=schedule,
-            dataset=identity or DatasetIdentity(num_points, ("cat", "dog"), _digest(labels), "images"),
+            dataset=identity or DatasetIdentity(num_points, ("cat", "dog"), digest, "images"),
             provenance={"student": "cifar_resnet8", "teacher": "cifar_resnet20", "method": "kd", "seed": 3},
         )
 
@@ -46,17 +43,10 @@ def make_results():
     def make(seed=0, top1=(40.0, 60.0, 71.0, 70.0), seconds=8.0, **changes):
         last, best = ({"top1": top1[-1], "top5": 95.0, "epoch": 4.0}, {"top1": max(top1), "top5": 94.0, "epoch": 3.0})
         return {
-            "type": "hf_kcd.Results",
-            "format_version": 1,
-            "student": "cifar_resnet8",
-            "teacher": "cifar_resnet20",
-            "data": "digits",
-            "method": "kd",
+            **{"type": "hf_kcd.Results", "format_version": 1, "num_points": 100, "num_epochs": 4, "mask": None},
+            **{"student": "cifar_resnet8", "teacher": "cifar_resnet20", "data": "digits", "method": "kd"},
             "method_options": {"temperature": 4.0},
             "condensation": {"value": "entropy", "final_ratio": 0.7},
-            "mask": None,
-            "num_points": 100,
-            "num_epochs": 4,
             "accuracy": {"last": last, "best": best},
             "cost": {"planned": 0.825, "paid": 0.83, "points": 332},
             "seconds": {"training": seconds, "per_stage": []},

@@ -17,8 +17,6 @@ from hf_kcd.training.results import run_results
 NUM_POINTS, NUM_EVALUATED = 128, 64
 # floor(128 * 0.7^(selections * 2 / 4)) after the selections that Algorithm 1 makes after epochs 0 and 2.
 KEPT = [128, math.floor(128 * 0.7**0.5), math.floor(128 * 0.7**0.5), math.floor(128 * 0.7)]
-
-
 SETTINGS = {"num_train_epochs": 4, "per_device_train_batch_size": 32, "logging_steps": 1, "eval_strategy": "epoch"}
 SETTINGS |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "seed": 5}
 
@@ -54,17 +52,15 @@ def test_accuracy_is_that_of_the_student(run):
     ranked = np.argsort(-logits, axis=1)
     hits = ranked == evaluation["labels"].numpy()[:, None]
     last = results["accuracy"]["last"]
-    assert last["top1"] == pytest.approx(100 * hits[:, 0].mean())
-    assert last["top5"] == pytest.approx(100 * hits[:, :5].any(1).mean())
-    assert last["epoch"] == 4
+    top1, top5 = 100 * hits[:, 0].mean(), 100 * hits[:, :5].any(1).mean()
+    assert last == pytest.approx({"top1": top1, "top5": top5, "epoch": 4})
     assert results["accuracy"]["best"]["top1"] == max(results["history"]["top1"]) > min(results["history"]["top1"])
     assert results["history"]["top1"][-1] == last["top1"]
 
 
 def test_cost_and_seconds_count_every_point_that_was_drawn(run):
     _, results, _ = run
-    assert results["history"]["num_kept"] == KEPT
-    assert results["cost"]["points"] == sum(KEPT)
+    assert results["history"]["num_kept"] == KEPT and results["cost"]["points"] == sum(KEPT)
     assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(sum(KEPT) / (4 * NUM_POINTS))
     stages = results["seconds"]["per_stage"]
     found = [(stage["stage"], stage["epochs"], stage["num_kept"]) for stage in stages]
@@ -79,11 +75,9 @@ def test_history_averages_the_log_within_each_epoch(run):
     # Batches of 32: 4 of 128 points, 4 of 107, 3 of 89.
     assert len(losses) == 4 + 4 + 4 + 3
     history = results["history"]
-    expected = [np.mean(part) for part in (losses[:4], losses[4:8], losses[8:12], losses[12:])]
-    np.testing.assert_allclose(history["loss"], expected)
+    np.testing.assert_allclose(history["loss"], [np.mean(losses[start : start + 4]) for start in (0, 4, 8, 12)])
     np.testing.assert_allclose(np.add(history["loss_ce"], history["loss_kd"]), history["loss"], rtol=1e-3)
-    assert history["epoch"] == [1, 2, 3, 4]
-    assert history["stage"] == [0, 1, 1, 2]
+    assert history["epoch"] == [1, 2, 3, 4] and history["stage"] == [0, 1, 1, 2]
 
 
 def test_what_made_the_run_is_stated_without_paths_and_survives_its_file(run, tmp_path):
@@ -91,19 +85,12 @@ def test_what_made_the_run_is_stated_without_paths_and_survives_its_file(run, tm
     assert (results["student"], results["teacher"], results["method"]) == ("cifar_resnet8", "cifar_resnet8", "kd")
     # Options that were left at their defaults are stated too: a default may change.
     assert results["method_options"] == {"ce_weight": 1, "kd_weight": 0.9, "temperature": 2.0}
-    assert results["condensation"]["epochs_per_stage"] == 2
-    assert results["mask"] is None
-    assert results["seed"] == 5
-    assert results["command"] == "hf-kcd distill"
-    assert results["optimisation"]["batch_size"] == 32
+    assert (results["mask"], results["seed"], results["command"]) == (None, 5, "hf-kcd distill")
+    assert results["condensation"]["epochs_per_stage"] == 2 and results["optimisation"]["batch_size"] == 32
     assert results["versions"]["torch"] == torch.__version__.partition("+")[0]
-    shapes = [tuple(p.shape) for p in trainer.student.parameters()]
-    assert results["num_parameters"] == sum(int(np.prod(shape)) for shape in shapes)
+    assert results["num_parameters"] == sum(int(np.prod(p.shape)) for p in trainer.student.parameters())
     text = json.dumps(results)
-    assert folder.name not in text
-    assert str(folder.parent) not in text
-    host = platform.node()
-    assert not host or f'"{host}"' not in text
+    assert not any(secret in text for secret in (folder.name, str(folder.parent), f'"{platform.node() or None}"'))
     write_results(tmp_path / "results.json", results)
     assert read_results(tmp_path / "results.json") == results
 
@@ -124,10 +111,9 @@ def test_a_mask_run_pays_for_its_points_alone(run, tmp_path):
     assert results["cost"]["planned"] == results["cost"]["paid"] == pytest.approx(KEPT[3] / NUM_POINTS)
     assert results["history"]["num_kept"] == [KEPT[3]] * 4
     assert [(stage["stage"], stage["epochs"]) for stage in results["seconds"]["per_stage"]] == [(0, 4)]
-    assert results["condensation"] is None
-    assert results["mask"]["num_kept"] == KEPT[3]
-    assert results["mask"]["num_mixed"] == NUM_POINTS - KEPT[3]
-    assert results["mask"]["provenance"]["student"] == "cifar_resnet8"
+    mask = results["mask"]
+    assert results["condensation"] is None and mask["provenance"]["student"] == "cifar_resnet8"
+    assert (mask["num_kept"], mask["num_mixed"]) == (KEPT[3], NUM_POINTS - KEPT[3])
     assert run_label(results) == "KD on a mask, resnet8 → resnet8"
 
 
@@ -137,11 +123,9 @@ def test_a_run_that_stopped_early_states_what_it_did(tmp_path):
         run_results(trainer, data="digits")
     trainer.train()
     results = run_results(trainer, data="digits")
-    assert results["teacher"] is None
-    assert results["cost"]["planned"] == 1.0
-    assert results["cost"]["points"] == 6 * 32
-    assert results["cost"]["paid"] == pytest.approx(6 * 32 / (4 * NUM_POINTS))
-    assert results["history"]["epoch"] == [1, 2]
+    cost = {name: results["cost"][name] for name in ("planned", "points", "paid")}
+    assert cost == pytest.approx({"planned": 1.0, "points": 6 * 32, "paid": 6 * 32 / (4 * NUM_POINTS)})
+    assert results["teacher"] is None and results["history"]["epoch"] == [1, 2]
 
 
 @pytest.mark.parametrize(
