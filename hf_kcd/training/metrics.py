@@ -1,6 +1,7 @@
 """Top-1 and top-5 accuracy as an `evaluate.Metric` that works offline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -42,9 +43,23 @@ def rank_classes(logits: Tensor, labels: Tensor | None = None) -> Tensor:
 
 
 def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Compute the Trainer's metrics from ranked classes."""
-    scores = TopKAccuracy.score(prediction.predictions, prediction.label_ids)
+    """Compute the Trainer's metrics from logits [N, classes] or ranked class ids [N, 5]."""
+    predictions = prediction.predictions
+    if np.issubdtype(predictions.dtype, np.floating):
+        predictions = rank_classes(torch.from_numpy(predictions)).numpy()
+    scores = TopKAccuracy.score(predictions, prediction.label_ids)
     return {name: float(value) for name, value in scores.items()}
+
+
+def with_accuracy(compute_metrics: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Add `compute_accuracy` to metrics of the user, wherever these get logits."""
+
+    def compute(prediction: EvalPrediction, **options: Any) -> dict[str, Any]:
+        logits = prediction.predictions
+        is_logits = isinstance(logits, np.ndarray) and logits.ndim == 2 and np.issubdtype(logits.dtype, np.floating)
+        return {**(compute_accuracy(prediction) if is_logits else {}), **compute_metrics(prediction, **options)}
+
+    return compute
 
 
 def finite_rows(*logits: Tensor | None) -> Tensor:

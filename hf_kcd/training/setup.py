@@ -21,6 +21,22 @@ Network = nn.Module | str
 Teacher = Network | Sequence[Network] | SoftLabels | None
 
 
+# Arguments of transformers.Trainer that cannot work here, each with the reason and the way out.
+_REFUSED = {
+    "data_collator": "batches come ready from KnowledgeDataset: choose how images are prepared with a Preprocessing",
+    "compute_loss_func": "the method computes the loss: register a DistillationMethod",
+    "model_init": "a method is built for one student: make a trainer for each trial",
+    "preprocess_logits_for_metrics": "it belongs to metrics of your own: give compute_metrics too",
+}
+
+
+def check_arguments(arguments: dict[str, Any]) -> None:
+    """Refuse arguments of `transformers.Trainer` that cannot work here."""
+    for name, reason in _REFUSED.items():
+        if arguments.get(name) is not None:
+            raise ValueError(f"{name} is not taken: {reason}.")
+
+
 def check_launch(args: DistillationConfig) -> None:
     """Refuse launchers that shard weights, DeepSpeed and FSDP."""
     if args.deepspeed or args.fsdp:

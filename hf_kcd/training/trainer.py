@@ -21,10 +21,18 @@ from .cost import CostTracker
 from .evaluation import EvaluationMixin, as_knowledge_dataset
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
-from .metrics import compute_accuracy, finite_rows, rank_classes
+from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
 from .publishing import PublishingMixin
 from .saving import SavingMixin
-from .setup import build_model, build_schedule, check_launch, check_sources, find_callback, select_points
+from .setup import (
+    build_model,
+    build_schedule,
+    check_arguments,
+    check_launch,
+    check_sources,
+    find_callback,
+    select_points,
+)
 from .shrinking_epochs import ShrinkingEpochsTrainer
 
 
@@ -42,9 +50,10 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         train_dataset: A `datasets.Dataset` with an image and a label column, or a `KnowledgeDataset`.
         eval_dataset: The same, for evaluation.
         callbacks: Trainer callbacks; at most one `KCDTrainerCallback`.
-        compute_metrics: Metrics from ranked classes [N, 5] and labels; top-1 and top-5 accuracy without it.
+        compute_metrics: Metrics from logits [N, classes] and labels, beside top-1 and top-5 accuracy in percent.
         mask: A published mask: train on its points from the start instead of all (Fig. 4).
         mask_mixing: With `mask`: mix its borderline points with their partners, or only select the points.
+        preprocess_logits_for_metrics: With `compute_metrics`: turns logits and labels into its predictions.
         **kwargs: Other arguments of `transformers.Trainer`.
 
     Raises:
@@ -65,6 +74,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         mask: KnowledgeMask | None = None,
         mask_mixing: bool = True,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         args = DistillationConfig("distillation") if args is None else args
@@ -73,6 +83,9 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         if train_dataset is None:
             raise ValueError("train_dataset is missing: a method is built for the points it is trained on.")
         check_launch(args)
+        check_arguments(
+            {**kwargs, "preprocess_logits_for_metrics": None if compute_metrics else preprocess_logits_for_metrics}
+        )
         self.kcd = find_callback(callbacks)
         check_sources(args, teacher, self.kcd, mask)
         self.soft_labels = teacher if isinstance(teacher, SoftLabels) else None
@@ -95,8 +108,9 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             callbacks=callbacks,
-            compute_metrics=compute_metrics or compute_accuracy,
-            preprocess_logits_for_metrics=rank_classes,
+            compute_metrics=with_accuracy(compute_metrics) if compute_metrics else compute_accuracy,
+            # Ranked classes need less memory than logits. Metrics of the user get the logits, as from any Trainer.
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics if compute_metrics else rank_classes,
             **kwargs,
         )
         self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)

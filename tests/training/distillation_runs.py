@@ -1,5 +1,6 @@
 """Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import datasets
 import numpy as np
 import timm
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import hf_kcd.models  # noqa: F401  (registers the networks)
 from hf_kcd.data import KnowledgeDataset, Preprocessing
@@ -83,7 +84,7 @@ def config(out: Path, **options) -> DistillationConfig:
 
 def make_trainer(out: Path, kcd: KCDConfig | None = None, callbacks=(), **options) -> DistillationTrainer:
     """A trainer of fresh objects; `options` go to it, or else to its config."""
-    own = ("model", "teacher", "train_dataset", "eval_dataset", "mask", "mask_mixing", "compute_metrics", "optimizers")
+    own = set(inspect.signature(Trainer).parameters) | set(inspect.signature(DistillationTrainer).parameters)
     given = {name: options.pop(name) for name in own if name in options}
     if "train_dataset" not in given:
         given["train_dataset"] = KnowledgeDataset(TRAIN, RECIPE, seed=3)
