@@ -1,8 +1,4 @@
-"""For the whole suite: the Hub is a server on this machine, so that no test can reach the real one.
-
-huggingface_hub reads its endpoint and folders from the environment when it is imported, so they are set here, before any test
-file is imported. The server is empty: a repository requested by mistake is missing at once, without retries.
-"""
+"""The Hub is an empty server on this machine: no test reaches the real one, and a wrong request fails at once."""
 
 import os
 import tempfile
@@ -13,6 +9,7 @@ from hub.local_hub import LocalHub
 _HUB = LocalHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-kcd-tests-", ignore_cleanup_errors=True)
 
+# huggingface_hub reads the environment when the first test file imports it.
 # No login, offline switch or proxy of the person who runs the tests.
 _FOREIGN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 for _name in set(os.environ):

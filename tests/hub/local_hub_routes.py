@@ -1,8 +1,4 @@
-"""The routes of the local Hub: how huggingface.co answers its clients, without any HTTP.
-
-Missing: Xet, pull requests, organizations, pages of lists, searches, deletion, parts of files, and the separate host of
-large files.
-"""
+"""The routes of the local Hub: how huggingface.co answers its clients, as far as tests need it, without any HTTP."""
 
 import base64
 import hashlib
@@ -126,9 +122,6 @@ def _paths(commit: Commit) -> list[str]:
     return sorted(folders | commit.files.keys())
 
 
-# Users and repositories.
-
-
 @_route("GET", "/api/whoami-v2")
 def _whoami(call: _Call) -> Any:
     return {"type": "user", "name": call.user().name, "orgs": []}
@@ -185,9 +178,6 @@ def _ref(call: _Call, kind: str, name: str, group: str, given: str) -> Any:
         raise Refusal(409, f"Reference already exists: {new}")
     names[new] = repository.at(start).sha
     return {}
-
-
-# Upload.
 
 
 @_route("POST", "/api/validate-yaml")
@@ -252,9 +242,6 @@ def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
     commit = call.store.commit(repository, branch, header["value"]["summary"], added, deleted)
     url = f"{call.url(repository.kind, name)}/commit/{commit.sha}"
     return {"success": True, "commitOid": commit.sha, "commitUrl": url}
-
-
-# Download.
 
 
 @_route("GET HEAD", f"{_PAGE}/resolve/([^/]+)/(.+)")

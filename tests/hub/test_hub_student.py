@@ -55,9 +55,6 @@ def make_trainer(folder: Path, **options) -> DistillationTrainer:
     )
 
 
-# From a run's folder.
-
-
 def test_a_pushed_student_is_one_commit_whose_card_states_the_results(hub, run_folder, tmp_path):
     links = {"mask_repo": "me/x-mask", "teacher_repo": "me/bigger", "license": "mit", "tags": "insects"}
     # A name without a user is a repository of the logged-in user.
@@ -142,9 +139,6 @@ def test_card_of_a_run_without_weights_promises_none(run_folder, tmp_path, capsy
     assert "not published here" in card.text and "hf_hub:" not in card.text and "![" not in card.text
     command("card", tmp_path, "--output", tmp_path / "x.md", "--repo", "me/x", "--license", "mit")
     assert 'load_model("hf_hub:me/x")' in (tmp_path / "x.md").read_text()
-
-
-# From the trainer.
 
 
 def test_every_save_pushes_the_student_and_the_end_pushes_all_with_the_best_weights(hub, tmp_path):

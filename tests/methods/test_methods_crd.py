@@ -41,9 +41,6 @@ def step_inputs(seed: int, ids=None):
     return *networks, {"point_ids": ids, "labels": LABELS[ids]}
 
 
-# ---- The papers' formulas ----
-
-
 class Reference:
     """Step by step in NumPy: the projections, the comparisons, and the memories, entry by entry."""
 
@@ -188,9 +185,6 @@ def test_under_autocast_the_contrast_stays_in_full_precision(name):
     assert torch.equal(memory.student, other_memory.student) and memory.student.dtype == torch.float32
 
 
-# ---- The negatives ----
-
-
 def memory_of(labels: list[int], num_negatives: int, seed: int = 0) -> ContrastMemory:
     torch.manual_seed(seed)
     memory = ContrastMemory(len(labels), 2, num_negatives, 0.5)
@@ -293,9 +287,6 @@ def test_points_that_are_no_longer_seen_are_used_last():
     for own, *drawn in compared[positions].tolist():
         assert {point for point in range(10, 14) if point % 2 != own % 2} < set(drawn)
         assert len(set(drawn)) == 4
-
-
-# ---- What does not fit ----
 
 
 def test_labels_that_leave_no_negatives_are_refused():

@@ -83,9 +83,6 @@ def by_torch(function, x: np.ndarray, layer, **options) -> np.ndarray:
     return function(torch.tensor(x), layer.weight.detach(), bias, **options).numpy()
 
 
-# ---- Each method's term, from its adapters in NumPy and the losses, which have their own tests ----
-
-
 def fitnet(method, student, teacher):
     conv = method.regressor[0]
     out = by_torch(F.conv_transpose2d, arrays(student.features)[2], conv, stride=2, padding=1)

@@ -22,9 +22,6 @@ def batch(rows: int = 6, size: int = 8, classes: int = 4):
     return {"pixel_values": images, "labels": torch.randint(classes, (rows,), generator=generator)}
 
 
-# ---- DML ----
-
-
 @pytest.mark.parametrize(
     ("options", "count"), [({}, 2), ({"peers": ["cifar_resnet8", "cifar_vgg8"], "temperature": 2.0, "weight": 0.5}, 3)]
 )
@@ -70,9 +67,6 @@ def test_dml_refuses_peers_that_cannot_be():
     ):
         with pytest.raises(ValueError, match=said):
             create_method("dml", SPEC, None, 8, peers=peers)
-
-
-# ---- ONE ----
 
 
 def outputs(model, inputs):

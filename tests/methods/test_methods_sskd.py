@@ -77,9 +77,6 @@ def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from
     assert all(parameter.grad is None for parameter in method.student_head.parameters())
 
 
-# ---- The batch ----
-
-
 def test_every_image_comes_upright_and_rotated_three_times_with_its_label_and_id():
     images = batch()
     prepared = make().prepare_batch(images, None)

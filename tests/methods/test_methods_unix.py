@@ -138,9 +138,6 @@ def test_the_loss_is_the_divergence_alone(temperature):
     assert logits[0].grad.abs().sum(1).gt(0).all() and logits[1].grad is None
 
 
-# ---- The cost ----
-
-
 def test_the_cost_is_that_of_the_authors():
     for ratio, percent in [*README.values(), (4.14, 91.29)]:
         assert 100 * make(cost_ratio=ratio).step_cost == pytest.approx(percent, abs=0.06)
@@ -194,9 +191,6 @@ def test_a_network_that_cannot_be_made_by_its_name_needs_its_cost():
     with pytest.raises(ValueError, match="other.*give cost_ratio"):
         create_method("unix", SPEC, replace(SPEC, name="other"), 500)
     assert create_method("unix", student, teacher, 500, cost_ratio=2.0).step_cost == 1.0
-
-
-# ---- A training ----
 
 
 def step(dtype: torch.dtype | None = None) -> tuple[DistillationModel, dict, torch.Tensor]:
