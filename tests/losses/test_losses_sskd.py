@@ -24,7 +24,7 @@ def some(batch: int = 4, seed: int = 0) -> tuple:
 def mean_divergence(pairs: list[tuple[np.ndarray, np.ndarray]], temperature: float) -> float:
     """T^2 times the mean over (student, teacher) rows, 0 for none."""
     return (
-        np.mean([divergence(softmax(t, temperature)[None], s[None], temperature) for s, t in pairs]) if pairs else 0.0
+        np.mean([divergence(s[None], softmax(t, temperature)[None], temperature) for s, t in pairs]) if pairs else 0.0
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, softened, unit
+from formulas import cross_entropy, divergence, softmax, unit
 
 from hf_kcd.losses import crd_loss, wcord_local_loss
 from hf_kcd.methods import create_method
@@ -109,7 +109,7 @@ def test_parts_and_memory_over_several_steps(name):
         embeddings, cosines = reference.cosines(student, teacher, batch["point_ids"].numpy(), drawn[:, 1:])
         expected = {
             "ce": cross_entropy(student.logits.detach().numpy(), batch["labels"].numpy()),
-            "kd": 0.3 * divergence(student.logits.detach().numpy(), softened(teacher.logits.detach(), 4.0), 4.0),
+            "kd": 0.3 * divergence(student.logits.detach().numpy(), softmax(teacher.logits.detach(), 4.0), 4.0),
         }
         if name == "crd":
             expected["crd"] = 0.8 * reference.crd(cosines)

@@ -6,7 +6,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, network, softened
+from distillation_runs import network
+from formulas import cross_entropy, divergence, softmax
 
 from hf_kcd.methods import create_method
 from hf_kcd.models import ModelOutputs, ModelSpec, load_model, read_outputs
@@ -36,7 +37,7 @@ def test_dml_is_each_networks_ce_and_mean_divergence_from_the_others(options, co
     expected = {}
     for number, own in enumerate(logits):
         suffix = f"_peer_{number}" if number else ""
-        others = [softened(other, temperature) for i, other in enumerate(logits) if i != number]
+        others = [softmax(other, temperature) for i, other in enumerate(logits) if i != number]
         terms = [divergence(own, other, temperature) for other in others]
         expected |= {f"ce{suffix}": cross_entropy(own, inputs["labels"].numpy())}
         expected |= {f"dml{suffix}": weight * np.mean(terms)}
@@ -107,11 +108,11 @@ def test_one_is_the_sum_of_the_paper(epoch):
         linear, norm = twin.gate.linear, twin.gate.norm
         scores = trunk.double().numpy().mean((2, 3)) @ linear.weight.double().numpy().T + linear.bias.double().numpy()
     scores = (scores - scores.mean(0)) / np.sqrt(scores.var(0) + norm.eps)
-    gates = softened(np.maximum(scores, 0), 1.0)
+    gates = softmax(np.maximum(scores, 0), 1.0)
     ensemble = sum(gates[:, [i]] * branch for i, branch in enumerate(logits))
     labels = inputs["labels"].numpy()
     ramp = {0.0: math.exp(-5), 40.0: math.exp(-1.25)}.get(epoch, 1.0)
-    target = softened(ensemble, 3.0)
+    target = softmax(ensemble, 3.0)
     expected = sum(cross_entropy(branch, labels) for branch in [*logits, ensemble])
     expected += ramp * sum(divergence(branch, target, 3.0) for branch in logits)
     parts = method(student, None, inputs)

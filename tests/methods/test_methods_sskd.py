@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, unit
+from formulas import cross_entropy, unit
 
 from hf_kcd.losses import sskd_losses
 from hf_kcd.methods import FirstPhase, create_method

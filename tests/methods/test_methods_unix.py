@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from method_runs import BATCH, NUM_CLASSES, divergence, network, softened
+from distillation_runs import BATCH, NUM_CLASSES, network
+from formulas import divergence, softmax
 from torch import nn
 
 from hf_kcd.methods import create_method
@@ -132,7 +133,7 @@ def test_the_loss_is_the_divergence_alone(temperature):
     student, teacher = generator.normal(size=(2, 7, 6)) * 3
     logits = torch.tensor(student, requires_grad=True), torch.tensor(teacher, requires_grad=True)
     parts = make(temperature=temperature)(*map(ModelOutputs, logits), {})
-    expected = divergence(student, softened(teacher, temperature), temperature)
+    expected = divergence(student, softmax(teacher, temperature), temperature)
     assert parts.keys() == {"kd"} and parts["kd"].item() == pytest.approx(expected, rel=1e-9)
     parts["kd"].backward()
     assert logits[0].grad.abs().sum(1).gt(0).all() and logits[1].grad is None

@@ -1,4 +1,4 @@
-"""Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
+"""Small runs for the tests of training and methods: data, networks, trainers, callbacks, and what a run ends with."""
 
 from collections.abc import Callable
 from pathlib import Path
