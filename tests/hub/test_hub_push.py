@@ -137,9 +137,8 @@ def test_a_published_mask_and_its_soft_labels_replace_the_teacher(hub, run_folde
     assert "from the soft labels of cifar_resnet8" in capsys.readouterr().out
     results = json.loads((tmp_path / "soft" / "results.json").read_text())
     stored = results["soft_labels"]
-    assert (
-        stored == SoftLabels.from_pretrained("me/first-mask").description() and results["teacher"] == "cifar_resnet8"
-    )
+    assert stored == SoftLabels.from_pretrained("me/first-mask").description()
+    assert results["teacher"] == "cifar_resnet8"
     assert (results["cost"]["points"], stored["num_views"], stored["top_k"]) == (60, 2, 3)
     assert np.isfinite(results["history"]["loss"]).all() and load_model(str(tmp_path / "soft")).num_classes == 10
     # A student that trained on a published mask links it.

@@ -50,9 +50,8 @@ def make_trainer(folder: Path, **options) -> DistillationTrainer:
     teacher = options.pop("teacher", "cifar_resnet8")
     defaults = {"per_device_train_batch_size": 16, "learning_rate": 0.1, "num_train_epochs": 2, "use_cpu": True}
     defaults |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "epoch", "logging_steps": 1, "seed": 3}
-    return DistillationTrainer(
-        "cifar_resnet8", teacher, DistillationConfig(str(folder), **defaults | options), **parts
-    )
+    args = DistillationConfig(str(folder), **defaults | options)
+    return DistillationTrainer("cifar_resnet8", teacher, args, **parts)
 
 
 def test_a_pushed_student_is_one_commit_whose_card_states_the_results(hub, run_folder, tmp_path):
@@ -75,10 +74,8 @@ def test_a_pushed_student_is_one_commit_whose_card_states_the_results(hub, run_f
     # The digits are not on the Hub, and the run did not train on the mask that it made.
     assert data.datasets is None and data.base_model is None
     results = json.loads((run_folder / "results.json").read_text())
-    last, values = (
-        results["accuracy"]["last"],
-        {result.metric_type: result.metric_value for result in data.eval_results},
-    )
+    last = results["accuracy"]["last"]
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
     assert {result.dataset_name for result in data.eval_results} == {"digits"}
     # 120 points, then 120 x 0.5^(1/3) = 95.2 and 120 x 0.5^(2/3) = 75.6 of them.
     paid, saved = (120 + 95 + 75) / 360, (25 + 45) * results["seconds"]["training"] / 290

@@ -6,8 +6,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from distillation_runs import network
 from formulas import cross_entropy, divergence, softmax
+from tiny_runs import network
 
 from hf_kcd.methods import create_method
 from hf_kcd.models import ModelOutputs, ModelSpec, load_model, read_outputs
@@ -59,13 +59,9 @@ def test_dml_targets_get_no_gradient_and_peers_are_untrained_networks_of_the_stu
 
 
 def test_dml_refuses_peers_that_cannot_be():
-    few, typo, bound = "a list of at least one", "cifar_resnet8", "images of 224 x 224 only"
-    for peers, said in (
-        ("cifar_resnet8", few),
-        ([], few),
-        (["cifar_resnt8"], typo),
-        (["vit_tiny_patch16_224"], bound),
-    ):
+    few, vit = "a list of at least one", "vit_tiny_patch16_224"
+    cases = [("cifar_resnet8", few), ([], few), (["cifar_resnt8"], "cifar_resnet8"), ([vit], "224 x 224 only")]
+    for peers, said in cases:
         with pytest.raises(ValueError, match=said):
             create_method("dml", SPEC, None, 8, peers=peers)
 

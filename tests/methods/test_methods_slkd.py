@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from distillation_runs import network
 from formulas import cross_entropy, divergence, softmax
+from tiny_runs import network
 
 from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec, load_model

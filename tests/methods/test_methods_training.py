@@ -6,18 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from distillation_runs import (
-    RECIPE,
-    Interrupted,
-    SaveAt,
-    assert_same_end,
-    differing,
-    image_set,
-    losses,
-    make_trainer,
-    network,
-)
 from safetensors.torch import load_file
+from tiny_runs import RECIPE, Interrupted, SaveAt, assert_same_end, differing, image_set, losses, make_trainer, network
 from transformers import TrainerCallback
 
 from hf_kcd import KCDConfig, KnowledgeDataset

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from distillation_runs import BATCH, NUM_CLASSES, network
 from formulas import divergence, softmax
+from tiny_runs import BATCH, NUM_CLASSES, network
 from torch import nn
 
 from hf_kcd.methods import create_method

@@ -8,17 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from distillation_runs import (
-    PAPER,
-    RECIPE,
-    TRAIN,
-    SaveAt,
-    assert_same_end,
-    losses,
-    make_trainer,
-    network,
-    run_training,
-)
+from tiny_runs import PAPER, RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network, run_training
 
 from hf_kcd import KCDConfig, KnowledgeDataset, KnowledgeMask
 from hf_kcd.artifacts.results import run_label
