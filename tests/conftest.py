@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 
 import pytest
 from hub.local_hub import LocalHub
@@ -30,3 +31,21 @@ os.environ.update(
 def session_hub() -> LocalHub:
     """The server of the session; tests use `hub` of tests/hub/conftest.py, which is empty and logged in."""
     return _HUB
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., str]:
+    """Run a command that fails, check its exit code and that it ends in one line on stderr, and return the line."""
+
+    def run(*words: object, code: int = 2) -> str:
+        from hf_kcd.cli.main import main  # Only now: it imports huggingface_hub.
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, words)])
+        assert exit_.value.code == code
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if line.startswith("hf-kcd: error: ")] == lines[-1:]
+        return lines[-1]
+
+    return run
