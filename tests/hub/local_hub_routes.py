@@ -156,8 +156,6 @@ def _tree(call: _Call, kind: str, name: str, revision: str, folder: str) -> Any:
     recursive = parse_qs(call.request.query).get("recursive") == ["true"]
     prefix = f"{folder}/" if folder else ""
     inside = [path for path in _paths(commit) if path.startswith(prefix)]
-    if folder and not inside:
-        raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
     return [_entry(commit, path) for path in inside if recursive or "/" not in path.removeprefix(prefix)]
 
 
@@ -224,7 +222,6 @@ def _lfs_put(call: _Call, oid: str) -> Any:
 def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
     repository = call.open(kind, name, write=True)
     header, *lines = (json.loads(line) for line in call.request.body.splitlines())
-    old = repository.at(branch).files
     added: Files = {}
     deleted = set()
     for operation, value in ((line["key"], line["value"]) for line in lines):
@@ -235,10 +232,8 @@ def _commit(call: _Call, kind: str, name: str, branch: str) -> Any:
             if value["oid"] not in call.store.objects:
                 raise Refusal(400, "An LFS pointer pointed to a file that does not exist.")
             added[path] = call.store.objects[value["oid"]]
-        elif path in old:
-            deleted.add(path)
         else:
-            raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+            deleted.add(path)
     commit = call.store.commit(repository, branch, header["value"]["summary"], added, deleted)
     url = f"{call.url(repository.kind, name)}/commit/{commit.sha}"
     return {"success": True, "commitOid": commit.sha, "commitUrl": url}

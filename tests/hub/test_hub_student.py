@@ -284,14 +284,13 @@ def test_of_two_processes_one_pushes(hub, run_fresh):
     assert "2 processes" in hub.files("me/two")["README.md"].decode()
 
 
-def test_distill_pushes_when_it_is_done_and_a_push_that_fails_leaves_a_finished_run(hub, tmp_path, capsys, waits):
+def test_distill_pushes_when_it_is_done_and_a_push_that_fails_leaves_a_finished_run(
+    hub, tmp_path, capsys, refused, waits
+):
     words = [*TINY, "--student", "cifar_resnet8", "--method", "ce", "--num_train_epochs", 1, "--plots", "false"]
     words += ["--push_to_hub", "true", "--hub_model_id", "me/cli", "--hub_strategy", "end", "--output_dir"]
     hub.fail("POST .*/commit/", "status", math.inf, status=503)
-    with pytest.raises(SystemExit) as exit_:
-        command("distill", *words, tmp_path / "failed")
-    assert exit_.value.code == 1
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = refused("distill", *words, tmp_path / "failed", code=1)
     assert "503" in line and f"hf-kcd push {tmp_path / 'failed'} me/cli" in line
     assert read_run(tmp_path / "failed")[0]["epochs_trained"] == 1
     hub.mend()
