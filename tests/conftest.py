@@ -1,11 +1,8 @@
-"""For the whole suite: the Hub is a server on this machine, so that no test can reach the real one.
-
-huggingface_hub reads its endpoint and folders from the environment when it is imported, so they are set here, before any test
-file is imported. The server is empty: a repository requested by mistake is missing at once, without retries.
-"""
+"""The Hub is an empty server on this machine: no test reaches the real one, and a wrong request fails at once."""
 
 import os
 import tempfile
+from collections.abc import Callable
 
 import pytest
 from hub.local_hub import LocalHub
@@ -13,6 +10,7 @@ from hub.local_hub import LocalHub
 _HUB = LocalHub()
 _HOME = tempfile.TemporaryDirectory(prefix="hf-kcd-tests-", ignore_cleanup_errors=True)
 
+# huggingface_hub reads the environment when the first test file imports it.
 # No login, offline switch or proxy of the person who runs the tests.
 _FOREIGN = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 for _name in set(os.environ):
@@ -33,3 +31,21 @@ os.environ.update(
 def session_hub() -> LocalHub:
     """The server of the session; tests use `hub` of tests/hub/conftest.py, which is empty and logged in."""
     return _HUB
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., str]:
+    """Run a command that fails, check its exit code and that it ends in one line on stderr, and return the line."""
+
+    def run(*words: object, code: int = 2) -> str:
+        from hf_kcd.cli.main import main  # Only now: it imports huggingface_hub.
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, words)])
+        assert exit_.value.code == code
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if line.startswith("hf-kcd: error: ")] == lines[-1:]
+        return lines[-1]
+
+    return run

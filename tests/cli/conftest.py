@@ -23,22 +23,6 @@ def hf_kcd(capsys) -> Callable[..., str]:
     return run
 
 
-@pytest.fixture
-def refused(capsys) -> Callable[..., str]:
-    """Run a command that fails, check its exit code and that it ends in one line on stderr, and return the line."""
-
-    def run(*words: object, code: int = 2) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([*map(str, words)])
-        assert exit_.value.code == code
-        lines = capsys.readouterr().err.splitlines()
-        assert [line for line in lines if line.startswith("hf-kcd: error: ")] == lines[-1:]
-        return lines[-1]
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "run"

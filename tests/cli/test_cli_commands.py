@@ -48,10 +48,8 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
         own = capsys.readouterr().out
         assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in own
         if command == "distill":  # What newcomers need comes first.
-            order = (
-                "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
-            )
-            places = [own.index(word) for word in f"{order} of transformers.TrainingArguments|--adam_beta1".split("|")]
+            line = "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
+            places = [own.index(word) for word in f"{line} of transformers.TrainingArguments|--adam_beta1".split("|")]
             assert places == sorted(places)
     main(["--version"])
     assert capsys.readouterr().out == f"hf-kcd {version('hf-kcd')}\n"

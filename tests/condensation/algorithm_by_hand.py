@@ -1,14 +1,9 @@
 """Algorithm 1 in NumPy, written from the paper alone: what a condenser and a training are compared with."""
 
 import numpy as np
+from formulas import log_softmax
 
 from hf_kcd.condensation import KCDConfig
-
-
-def log_softmax(logits) -> np.ndarray:
-    rows = np.asarray(logits, dtype=np.float64)
-    rows = rows - rows.max(1, keepdims=True)
-    return rows - np.log(np.exp(rows).sum(1, keepdims=True))
 
 
 def value_of(name: str, student, teacher, labels) -> np.ndarray:

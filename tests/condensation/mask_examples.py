@@ -19,9 +19,8 @@ TENSORS = ("kept", "partner", "perturbation", "value", "frequency")
 def image_data(num_points: int = NUM_POINTS, seed: int = 0) -> datasets.Dataset:
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (num_points, 4, 4, 3), dtype=np.uint8)
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "owl"])}
-    )
+    classes = datasets.ClassLabel(names=["cat", "dog", "owl"])
+    features = datasets.Features({"image": datasets.Image(), "label": classes})
     labels = generator.integers(0, 3, num_points).tolist()
     return datasets.Dataset.from_dict({"image": list(images), "label": labels}, features=features)
 

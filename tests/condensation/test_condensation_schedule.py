@@ -116,16 +116,14 @@ def simulate(schedule: CondensationSchedule) -> list[tuple[int, int]]:
 @given(
     num_points=st.integers(1, 400),
     num_epochs=st.integers(2, 24),
-    epochs_per_stage=st.integers(1, 10),
+    stage=st.integers(1, 10),
     percent=st.integers(5, 100),
     shape=st.sampled_from(["exponential", "linear"]),
     first_selection=st.sampled_from(["after_first_epoch", "after_first_stage"]),
     batches=st.tuples(st.integers(1, 33), st.integers(1, 8), st.integers(1, 7), st.booleans()),
 )
-def test_simulation_of_every_batch_agrees(
-    num_points, num_epochs, epochs_per_stage, percent, shape, first_selection, batches
-):
-    stage = min(epochs_per_stage, num_epochs - 1)
+def test_simulation_of_every_batch_agrees(num_points, num_epochs, stage, percent, shape, first_selection, batches):
+    stage = min(stage, num_epochs - 1)
     plain = CondensationSchedule(num_points, num_epochs, stage, percent / 100, shape, first_selection)
     batch_size, world_size, accumulation, drop_last = batches
     if drop_last and plain.num_kept(num_epochs - 1) < batch_size * world_size:

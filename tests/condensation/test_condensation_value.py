@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from algorithm_by_hand import log_softmax
+from formulas import log_softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -99,9 +99,8 @@ def test_pixels_depend_only_on_seed_epoch_and_point(make_dataset, pixels, memory
 
 @pytest.mark.parametrize("preprocessing", [CROP, CUT, STILL], ids=["crop", "resized crop", "none"])
 def test_both_ways_of_storing_give_the_same_pixels(make_dataset, pixels, preprocessing):
-    stored, decoded = (
-        KnowledgeDataset(make_dataset(pixels), preprocessing, memory_budget=size) for size in (2**30, 0)
-    )
+    dataset = make_dataset(pixels)
+    stored, decoded = (KnowledgeDataset(dataset, preprocessing, memory_budget=size) for size in (2**30, 0))
     assert stored.in_memory and not decoded.in_memory
     for data in (stored, decoded):
         data.select([4, 2, 9], partner=[1, -1, 4], perturbation=[0.3, 0.0, 0.1])

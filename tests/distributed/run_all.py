@@ -1,7 +1,4 @@
-"""All trainings of this folder, one after the other, in one group of two processes.
-
-python -m torch.distributed.run --nproc-per-node 2 run_all.py <folder> <seconds>
-"""
+"""All trainings of this folder: `python -m torch.distributed.run --nproc-per-node 2 run_all.py <folder> <seconds>`."""
 
 import faulthandler
 import os

@@ -1,8 +1,4 @@
-"""Two processes keep the memory of a contrastive method.
-
-Each writes `<what>.rank<r>.safetensors`: "whole", the state after a training with CRD; "resumed", the same from its
-checkpoint; "memory_<method>", the state of the method after a few steps alone, on the rows of `rows`.
-"""
+"""Two processes keep a contrastive memory: "whole" and "resumed" CRD runs, and "memory_<method>" after a few steps."""
 
 from pathlib import Path
 

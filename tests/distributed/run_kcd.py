@@ -1,8 +1,4 @@
-"""Two processes train under condensation.
-
-Each writes `<scenario>.rank<r>.json` and `<scenario>.rank<r>.safetensors`. `<scenario>-resumed` starts from the checkpoint
-of the scenario after `RESUMED_FROM` updates.
-"""
+"""Two processes train under condensation; each writes `<scenario>.rank<r>.json` and a `.safetensors` beside it."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +36,7 @@ SCENARIOS: dict[str, tuple[int, str, dict[str, Any], dict[str, Any]]] = {
     # 384, 320, 256 and 192 points: every epoch divides by the 64 of an update, so nothing is drawn twice.
     "even": (384, "no_batch_statistics", ACCUMULATED, {"final_ratio": 0.5, "shape": "linear"}),
 }
-# Within the first epoch of a stage: after one update of the two of epoch 3.
+# "<scenario>-resumed" starts here, within the first epoch of a stage: after one update of the two of epoch 3.
 RESUMED_FROM = {name: given[2]["save_steps"] for name, given in SCENARIOS.items() if "save_steps" in given[2]}
 
 

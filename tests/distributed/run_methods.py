@@ -1,7 +1,4 @@
-"""Two processes train two condensed epochs with every method.
-
-Each writes `<run>.rank<r>.safetensors`: the weights of student and method before and after, and the losses.
-"""
+"""Two processes train every method; `<run>.rank<r>.safetensors` holds weights before and after, and losses."""
 
 import tempfile
 from pathlib import Path

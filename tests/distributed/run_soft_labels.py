@@ -1,7 +1,4 @@
-"""Two processes train on soft labels.
-
-Each writes `soft_labels.rank<r>.safetensors`: every row that it drew, with its epoch, and the student's weights at the end.
-"""
+"""Two processes train on soft labels; `soft_labels.rank<r>.safetensors` holds the rows drawn and the student."""
 
 from pathlib import Path
 

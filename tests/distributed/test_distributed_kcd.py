@@ -167,12 +167,9 @@ def test_only_the_first_process_writes_except_each_ones_random_state(folder):
 def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(folder, scenario):
     for whole, rest in zip(read(folder, scenario), read(folder, f"{scenario}-resumed"), strict=True):
         first_epoch = NUM_EPOCHS - len(rest.seen["drawn"])
-        num_left = len(rest.seen["drawn"][0])
-        assert 0 < num_left < len(whole.seen["drawn"][first_epoch])
-        assert rest.seen["drawn"] == [
-            whole.seen["drawn"][first_epoch][-num_left:],
-            *whole.seen["drawn"][first_epoch + 1 :],
-        ]
+        num_left, (first, *later) = len(rest.seen["drawn"][0]), whole.seen["drawn"][first_epoch:]
+        assert 0 < num_left < len(first)
+        assert rest.seen["drawn"] == [first[-num_left:], *later]
         for prefix in ("student", "momentum", "mask", "record"):
             assert_equal(whole.part(prefix), rest.part(prefix))
         for name in ("global_step", "epoch", "points", "top1", "predictions"):

@@ -50,9 +50,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def run_fresh(
-    hub: LocalHub, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_fresh(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess]:
     """A function that runs code and its arguments as a stranger: another process, folder and home, and nobody logged in."""
 
     def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,4 @@
-"""A Hugging Face Hub on this machine, over real HTTP, whose requests fail on demand.
-
-`local_hub_store.py` holds its repositories, `local_hub_routes.py` its answers; here are the server and its faults.
-"""
+"""A Hugging Face Hub on this machine over real HTTP, whose requests fail on demand: the server and its faults."""
 
 import re
 import sys

@@ -122,9 +122,7 @@ class Store:
         self.commit(repository, "main", "initial commit", attributes)
         return repository
 
-    def commit(
-        self, repository: Repository, branch: str, title: str, added: Files, deleted: set[str] = frozenset()
-    ) -> Commit:
+    def commit(self, repository: Repository, branch: str, title: str, added: Files, deleted=frozenset()) -> Commit:
         """Advance a branch: delete files, then add files."""
         self._count += 1
         parent = repository.commits.get(repository.branches.get(branch, ""))

@@ -58,9 +58,6 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return text
 
 
-# What is published.
-
-
 def test_a_push_is_one_commit_of_mask_table_picture_and_card(hub, mask, repository):
     # A name without a user gets that of the login.
     commit = mask.push_to_hub("pets-mask", commit_message="My mask")
@@ -195,9 +192,6 @@ def test_a_mask_without_soft_labels_and_broken_ones_are_one_clear_line(hub, publ
     with pytest.raises(FileNotFoundError, match=without) as error:
         SoftLabels.from_pretrained(REPO)
     one_line(error)
-
-
-# Who may read and write it.
 
 
 def test_a_private_mask_is_its_owners_and_a_branch_holds_a_mask_of_its_own(hub, mask, monkeypatch):

@@ -20,17 +20,6 @@ from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.data import SoftLabels, load_image_data
 
 
-def refused(capsys, *words: object, code: int = 2) -> str:
-    """Run a push that fails, check that it says why in one line, and return the line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as exit_:
-        command("push", *words)
-    assert exit_.value.code == code
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("hf-kcd: error: ")] == lines[-1:], lines
-    return lines[-1]
-
-
 def test_student_and_mask_go_where_the_command_says_and_nothing_private_with_them(hub, run_folder, capsys):
     command("push", run_folder, "me/first", "--license", "apache-2.0", "--with_soft_labels", "--views", 1)
     said = capsys.readouterr().out
@@ -137,9 +126,8 @@ def test_a_published_mask_and_its_soft_labels_replace_the_teacher(hub, run_folde
     assert "from the soft labels of cifar_resnet8" in capsys.readouterr().out
     results = json.loads((tmp_path / "soft" / "results.json").read_text())
     stored = results["soft_labels"]
-    assert (
-        stored == SoftLabels.from_pretrained("me/first-mask").description() and results["teacher"] == "cifar_resnet8"
-    )
+    assert stored == SoftLabels.from_pretrained("me/first-mask").description()
+    assert results["teacher"] == "cifar_resnet8"
     assert (results["cost"]["points"], stored["num_views"], stored["top_k"]) == (60, 2, 3)
     assert np.isfinite(results["history"]["loss"]).all() and load_model(str(tmp_path / "soft")).num_classes == 10
     # A student that trained on a published mask links it.
@@ -157,7 +145,7 @@ def test_a_published_mask_and_its_soft_labels_replace_the_teacher(hub, run_folde
     assert error.startswith("hf-kcd: error: ") and error.count("\n") == 1 and not (tmp_path / "other").exists()
 
 
-def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_path, capsys, monkeypatch):
+def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_path, capsys, refused, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     words = ["--dry_run", tmp_path / "out", "--mask_repo", "me/points", "--with_soft_labels", "--views", 3]
     command("push", run_folder, "me/first", *words)
@@ -173,7 +161,7 @@ def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_
     assert list(table) == ["train"] and len(table["train"]) == 120
     assert KnowledgeMask.from_pretrained(mask).num_points == 120 and SoftLabels.from_pretrained(mask).num_views == 3
     before = sorted((tmp_path / "out").rglob("*"))
-    assert "not empty" in refused(capsys, run_folder, "me/first", "--dry_run", tmp_path / "out")
+    assert "not empty" in refused("push", run_folder, "me/first", "--dry_run", tmp_path / "out")
     assert sorted((tmp_path / "out").rglob("*")) == before
 
 
@@ -219,12 +207,12 @@ def test_a_local_mask_that_is_gone_is_no_repository(hub, run_folder, tmp_path):
     [
         (["nowhere", "me/first"], "nowhere is not a folder"),
         (["{run}/plots", "me/first"], "results.json does not exist"),
-        (["{run}/plots", "me/first", "--mask_only"], "no mask to push"),
+        (["{run}/plots", "me/first", "--mask_only"], "has no mask: leave --mask_only out"),
         (["{run}/mask", "me/first"], "add --mask_only"),
         (["{run}", "first"], "give user/name"),
         (["{run}", "me/fir/st"], "cannot exist"),
         (["{run}", "me/first", "--mask_only", "--mask_repo", "me/x"], "leave --mask_repo out"),
-        (["{run}", "me/first", "--student_only", "--with_soft_labels"], "no mask to push"),
+        (["{run}", "me/first", "--student_only", "--with_soft_labels"], "has no mask: leave --with_soft_labels out"),
         (["{run}", "me/first", "--with_soft_labels", "--bits", "4"], "bits is 4"),
         (["{run}", "me/first", "--with_soft_labels", "--views", "0"], "num_views is 0"),
         (["{run}/mask", "me/first", "--mask_only", "--with_soft_labels"], "recipe.yaml"),
@@ -232,16 +220,16 @@ def test_a_local_mask_that_is_gone_is_no_repository(hub, run_folder, tmp_path):
         (["{run}", "me/first", "--with_soft_labels"], "hf auth login"),
     ],
 )
-def test_a_push_that_cannot_work_is_one_line_and_leaves_nothing(hub, run_folder, words, said, capsys, monkeypatch):
+def test_a_push_that_cannot_work_is_one_line_and_leaves_nothing(hub, run_folder, words, said, refused, monkeypatch):
     if "login" in said:
         monkeypatch.delenv("HF_TOKEN")
-    assert said in refused(capsys, *(word.format(run=run_folder) for word in words))
+    assert said in refused("push", *(word.format(run=run_folder) for word in words))
     assert not hub.repositories
 
 
-def test_a_push_that_breaks_off_says_what_is_up_and_the_same_command_goes_on(hub, run_folder, capsys, waits):
+def test_a_push_that_breaks_off_says_what_is_up_and_the_same_command_goes_on(hub, run_folder, refused, waits):
     hub.fail("POST /api/datasets/.*/commit/", "status", 100, status=500)
-    said = refused(capsys, run_folder, "me/first", code=1)
+    said = refused("push", run_folder, "me/first", code=1)
     assert "me/first is uploaded" in said and "me/first-mask is unchanged" in said
     assert set(hub.files("me/first")) == STUDENT_FILES and hub.files("me/first-mask", "dataset") == {}
     hub.mend()

@@ -50,12 +50,8 @@ def make_trainer(folder: Path, **options) -> DistillationTrainer:
     teacher = options.pop("teacher", "cifar_resnet8")
     defaults = {"per_device_train_batch_size": 16, "learning_rate": 0.1, "num_train_epochs": 2, "use_cpu": True}
     defaults |= {"report_to": "none", "disable_tqdm": True, "eval_strategy": "epoch", "logging_steps": 1, "seed": 3}
-    return DistillationTrainer(
-        "cifar_resnet8", teacher, DistillationConfig(str(folder), **defaults | options), **parts
-    )
-
-
-# From a run's folder.
+    args = DistillationConfig(str(folder), **defaults | options)
+    return DistillationTrainer("cifar_resnet8", teacher, args, **parts)
 
 
 def test_a_pushed_student_is_one_commit_whose_card_states_the_results(hub, run_folder, tmp_path):
@@ -78,10 +74,8 @@ def test_a_pushed_student_is_one_commit_whose_card_states_the_results(hub, run_f
     # The digits are not on the Hub, and the run did not train on the mask that it made.
     assert data.datasets is None and data.base_model is None
     results = json.loads((run_folder / "results.json").read_text())
-    last, values = (
-        results["accuracy"]["last"],
-        {result.metric_type: result.metric_value for result in data.eval_results},
-    )
+    last = results["accuracy"]["last"]
+    values = {result.metric_type: result.metric_value for result in data.eval_results}
     assert {result.dataset_name for result in data.eval_results} == {"digits"}
     # 120 points, then 120 x 0.5^(1/3) = 95.2 and 120 x 0.5^(2/3) = 75.6 of them.
     paid, saved = (120 + 95 + 75) / 360, (25 + 45) * results["seconds"]["training"] / 290
@@ -142,9 +136,6 @@ def test_card_of_a_run_without_weights_promises_none(run_folder, tmp_path, capsy
     assert "not published here" in card.text and "hf_hub:" not in card.text and "![" not in card.text
     command("card", tmp_path, "--output", tmp_path / "x.md", "--repo", "me/x", "--license", "mit")
     assert 'load_model("hf_hub:me/x")' in (tmp_path / "x.md").read_text()
-
-
-# From the trainer.
 
 
 def test_every_save_pushes_the_student_and_the_end_pushes_all_with_the_best_weights(hub, tmp_path):
@@ -293,14 +284,13 @@ def test_of_two_processes_one_pushes(hub, run_fresh):
     assert "2 processes" in hub.files("me/two")["README.md"].decode()
 
 
-def test_distill_pushes_when_it_is_done_and_a_push_that_fails_leaves_a_finished_run(hub, tmp_path, capsys, waits):
+def test_distill_pushes_when_it_is_done_and_a_push_that_fails_leaves_a_finished_run(
+    hub, tmp_path, capsys, refused, waits
+):
     words = [*TINY, "--student", "cifar_resnet8", "--method", "ce", "--num_train_epochs", 1, "--plots", "false"]
     words += ["--push_to_hub", "true", "--hub_model_id", "me/cli", "--hub_strategy", "end", "--output_dir"]
     hub.fail("POST .*/commit/", "status", math.inf, status=503)
-    with pytest.raises(SystemExit) as exit_:
-        command("distill", *words, tmp_path / "failed")
-    assert exit_.value.code == 1
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = refused("distill", *words, tmp_path / "failed", code=1)
     assert "503" in line and f"hf-kcd push {tmp_path / 'failed'} me/cli" in line
     assert read_run(tmp_path / "failed")[0]["epochs_trained"] == 1
     hub.mend()

@@ -1,5 +1,4 @@
-"""The contract of every loss: no gradient to the teacher, float32 for half precisions, autocast without effect, no wait for
-the device, finite values and gradients on degenerate input, and errors that name the shapes."""
+"""Every loss: gradients, half precision, autocast, no wait for the device, degenerate input, and errors with shapes."""
 
 from collections.abc import Callable
 from typing import NamedTuple

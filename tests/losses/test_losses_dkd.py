@@ -27,9 +27,7 @@ def some(batch: int = 16, classes: int = 100, seed: int = 0):
     return *map(torch.from_numpy, logits), torch.from_numpy(generator.integers(classes, size=batch))
 
 
-@pytest.mark.parametrize(
-    ("alpha", "beta", "temperature"), [(1.0, 8.0, 4.0), (1.0, 0.0, 4.0), (0.0, 1.0, 4.0), (1, 2, 1)]
-)
+@pytest.mark.parametrize("alpha, beta, temperature", [(1.0, 8.0, 4.0), (1.0, 0.0, 4.0), (0.0, 1.0, 4.0), (1, 2, 1)])
 def test_formula(alpha, beta, temperature):
     student, teacher, labels = some()
     loss = dkd_loss(student, teacher, labels, alpha, beta, temperature)

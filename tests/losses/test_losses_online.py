@@ -22,7 +22,7 @@ def test_dml():
     (own, *peers), _ = some(4)
     for options in ({}, {"temperature": 3.0}):
         temperature = options.get("temperature", 1)
-        expected = np.mean([divergence(softmax(peer, temperature), own, temperature) for peer in peers])
+        expected = np.mean([divergence(own, softmax(peer, temperature), temperature) for peer in peers])
         assert dml_loss(*tensors(own), tensors(*peers), **options).item() == pytest.approx(expected, rel=1e-10)
     with pytest.raises(ValueError, match="at least one other"):
         dml_loss(torch.zeros(2, 3), [])
@@ -33,7 +33,7 @@ def test_dml():
 def test_one():
     (ensemble, *branches), labels = some(4)
     expected = cross_entropy(ensemble, labels) + sum(cross_entropy(branch, labels) for branch in branches)
-    expected += 0.4 * sum(divergence(softmax(ensemble, 3), branch, 3) for branch in branches)
+    expected += 0.4 * sum(divergence(branch, softmax(ensemble, 3), 3) for branch in branches)
     ensemble, labels, *branches = tensors(ensemble, labels, *branches)
     loss = one_loss(branches, ensemble.requires_grad_(), labels, ramp=0.4)
     assert loss.item() == pytest.approx(expected, rel=1e-10)
@@ -52,8 +52,8 @@ def test_slkd_is_the_papers_total_with_its_effective_weights():
     target = 0.5 * softmax(first, 4) + 0.5 * softmax(second, 4)
     inputs = *tensors(student, teacher), tensors(first, second), torch.from_numpy(labels)
     # lambda 1, eta 3, alpha 0.1: 0.4 CE, 0.9 KD from the teacher, 2.7 KD from the fused self-learning teachers.
-    ce, kd = cross_entropy(student, labels), divergence(softmax(teacher, 4), student, 4)
-    expected = 0.4 * ce + 0.9 * kd + 2.7 * divergence(target, student, 4)
+    ce, kd = cross_entropy(student, labels), divergence(student, softmax(teacher, 4), 4)
+    expected = 0.4 * ce + 0.9 * kd + 2.7 * divergence(student, target, 4)
     assert slkd_loss(*inputs).item() == pytest.approx(expected, rel=1e-10)
     # The paper's Table 4: from the teacher alone it is Hinton's loss.
     alone = slkd_loss(*inputs, self_learning_weight=0.0)
@@ -68,8 +68,8 @@ def test_slkd_fuses_probabilities_with_rho(number, fusion, weights):
     (student, teacher, *learning), labels = some(2 + number)
     target = sum(weight * softmax(logits, 2) for weight, logits in zip(weights, learning, strict=True))
     options = {"alpha": 0.3, "temperature": 2.0, "teacher_weight": 0.5, "self_learning_weight": 2.0}
-    ce, kd = cross_entropy(student, labels), divergence(softmax(teacher, 2), student, 2)
-    expected = 0.5 * (0.3 * ce + 0.7 * kd) + 2.0 * (0.3 * ce + 0.7 * divergence(target, student, 2))
+    ce, kd = cross_entropy(student, labels), divergence(student, softmax(teacher, 2), 2)
+    expected = 0.5 * (0.3 * ce + 0.7 * kd) + 2.0 * (0.3 * ce + 0.7 * divergence(student, target, 2))
     inputs = *tensors(student, teacher), tensors(*learning), torch.from_numpy(labels)
     loss = slkd_loss(*inputs, fusion=fusion, **options)
     assert loss.item() == pytest.approx(expected, rel=1e-10)

@@ -23,9 +23,8 @@ def some(batch: int = 4, seed: int = 0) -> tuple:
 
 def mean_divergence(pairs: list[tuple[np.ndarray, np.ndarray]], temperature: float) -> float:
     """T^2 times the mean over (student, teacher) rows, 0 for none."""
-    return (
-        np.mean([divergence(softmax(t, temperature)[None], s[None], temperature) for s, t in pairs]) if pairs else 0.0
-    )
+    terms = [divergence(s[None], softmax(t, temperature)[None], temperature) for s, t in pairs]
+    return np.mean(terms) if terms else 0.0
 
 
 def kept_rows(teacher: list[np.ndarray], truth: list[int], ratio: float) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, softened, unit
+from formulas import cross_entropy, divergence, softmax, unit
 
 from hf_kcd.losses import crd_loss, wcord_local_loss
 from hf_kcd.methods import create_method
@@ -39,9 +39,6 @@ def step_inputs(seed: int, ids=None):
         networks.append(ModelOutputs(logits=logits.requires_grad_(), embedding=embedding.requires_grad_()))
     ids = torch.randperm(POINTS, generator=generator)[:ROWS] if ids is None else torch.tensor(ids)
     return *networks, {"point_ids": ids, "labels": LABELS[ids]}
-
-
-# ---- The papers' formulas ----
 
 
 class Reference:
@@ -112,7 +109,7 @@ def test_parts_and_memory_over_several_steps(name):
         embeddings, cosines = reference.cosines(student, teacher, batch["point_ids"].numpy(), drawn[:, 1:])
         expected = {
             "ce": cross_entropy(student.logits.detach().numpy(), batch["labels"].numpy()),
-            "kd": 0.3 * divergence(student.logits.detach().numpy(), softened(teacher.logits.detach(), 4.0), 4.0),
+            "kd": 0.3 * divergence(student.logits.detach().numpy(), softmax(teacher.logits.detach(), 4.0), 4.0),
         }
         if name == "crd":
             expected["crd"] = 0.8 * reference.crd(cosines)
@@ -186,9 +183,6 @@ def test_under_autocast_the_contrast_stays_in_full_precision(name):
         assert parts[part].dtype == torch.float32
         assert torch.equal(parts[part], expected[part])
     assert torch.equal(memory.student, other_memory.student) and memory.student.dtype == torch.float32
-
-
-# ---- The negatives ----
 
 
 def memory_of(labels: list[int], num_negatives: int, seed: int = 0) -> ContrastMemory:
@@ -293,9 +287,6 @@ def test_points_that_are_no_longer_seen_are_used_last():
     for own, *drawn in compared[positions].tolist():
         assert {point for point in range(10, 14) if point % 2 != own % 2} < set(drawn)
         assert len(set(drawn)) == 4
-
-
-# ---- What does not fit ----
 
 
 def test_labels_that_leave_no_negatives_are_refused():

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, softened, unit
+from formulas import cross_entropy, divergence, softmax, unit
 from torch.nn import functional as F
 
 from hf_kcd import losses
@@ -81,9 +81,6 @@ def by_torch(function, x: np.ndarray, layer, **options) -> np.ndarray:
     """A convolution, which is not under test here."""
     bias = None if layer.bias is None else layer.bias.detach()
     return function(torch.tensor(x), layer.weight.detach(), bias, **options).numpy()
-
-
-# ---- Each method's term, from its adapters in NumPy and the losses, which have their own tests ----
 
 
 def fitnet(method, student, teacher):
@@ -230,7 +227,7 @@ def test_kd_can_be_turned_on_and_parts_without_weight_are_left_out(name):
         return
     parts, student, teacher = run(make(name, ce_weight=0.0, kd_weight=0.9, temperature=2.0))
     assert list(parts) == ["kd", name]
-    logits, target = arrays([student.logits])[0], softened(arrays([teacher.logits])[0], 2.0)
+    logits, target = arrays([student.logits])[0], softmax(arrays([teacher.logits])[0], 2.0)
     assert parts["kd"].item() == pytest.approx(0.9 * divergence(logits, target, 2.0), rel=1e-9)
     assert list(run(make(name, weight=0.0))[0]) == ["ce"]
 

@@ -6,7 +6,8 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, network, softened
+from formulas import cross_entropy, divergence, softmax
+from tiny_runs import network
 
 from hf_kcd.methods import create_method
 from hf_kcd.models import ModelOutputs, ModelSpec, load_model, read_outputs
@@ -20,9 +21,6 @@ def batch(rows: int = 6, size: int = 8, classes: int = 4):
     generator = torch.Generator().manual_seed(rows)
     images = torch.randn(rows, 3, size, size, generator=generator)
     return {"pixel_values": images, "labels": torch.randint(classes, (rows,), generator=generator)}
-
-
-# ---- DML ----
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ def test_dml_is_each_networks_ce_and_mean_divergence_from_the_others(options, co
     expected = {}
     for number, own in enumerate(logits):
         suffix = f"_peer_{number}" if number else ""
-        others = [softened(other, temperature) for i, other in enumerate(logits) if i != number]
+        others = [softmax(other, temperature) for i, other in enumerate(logits) if i != number]
         terms = [divergence(own, other, temperature) for other in others]
         expected |= {f"ce{suffix}": cross_entropy(own, inputs["labels"].numpy())}
         expected |= {f"dml{suffix}": weight * np.mean(terms)}
@@ -61,18 +59,11 @@ def test_dml_targets_get_no_gradient_and_peers_are_untrained_networks_of_the_stu
 
 
 def test_dml_refuses_peers_that_cannot_be():
-    few, typo, bound = "a list of at least one", "cifar_resnet8", "images of 224 x 224 only"
-    for peers, said in (
-        ("cifar_resnet8", few),
-        ([], few),
-        (["cifar_resnt8"], typo),
-        (["vit_tiny_patch16_224"], bound),
-    ):
+    few, vit = "a list of at least one", "vit_tiny_patch16_224"
+    cases = [("cifar_resnet8", few), ([], few), (["cifar_resnt8"], "cifar_resnet8"), ([vit], "224 x 224 only")]
+    for peers, said in cases:
         with pytest.raises(ValueError, match=said):
             create_method("dml", SPEC, None, 8, peers=peers)
-
-
-# ---- ONE ----
 
 
 def outputs(model, inputs):
@@ -113,11 +104,11 @@ def test_one_is_the_sum_of_the_paper(epoch):
         linear, norm = twin.gate.linear, twin.gate.norm
         scores = trunk.double().numpy().mean((2, 3)) @ linear.weight.double().numpy().T + linear.bias.double().numpy()
     scores = (scores - scores.mean(0)) / np.sqrt(scores.var(0) + norm.eps)
-    gates = softened(np.maximum(scores, 0), 1.0)
+    gates = softmax(np.maximum(scores, 0), 1.0)
     ensemble = sum(gates[:, [i]] * branch for i, branch in enumerate(logits))
     labels = inputs["labels"].numpy()
     ramp = {0.0: math.exp(-5), 40.0: math.exp(-1.25)}.get(epoch, 1.0)
-    target = softened(ensemble, 3.0)
+    target = softmax(ensemble, 3.0)
     expected = sum(cross_entropy(branch, labels) for branch in [*logits, ensemble])
     expected += ramp * sum(divergence(branch, target, 3.0) for branch in logits)
     parts = method(student, None, inputs)

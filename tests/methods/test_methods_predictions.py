@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, softened
+from formulas import cross_entropy, divergence, softmax
 
 from hf_kcd.methods import create_method
 from hf_kcd.models import ModelOutputs, ModelSpec
@@ -42,7 +42,7 @@ def test_parts_are_the_weighted_sum_of_the_paper(name, options, ce_weight, kd_we
     method = create_method(name, SPEC, [SPEC] * count, 7, **options)
     parts = run(method, student, teachers, batch)
     logits = student.detach().numpy()
-    targets = [softened(teacher.detach().numpy(), temperature) for teacher in teachers]
+    targets = [softmax(teacher.detach().numpy(), temperature) for teacher in teachers]
     expected = {
         "ce": ce_weight * cross_entropy(logits, batch["labels"].numpy()),
         "kd": kd_weight * sum(divergence(logits, target, temperature) for target in targets),
@@ -63,7 +63,7 @@ def test_dgkd_drops_so_many_at_random_each_equally_often(count, num_dropped, lef
     student = student.detach()
     teachers = [student * (1 + 0.4 * 2**number) for number in range(count)]
     logits = student.numpy()
-    alone = np.array([divergence(logits, softened(teacher.numpy(), 5.0), 5.0) for teacher in teachers])
+    alone = np.array([divergence(logits, softmax(teacher.numpy(), 5.0), 5.0) for teacher in teachers])
     choices = np.array([[i >> bit & 1 for bit in range(count)] for i in range(2**count)])
     times, draws = np.zeros(count), 300
     torch.manual_seed(0)

@@ -57,10 +57,7 @@ def test_the_options_are_the_published_ones():
         "ab": {"weight": 1.0, "margin": 1.0, "first_phase_epochs": 30, **terms},
         "crd": {"weight": 0.8, **contrast},
         "wcord": {"weight": 0.8, "local_weight": 0.05, **contrast},
-        "unix": {
-            **{"temperature": 4.0, "keep_ratio": 48 / 64, "base_ratio": 32 / 64, "steepness": 10.0},
-            "cost_ratio": None,
-        },
+        "unix": {"temperature": 4.0, "keep_ratio": 0.75, "base_ratio": 0.5, "steepness": 10.0, "cost_ratio": None},
         "sskd": {
             **{"ce_weight": 0.1, "kd_weight": 0.9, "rotation_weight": 2.7, "similarity_weight": 10.0},
             **{"temperature": 4.0, "rotation_temperature": 4.0, "similarity_temperature": 0.5},
@@ -116,17 +113,10 @@ OUT_OF_RANGE = {
     "first_phase_learning_rate 0",
     "unix": "temperature 0, keep_ratio 0 48, base_ratio 1.5, steepness -1, cost_ratio 0",
     "crd": "embedding_dim 0, num_negatives 2.5, score_temperature 0.01 nan, momentum 1, weight -1",
-    **{
-        "wcord": "temperature 0, local_weight nan",
-        "ab": "first_phase_epochs -1, margin -1",
-        "rkd": "angle_weight nan",
-    },
-    **{
-        "fsp": "first_phase_epochs 1.5",
-        "ft": "first_phase_learning_rate 0",
-        "dkd": "beta -1",
-        "reviewkd": "warmup_epochs -1",
-    },
+    "wcord": "temperature 0, local_weight nan",
+    "ab": "first_phase_epochs -1, margin -1",
+    **{"fsp": "first_phase_epochs 1.5", "ft": "first_phase_learning_rate 0", "reviewkd": "warmup_epochs -1"},
+    **{"rkd": "angle_weight nan", "dkd": "beta -1"},
 }
 
 
@@ -153,9 +143,8 @@ def test_a_name_is_registered_once_and_only_for_methods():
 
 def test_a_method_gets_the_layers_that_were_chosen():
     student, teacher = timm.create_model("cifar_resnet8"), timm.create_model("test_vit")
-    method = create_method(
-        "test_reads_features", student, teacher, 5, student_layers="stages", teacher_layers=[1, 3, 5]
-    )
+    layers = {"student_layers": "stages", "teacher_layers": [1, 3, 5]}
+    method = create_method("test_reads_features", student, teacher, 5, **layers)
     assert method.student_spec.feature_sizes == ((32, 32), (16, 16), (8, 8))
     assert method.student_spec.preactivation_channels == (16, 32, 64)
     assert method.teacher_spec.feature_sizes == ((10, 10),) * 3

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_runs import cross_entropy, divergence, network, softened
+from formulas import cross_entropy, divergence, softmax
+from tiny_runs import network
 
 from hf_kcd.methods import FirstPhase, create_method
 from hf_kcd.models import ModelOutputs, ModelSpec, load_model
@@ -46,9 +47,9 @@ def test_parts_are_those_of_the_paper(options):
         # In training mode, as the step: with the statistics of the batch.
         own = [one(batch["pixel_values"]).numpy() for one in twin.sl_teachers]
     labels, student, teacher = batch["labels"].numpy(), student.detach().numpy(), teacher.detach().numpy()
-    target = softened(teacher, temperature)
+    target = softmax(teacher, temperature)
     # Eq. 6, of probabilities as the text has it.
-    fused = sum(weight * softened(logits, temperature) for weight, logits in zip(weights, own, strict=True))
+    fused = sum(weight * softmax(logits, temperature) for weight, logits in zip(weights, own, strict=True))
 
     def loss(logits, probabilities):
         cross = cross_entropy(logits, labels)
@@ -115,7 +116,7 @@ def test_sequential_sl_teachers_learn_first_and_teach_frozen():
     assert student.grad.abs().sum() > 0 and all(weight.grad is None for weight in method.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in method.state_dict().items())
     with torch.no_grad():
-        fused = sum(softened(one.eval()(batch["pixel_values"]).numpy(), 4.0) for one in method.sl_teachers) / 2
+        fused = sum(softmax(one.eval()(batch["pixel_values"]).numpy(), 4.0) for one in method.sl_teachers) / 2
     logits, labels = student.detach().numpy(), batch["labels"].numpy()
     expected = 3 * (0.1 * cross_entropy(logits, labels) + 0.9 * divergence(logits, fused, 4.0))
     assert parts["sl_teachers"].item() == pytest.approx(expected, rel=1e-5)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from method_runs import cross_entropy, unit
+from formulas import cross_entropy, unit
 
 from hf_kcd.losses import sskd_losses
 from hf_kcd.methods import FirstPhase, create_method
@@ -75,9 +75,6 @@ def test_the_first_phase_asks_the_teacher_alone_where_a_rotated_image_comes_from
     parts["origin"].backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in method.teacher_head.parameters())
     assert all(parameter.grad is None for parameter in method.student_head.parameters())
-
-
-# ---- The batch ----
 
 
 def test_every_image_comes_upright_and_rotated_three_times_with_its_label_and_id():

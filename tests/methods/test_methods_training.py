@@ -6,14 +6,17 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from method_runs import NUM_POINTS, Interrupt, Interrupted, differing, logged, make, network, outcome
 from safetensors.torch import load_file
+from tiny_runs import RECIPE, Interrupted, SaveAt, assert_same_end, differing, image_set, losses, make_trainer, network
 from transformers import TrainerCallback
 
+from hf_kcd import KCDConfig, KnowledgeDataset
 from hf_kcd.methods import register_method
 from hf_kcd.methods.sskd import SSKD
 from hf_kcd.models import load_model
 
+NUM_POINTS = 44
+KCD = KCDConfig(final_ratio=0.5, epochs_per_stage=1)
 CONTRAST = {"num_negatives": 10, "kd_weight": 1.0}
 # Method, its options, and the loss parts that are logged.
 RUNS = {
@@ -27,6 +30,15 @@ RUNS = {
     "sskd": ("sskd", {"first_phase_epochs": 1}, ["ce", "kd", "rotation", "similarity"]),
     "unix": ("unix", {}, ["kd"]),
 }
+
+
+def make(out, method, kcd=KCD, callbacks=(), seed=1, **options):
+    """A trainer of fresh networks: ResNet-8 from another one, or from three for a method of several teachers."""
+    networks = {"model": network(seed), "teacher": [network(9 - i) for i in range(3 if method == "dgkd" else 1)]}
+    data = [KnowledgeDataset(image_set(NUM_POINTS), RECIPE, seed=3, training=training) for training in (True, False)]
+    torch.manual_seed(seed)
+    options |= {"train_dataset": data[0], "eval_dataset": data[1], "learning_rate": 0.02, **networks}
+    return make_trainer(out, kcd, callbacks, method=method, **{"num_train_epochs": 3, **options})
 
 
 class AtFirst(TrainerCallback):
@@ -55,11 +67,11 @@ def run(tmp_path_factory):
 def test_a_condensed_run_is_the_same_with_an_interruption(name, run, tmp_path):
     whole, (method, options, parts) = run(name), RUNS[name]
     with pytest.raises(Interrupted):
-        make(tmp_path, method, callbacks=[Interrupt(4)], method_options=options).train()
+        make(tmp_path, method, callbacks=[SaveAt(4, then_stop=True)], method_options=options).train()
     resumed = make(tmp_path, method, seed=50, method_options=options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert not differing(outcome(whole), outcome(resumed))
-    for line in logged(whole):
+    assert_same_end(whole, resumed)
+    for line in losses(whole):
         values = {part.removeprefix("loss_"): value for part, value in line.items() if part.startswith("loss_")}
         assert sorted(values) == sorted(parts) and np.isfinite(list(values.values())).all()
         # WCoRD's memory is empty in the first epoch.
@@ -111,20 +123,20 @@ def test_sskd_trains_the_teachers_head_in_the_first_phase_and_the_students_after
     assert changed == {name for name in heads if name.startswith("student_head")}
     # The first phase does not run the student; each step runs it once, on all copies.
     assert int(trainer.student.bn1.num_batches_tracked) == trainer.state.global_step
-    losses = []
+    origins = []
 
     @register_method("test_noted_sskd")
     class Noted(SSKD):
         def first_phase_losses(self, student, teacher, batch):
             assert student is None and len(batch["labels"]) % 4 == 0
             parts = super().first_phase_losses(student, teacher, batch)
-            losses.append(parts["origin"].item())
+            origins.append(parts["origin"].item())
             return parts
 
     options = {"num_train_epochs": 1, "bf16": True, "method_options": {"first_phase_epochs": 20}}
     trainer = make(tmp_path, "test_noted_sskd", None, **options)
     trainer.train()
-    assert len(losses) == 20 * 3 and np.mean(losses[-6:]) < np.mean(losses[:6])
+    assert len(origins) == 20 * 3 and np.mean(origins[-6:]) < np.mean(origins[:6])
     # Every part works in bfloat16.
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    assert all(line["loss_similarity"] > 0 for line in logged(trainer))
+    assert all(line["loss_similarity"] > 0 for line in losses(trainer))

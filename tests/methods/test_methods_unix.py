@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from method_runs import BATCH, NUM_CLASSES, divergence, network, softened
+from formulas import divergence, softmax
+from tiny_runs import BATCH, NUM_CLASSES, network
 from torch import nn
 
 from hf_kcd.methods import create_method
@@ -132,13 +133,10 @@ def test_the_loss_is_the_divergence_alone(temperature):
     student, teacher = generator.normal(size=(2, 7, 6)) * 3
     logits = torch.tensor(student, requires_grad=True), torch.tensor(teacher, requires_grad=True)
     parts = make(temperature=temperature)(*map(ModelOutputs, logits), {})
-    expected = divergence(student, softened(teacher, temperature), temperature)
+    expected = divergence(student, softmax(teacher, temperature), temperature)
     assert parts.keys() == {"kd"} and parts["kd"].item() == pytest.approx(expected, rel=1e-9)
     parts["kd"].backward()
     assert logits[0].grad.abs().sum(1).gt(0).all() and logits[1].grad is None
-
-
-# ---- The cost ----
 
 
 def test_the_cost_is_that_of_the_authors():
@@ -194,9 +192,6 @@ def test_a_network_that_cannot_be_made_by_its_name_needs_its_cost():
     with pytest.raises(ValueError, match="other.*give cost_ratio"):
         create_method("unix", SPEC, replace(SPEC, name="other"), 500)
     assert create_method("unix", student, teacher, 500, cost_ratio=2.0).step_cost == 1.0
-
-
-# ---- A training ----
 
 
 def step(dtype: torch.dtype | None = None) -> tuple[DistillationModel, dict, torch.Tensor]:

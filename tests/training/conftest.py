@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from distillation_runs import PAPER, RELEASED, Watch, dropout_network, run_training
+from tiny_runs import PAPER, RELEASED, Watch, dropout_network, run_training
 
 RUNS = {
     "paper": {"kcd": PAPER, "method": "spy", "lr_decay_epochs": [2, 4]},

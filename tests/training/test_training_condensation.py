@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 import torch
 from condensation.algorithm_by_hand import ByHand
-from distillation_runs import (
-    EVAL,
-    NUM_EPOCHS,
-    PAPER,
-    RELEASED,
-    TRAIN,
-    dropout_network,
-    make_trainer,
-    network,
-    run_training,
-)
+from tiny_runs import EVAL, NUM_EPOCHS, PAPER, RELEASED, TRAIN, dropout_network, make_trainer, network, run_training
 from transformers import TrainerCallback
 
 from hf_kcd import KnowledgeMask

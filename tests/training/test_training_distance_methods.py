@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from distillation_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
+from tiny_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training import KCDConfig

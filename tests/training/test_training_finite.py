@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from distillation_runs import PAPER, Before, Spy, dropout_network, make_trainer, network
+from tiny_runs import PAPER, Before, Spy, dropout_network, make_trainer, network
 
 from hf_kcd.methods import register_method
 from hf_kcd.training.finite import FiniteCheck

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from distillation_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 from safetensors.torch import load_file
+from tiny_runs import RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network
 from torch import nn
 from torch.nn import functional as F
 

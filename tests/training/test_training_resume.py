@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from distillation_runs import (
+from tiny_runs import (
     EVAL,
     PAPER,
     RECIPE,
@@ -72,11 +72,11 @@ def test_resuming_twice_and_in_another_process(tmp_path, finished):
         with pytest.raises(Interrupted):
             trainer.train(resume_from_checkpoint=resume and str(tmp_path / resume))
     script = (
-        "import sys, torch; from distillation_runs import *;"
+        "import sys, torch; from tiny_runs import *;"
         "trainer = make_trainer(sys.argv[1], PAPER, model=dropout_network(5)); trainer.train(resume_from_checkpoint=True);"
         "torch.save(outcome(trainer), sys.argv[1] + '/outcome.pt')"
     )
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=folder, check=True, capture_output=True)
     resumed = torch.load(tmp_path / "outcome.pt", weights_only=True)
     assert not differing(outcome(finished("dropout").trainer), resumed)

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from distillation_runs import EVAL, PAPER, RECIPE, TRAIN, make_trainer, network, run_training
+from tiny_runs import EVAL, PAPER, RECIPE, TRAIN, make_trainer, network, run_training
 
 from hf_kcd import KnowledgeDataset, load_model
 

@@ -5,18 +5,7 @@ from itertools import accumulate
 
 import pytest
 import torch
-from distillation_runs import (
-    EVAL,
-    PAPER,
-    RECIPE,
-    RELEASED,
-    Watch,
-    assert_same_end,
-    dropout_network,
-    image_set,
-    losses,
-    run_training,
-)
+from tiny_runs import EVAL, PAPER, RECIPE, Watch, assert_same_end, dropout_network, image_set, losses, run_training
 
 from hf_kcd.data import KnowledgeDataset
 
@@ -36,7 +25,7 @@ def test_steps_epochs_points_and_rates_follow_the_selection(tmp_path, finished, 
     if (accumulation, drop_last) == (1, False):
         trainer, watch = finished(preset).trainer, finished(preset).watch
     else:
-        watch, kcd = Watch(), {"paper": PAPER, "released": RELEASED}[preset]
+        watch, kcd = Watch(), finished(preset).trainer.kcd.config
         options = {"gradient_accumulation_steps": accumulation, "dataloader_drop_last": drop_last}
         trainer = run_training(tmp_path, kcd, [watch], method="spy", lr_decay_epochs=[2, 4], **options)
     per_epoch = [batches(size, drop_last) for size in SIZES[preset]]

@@ -2,23 +2,14 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from distillation_runs import (
-    PAPER,
-    RECIPE,
-    TRAIN,
-    SaveAt,
-    assert_same_end,
-    losses,
-    make_trainer,
-    network,
-    run_training,
-)
+from tiny_runs import PAPER, RECIPE, TRAIN, SaveAt, assert_same_end, losses, make_trainer, network, run_training
 
 from hf_kcd import KCDConfig, KnowledgeDataset, KnowledgeMask
 from hf_kcd.artifacts.results import run_label
@@ -252,13 +243,6 @@ def distilled(tmp_path_factory) -> Path:
     return folder
 
 
-def failure(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        main(["distill", *TINY, *words])
-    assert exit_.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]
-
-
 def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, distilled):
     labels = SoftLabels.from_pretrained(distilled / "published")
     mask = KnowledgeMask.from_pretrained(distilled / "published")
@@ -283,16 +267,17 @@ def test_the_command_line_distils_again_without_the_teacher(tmp_path, capsys, di
     assert third["accuracy"] == results["accuracy"] and third["history"]["loss"] == results["history"]["loss"]
 
 
-def test_the_command_line_refuses_in_one_line(tmp_path, capsys, distilled):
+def test_the_command_line_refuses_in_one_line(tmp_path, refused, distilled):
     published, out = str(distilled / "published"), ["--output_dir", str(tmp_path / "out")]
-    assert "name it, e.g. --mask user/name" in failure(capsys, "--soft_labels", *out)
-    both = failure(capsys, "--soft_labels", "--mask", published, "--teacher", "cifar_resnet8", *out)
+    failure = partial(refused, "distill", *TINY)
+    assert "name it, e.g. --mask user/name" in failure("--soft_labels", *out)
+    both = failure("--soft_labels", "--mask", published, "--teacher", "cifar_resnet8", *out)
     assert "soft_labels replace the teacher: leave teacher or soft_labels out" in both
-    without = failure(capsys, "--soft_labels", "--mask", str(distilled / "run" / "mask"), *out)
+    without = failure("--soft_labels", "--mask", str(distilled / "run" / "mask"), *out)
     assert "holds no soft labels: soft_labels.json and soft_labels.safetensors missing" in without
-    seen = failure(capsys, "--soft_labels", "--mask", published, "--mask_mixing", "false", *out)
+    seen = failure("--soft_labels", "--mask", published, "--mask_mixing", "false", *out)
     assert "of another selection" in seen
-    method = failure(capsys, "--soft_labels", "--mask", published, "--method", "at", *out)
+    method = failure("--soft_labels", "--mask", published, "--method", "at", *out)
     assert "reads the teacher's features" in method
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match=r"has no recipe\.yaml"):

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from distillation_runs import PAPER, losses, make_trainer, network, run_training
+from tiny_runs import PAPER, losses, make_trainer, network, run_training
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method

@@ -1,4 +1,4 @@
-"""Small runs that the tests of this room share: data, networks, trainers, callbacks, and what a run ends with."""
+"""Small runs for the tests of training and methods: data, networks, trainers, callbacks, and what a run ends with."""
 
 import inspect
 from collections.abc import Callable
@@ -70,15 +70,9 @@ class Spy(KD):
 
 
 def config(out: Path, **options) -> DistillationConfig:
-    defaults = {
-        "num_train_epochs": NUM_EPOCHS,
-        "learning_rate": 0.05,
-        "seed": 3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-    }
+    defaults = {"num_train_epochs": NUM_EPOCHS, "learning_rate": 0.05, "save_strategy": "no", "seed": 3}
     defaults |= dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), BATCH)
-    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    quiet = {"logging_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
     return DistillationConfig(str(out), **{**defaults, **quiet, **options})
 
 
