@@ -106,7 +106,7 @@ class Artifact(ABC):
                 folder = fetch_files(name, files, repo_type="dataset", revision=revision)
             except OSError as error:
                 advice = f" {cls.ADVICE}" if isinstance(error, FileNotFoundError) else ""
-                raise type(error)(f"{name} is no folder here. {error}{advice}") from error
+                raise type(error)(f"{name} is not a folder here. {error}{advice}") from error
             except ValueError as error:
                 raise FileNotFoundError(f"{name} is neither a folder nor a repository id like me/my-mask.") from error
         config, tensors = folder / cls.CONFIG_FILE, folder / cls.TENSOR_FILE

@@ -107,7 +107,7 @@ class DatasetIdentity:
             raise ValueError("its dataset has two classes of one name.")
         for name in ("labels", "images"):
             if not isinstance(values[name], str) or not re.fullmatch("[0-9a-f]{64}", values[name]):
-                raise ValueError(f"its dataset has {name} that are no SHA-256.")
+                raise ValueError(f"its dataset has {name} that are not SHA-256.")
         return cls(num_points, tuple(classes), values["labels"], values["images"])
 
 

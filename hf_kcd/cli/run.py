@@ -179,6 +179,6 @@ def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
     if (kcd := recipe.kcd) is None:
         return text
     return (
-        f"{text}\nCondensing to {kcd.final_ratio:.0%} of the points, with a selection every {kcd.epochs_per_stage} epochs by "
+        f"{text}\nCondensing to {kcd.final_ratio:.0%} of the points, one selection per {kcd.epochs_per_stage} epochs by "
         f"{kcd.value}: {trainer.schedule.relative_cost:.2%} of the cost of training on all points."
     )

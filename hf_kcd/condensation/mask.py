@@ -103,7 +103,7 @@ class KnowledgeMask(Artifact):
             raise ValueError(f"stage is {self.stage!r}. Give the number of selections so far.")
         for name in ("schedule", "provenance"):
             if not _is_plain_json(getattr(self, name)):
-                raise ValueError(f"{name} is no plain JSON object. Give a dict with string keys and JSON values.")
+                raise ValueError(f"{name} is not a plain JSON object. Give a dict with string keys and JSON values.")
 
     @property
     def num_points(self) -> int:
@@ -305,7 +305,7 @@ def _check_labels(labels: torch.Tensor, dataset: DatasetIdentity) -> None:
     num_classes = len(dataset.class_names)
     refuse("labels", labels, (labels < 0) | (labels >= num_classes), f"classes run from 0 to {num_classes - 1}")
     if hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest() != dataset.labels:
-        raise ValueError("labels are not those of the mask's data set. Give them in its order.")
+        raise ValueError("labels do not match the mask's data set. Give its labels in its order.")
 
 
 def _is_plain_json(value: Any) -> bool:

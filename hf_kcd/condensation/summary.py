@@ -63,7 +63,7 @@ def summarize_knowledge(
     """
     num_points, ids = order.numel(), torch.arange(order.numel(), device=order.device)
     if not num_points or order.dtype != torch.int64 or not torch.equal(order.sort().values, ids):
-        raise ValueError("order is no permutation of the ids 0 to N - 1. Give what rank_points returns.")
+        raise ValueError("order is not a permutation of the ids 0 to N - 1. Give what rank_points returns.")
     if not 1 <= num_kept <= num_points:
         raise ValueError(f"num_kept is {num_kept}. Keep between 1 and all {num_points} points.")
     if not 0 <= max_perturbation <= 1:

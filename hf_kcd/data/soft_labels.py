@@ -78,7 +78,9 @@ class SoftLabels(Artifact):
 
     def __post_init__(self) -> None:
         points, codes, num_points, num_classes = self.points, self.codes, self.dataset.num_points, self.num_classes
-        _require(codes.dtype in CODES.values() and codes.ndim == 3, "codes", "is no int8 or int16 tensor [K, V, M]")
+        _require(
+            codes.dtype in CODES.values() and codes.ndim == 3, "codes", "is not an int8 or int16 tensor [K, V, M]"
+        )
         layout = packed_layout(len(points), self.num_views, num_classes, self.top_k, self.bits)
         for name in ("classes", "rest"):
             coded = "is given although all classes are coded" if name not in layout else "is missing"
@@ -91,21 +93,21 @@ class SoftLabels(Artifact):
         _require(len(points), "points", "is empty")
         _require((points[1:] > points[:-1]).all(), "points", "is not ascending, or holds an id twice")
         in_range = (points[0] >= 0) & (points[-1] < num_points)
-        _require(in_range, "points", f"holds an id that is none of {num_points} points")
+        _require(in_range, "points", f"holds an id outside 0 to {num_points - 1}")
         _require(((self.high - self.low).isfinite() & (self.high >= self.low)).all(), "high", "is below low")
         if self.classes is not None:
             ordered = self.classes.sort(dim=2).values
             in_range = (ordered[..., 0] >= 0) & (ordered[..., -1].int() < num_classes)
-            _require(in_range.all(), "classes", f"holds one that is none of {num_classes}")
+            _require(in_range.all(), "classes", f"holds a class outside 0 to {num_classes - 1}")
             _require((ordered[..., 1:] != ordered[..., :-1]).all(), "classes", "names one twice in a row")
         # JSON can hold integers that no float can.
         number = type(self.temperature) in (int, float) and 0 < self.temperature < 1e308
-        _require(number, "temperature", "is no positive number")
-        _require(type(self.seed) is int, "seed", "is no whole number")
+        _require(number, "temperature", "is not a positive number")
+        _require(type(self.seed) is int, "seed", "is not a whole number")
         prepared = isinstance(self.images, dict) and set(_VIEW_FIELDS) <= set(self.images)
-        _require(prepared, "images", "is no preprocessing")
-        _require(isinstance(self.selection, str) and len(self.selection) == 64, "selection", "is no SHA-256")
-        _require(isinstance(self.teacher, str), "teacher", "is no name")
+        _require(prepared, "images", "is not a preprocessing")
+        _require(isinstance(self.selection, str) and len(self.selection) == 64, "selection", "is not a SHA-256")
+        _require(isinstance(self.teacher, str), "teacher", "is not a name")
 
     @property
     def num_views(self) -> int:

@@ -127,7 +127,9 @@ def _load_splits(name: str, data_dir: str | Path | None) -> datasets.DatasetDict
 
 def _load_folder(folder: Path) -> datasets.DatasetDict:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder. Give that of the images, Parquet files or saved data set.")
+        raise FileNotFoundError(
+            f"{folder} is not a folder. Give the folder of the images, Parquet files or saved data set."
+        )
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(str(folder))
         return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict(train=loaded)

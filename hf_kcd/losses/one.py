@@ -30,7 +30,7 @@ def one_loss(
     the target's probabilities to avoid log 0, which cannot occur here.
     """
     if len(branch_logits) == 0:
-        raise ValueError("No logits of a branch were given. Give those of at least one.")
+        raise ValueError("No logits of a branch are given: give at least one.")
     of_branches = sum(cross_entropy_loss(branch, labels) for branch in branch_logits)
     divergences = sum(kd_loss(branch, ensemble_logits, temperature) for branch in branch_logits)
     return cross_entropy_loss(ensemble_logits, labels) + of_branches + ramp * divergences

@@ -157,14 +157,14 @@ def register_method(name: str) -> Callable[[type[DistillationMethod]], type[Dist
 
     Raises:
         ValueError: When the name is taken.
-        TypeError: When the class is no `DistillationMethod`.
+        TypeError: When the class is not a `DistillationMethod`.
     """
 
     def register(cls: type[DistillationMethod]) -> type[DistillationMethod]:
         if name in METHODS:
             raise ValueError(f"{name!r} is registered already, as {METHODS[name].__qualname__}: choose another.")
         if not (isinstance(cls, type) and issubclass(cls, DistillationMethod)):
-            raise TypeError(f"{cls!r} is no class derived from hf_kcd.methods.DistillationMethod.")
+            raise TypeError(f"{cls!r} is not a class derived from hf_kcd.methods.DistillationMethod.")
         cls.name = name
         METHODS[name] = cls
         return cls

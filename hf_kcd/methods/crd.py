@@ -1,4 +1,4 @@
-"""CRD: the student's embedding of a point matches the teacher's of that point rather than those of other points."""
+"""CRD: contrasts the student's embedding of a point with the teacher's embeddings of the same point and of others."""
 
 import torch
 from torch import Tensor

@@ -34,10 +34,10 @@ def image_config(model: nn.Module) -> ImageConfig:
 
 
 def network_name(model: nn.Module) -> str:
-    """Return the name of a network in timm; raise a ValueError with its class when it is no timm network."""
+    """Return the name of a network in timm; raise a ValueError with its class when it is not a timm network."""
     config = getattr(model, "pretrained_cfg", None)
     if not config or not config.get("architecture"):
-        fault = f"{type(model).__name__} is no timm network: it has no pretrained_cfg."
+        fault = f"{type(model).__name__} is not a timm network: it has no pretrained_cfg."
         raise ValueError(f"{fault} Register it with timm.models.register_model, and make it with hf_kcd.load_model.")
     return config["architecture"]
 

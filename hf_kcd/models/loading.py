@@ -31,7 +31,7 @@ def load_model(
         name_or_path: A timm name ("cifar_resnet20", "resnet18"), initialized at random; a timm name with a tag
             ("resnet34.a1_in1k") or a Hub id ("hf_hub:user/name"), with its published weights; or a folder with
             `config.json` and weights, as `save_model` and timm write it.
-        num_classes: Number of classes; None takes that of the weights, or the network's own.
+        num_classes: Number of classes; by default as in the weights, or the network's own.
         checkpoint: A file with weights for a timm name: `.safetensors`, or a `torch.save` file with its state dict at any
             depth, also under the names of RepDistiller, mdistiller, SSKD or TAKD.
 
@@ -135,7 +135,7 @@ def save_model(
             `interpolation`, `crop_pct`, `crop_mode`; the rest stays as the network has it.
 
     Raises:
-        ValueError: When it is no timm network, the number of names is wrong, or `data_config` has an unknown key.
+        ValueError: When it is not a timm network, the number of names is wrong, or `data_config` has an unknown key.
         OSError: When the folder cannot be written.
     """
     network_name(model)

@@ -24,7 +24,7 @@ shallow to deep; negative ones count from the end."""
 Norm = tuple[Tensor, Tensor]
 """Weight and bias of a batch normalization, each [C]."""
 
-# They also hold modules that are no activations; none of those returns a map of its input's shape.
+# They also hold modules that are not activations; none of those returns a map of its input's shape.
 _ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations", "timm.layers.activations_me")
 
 
@@ -105,7 +105,7 @@ def _run(model: nn.Module, image: Tensor, refusals: dict[str, str]) -> tuple[Any
     elif hasattr(model, "forward_features"):
         final = model.forward_features(image)
     if not maps or any(one.ndim != 4 for one in maps):
-        fault = "its features are no maps [B, C, H, W]" if maps else "it has no feature maps (forward_intermediates)"
+        fault = "its features are not maps [B, C, H, W]" if maps else "it has no feature maps (forward_intermediates)"
         reason = f"{fault}. Choose another network or method."
         refusals.update(features=reason, preactivations=reason)
     return final, maps, taps

@@ -54,7 +54,7 @@ class ModelSpec:
             reads: Outputs that it must provide; None for whatever it does. For the logits alone it is not run.
 
         Raises:
-            ValueError: When it is no timm network, or lacks those layers or outputs.
+            ValueError: When it is not a timm network, or lacks those layers or outputs.
         """
         images = image_config(model)
         known = {"name": network_name(model), "num_classes": model.num_classes, "input_size": images.input_size}

@@ -88,8 +88,8 @@ def _origin(provenance: Mapping[str, object]) -> str:
 def _kept_per_class(mask: KnowledgeMask, labels: np.ndarray) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
     if digest != mask.dataset.labels:
-        advice = "Give those of the split that it was made on, in its original order."
-        raise ValueError(f"The {len(labels)} labels are not those of the mask's data set. {advice}")
+        advice = "Load the split that the mask was made on, in its original order."
+        raise ValueError(f"The {len(labels)} labels do not match the mask's data set. {advice}")
     names = mask.dataset.class_names
     totals, counts = (np.bincount(part, minlength=len(names)) for part in (labels, labels[mask.kept.numpy()]))
     present = np.flatnonzero(totals)

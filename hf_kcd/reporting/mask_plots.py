@@ -21,7 +21,7 @@ def plot_stages(masks: Sequence[KnowledgeMask]) -> Figure:
     All points are kept before stage 1; the changes since a missing stage are not drawn.
 
     Raises:
-        ValueError: When there is no mask, or they are not those of one run, each once.
+        ValueError: When no mask is given, or two have the same stage.
     """
     masks = in_order(masks)
     num_points = masks[0].num_points
@@ -143,12 +143,12 @@ def point_ranks(mask: KnowledgeMask) -> np.ndarray:
 def in_order(masks: Sequence[KnowledgeMask]) -> list[KnowledgeMask]:
     """Sort the masks of a run by stage, after a check that they are those of one run."""
     if not masks:
-        raise ValueError("There is no mask to draw: give those of a run's stages.")
+        raise ValueError("No mask is given: pass the masks of a run's stages.")
     masks = sorted(masks, key=lambda mask: mask.stage)
     for mask in masks[1:]:
         masks[0].check(mask.dataset)
     if len({mask.stage for mask in masks}) < len(masks):
-        raise ValueError("Two masks are of one stage: give those of one run, each once.")
+        raise ValueError("Two masks have the same stage: pass the masks of one run, each once.")
     return masks
 
 

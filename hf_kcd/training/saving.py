@@ -59,7 +59,7 @@ class SavingMixin(Trainer):
                         save_tensors(folder / STATE_NAME, self.kcd.condenser.state_dict())
                 super()._save_checkpoint(model, trial)
             except (OSError, RuntimeError) as error:
-                # torch.save reports a full disk as a RuntimeError. A part of a checkpoint is no checkpoint.
+                # torch.save reports a full disk as a RuntimeError. A part of a checkpoint is not a checkpoint.
                 if self.args.should_save:
                     shutil.rmtree(folder, ignore_errors=True)
                 raise OSError(
@@ -76,7 +76,7 @@ class SavingMixin(Trainer):
         elif missing := missing_from_checkpoint(resume_from_checkpoint):
             lacks = ", ".join(missing)
             raise ValueError(
-                f"{resume_from_checkpoint} is no whole checkpoint, for lack of {lacks}: take an earlier one."
+                f"{resume_from_checkpoint} is not a whole checkpoint, for lack of {lacks}: take an earlier one."
             )
         check_run(resume_from_checkpoint, self._run_description())
         return str(resume_from_checkpoint)

@@ -238,7 +238,7 @@ def test_files_that_are_missing_or_cut_short_are_refused(tmp_path, knowledge):
         ({"format_version": 2}, "Upgrade hf_kcd"),
         ({"teacher": "\x1b[2Jnet"}, "holds control characters"),
         ({"num_points": 5}, "instead of [up to 5"),
-        ({"temperature": 10**400}, "temperature is no positive number"),
+        ({"temperature": 10**400}, "temperature is not a positive number"),
         ({"num_points": 2**70}, "num_points is 1180591620717411303424, but 6 in the tensors"),
     ):
         config.write_text(json.dumps(json.loads(description) | change))
@@ -257,9 +257,9 @@ TAMPERED = {
     "high is not finite": (0, changed("high", (1, 1), float("inf"))),
     "high is below low": (0, changed("high", (1, 1), -1e9)),
     "ascending": (0, changed("points", (1,), 3)),
-    "none of 40 points": (0, changed("points", (-1,), 40)),
+    "holds an id outside 0 to 39": (0, changed("points", (-1,), 40)),
     "classes names one twice": (3, lambda tensors: tensors["classes"][0, 0].fill_(2)),
-    "none of 7": (3, changed("classes", (2, 1, 0), 7)),
+    "holds a class outside 0 to 6": (3, changed("classes", (2, 1, 0), 7)),
     "rest is not finite": (3, changed("rest", (0, 0), float("nan"))),
     "is not one of its tensors": (3, lambda tensors: tensors.update(more=tensors.pop("rest"))),
     "codes is [6, 3, 7] U8 instead of": (0, lambda tensors: tensors.update(codes=tensors["codes"].view(torch.uint8))),

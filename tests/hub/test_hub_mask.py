@@ -196,7 +196,7 @@ def test_a_mask_without_soft_labels_and_broken_ones_are_one_clear_line(hub, publ
 
 def test_a_private_mask_is_its_owners_and_a_branch_holds_a_mask_of_its_own(hub, mask, monkeypatch):
     first = mask.push_to_hub(REPO, private=True).oid
-    with monkeypatch.context() as stranger, pytest.raises(FileNotFoundError, match="is no folder here. .*private"):
+    with monkeypatch.context() as stranger, pytest.raises(FileNotFoundError, match="is not a folder here. .*private"):
         stranger.delenv("HF_TOKEN")
         KnowledgeMask.from_pretrained(REPO)
     replace(mask, stage=2).push_to_hub(REPO, revision="stage-2")

@@ -131,7 +131,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path, resnet8):
     for network, options, said in (
         (resnet8, {"label_names": ["a", "b"]}, "2 label names were given for 10 classes"),
         (resnet8, {"data_config": {"men": (0.5, 0.5, 0.5)}}, "'men'.*Did you mean 'mean'"),
-        (torch.nn.Linear(2, 2), {}, "no timm network"),
+        (torch.nn.Linear(2, 2), {}, "not a timm network"),
     ):
         with pytest.raises(ValueError, match=said):
             save_model(network, tmp_path, **options)

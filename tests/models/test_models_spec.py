@@ -156,7 +156,7 @@ def test_for_the_logits_alone_a_network_runs_its_own_forward_once_a_reading():
 
 
 def test_networks_without_a_spec_are_refused_with_the_reason():
-    with pytest.raises(ValueError, match="Linear is no timm network"):
+    with pytest.raises(ValueError, match="Linear is not a timm network"):
         ModelSpec.of(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="coat_tiny does not run on an image .* 3 x 224 x 224.*input_size"):
         ModelSpec.of(timm.create_model("coat_tiny", img_size=64))

@@ -98,5 +98,5 @@ def test_masks_that_keep_all_or_mix_for_good_are_described_and_other_labels_refu
     # Of the two points that were mixed, one had a share of 0.
     history = [(torch.tensor([0, 1]), torch.tensor([1, 0]), torch.tensor([0.0, 0.2]))]
     assert "mixed      1 of the kept, stage after stage" in describe_mask(replace(mask, mixing_history=history))
-    with pytest.raises(ValueError, match="not those of the mask's data set"):
+    with pytest.raises(ValueError, match="labels do not match the mask's data set"):
         describe_mask(make_mask([0, 1], [1.0, 2.0, 3.0], labels=[0, 1, 1]), [1, 1, 0])

@@ -17,7 +17,7 @@ OPTIONS = {
     **{name: {"warmup_epochs": 1} for name in ("dkd", "reviewkd")},
     **{name: {"first_phase_epochs": 1} for name in ("ab", "fsp", "ft")},
 }
-# A parameter that is no module's, buffers and the teacher's batch statistics, a ramp, and both kinds of first phase.
+# A parameter that is not a module's, buffers and the teacher's batch statistics, a ramp, and both kinds of first phase.
 RESUMED = ("vid", "ofd", "reviewkd", "ab", "ft")
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from distillation_runs import EVAL, make_trainer
+from tiny_runs import EVAL, make_trainer
 
 
 def accuracy(prediction):

@@ -119,7 +119,7 @@ def test_the_last_whole_checkpoint_is_found_whichever_file_of_the_last_was_cut_s
     first = run / "checkpoint-8"
     (first / "kcd_state.safetensors").unlink()
     (first / "model.safetensors").write_bytes((first / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"no whole checkpoint.*kcd_state.safetensors, model.safetensors"):
+    with pytest.raises(ValueError, match=r"not a whole checkpoint.*kcd_state.safetensors, model.safetensors"):
         make_trainer(run, PAPER).train(resume_from_checkpoint=str(first))
     with pytest.raises(FileNotFoundError, match="no whole checkpoint to resume from"):
         make_trainer(run, PAPER).train(resume_from_checkpoint=True)

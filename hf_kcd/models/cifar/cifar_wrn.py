@@ -66,7 +66,7 @@ class CifarWideResNet(CifarNetwork):
         if self._tail and last is None:
             normalizations.append(self.bn1(x))
             x = F.relu(normalizations[-1])
-        # The first one normalizes the stem, which is no stage.
+        # The first one normalizes the stem, which is not a stage.
         return x, features, normalizations[1:]
 
 
