@@ -149,10 +149,10 @@ def test_ranks_follow_equation_8(make_mask, tmp_path):
 
 def test_plots_of_masks_refuse_what_does_not_belong_together(stages, make_mask):
     for plot, masks, message in (
-        (plot_stages, [], "no mask"),
+        (plot_stages, [], "No mask is given"),
         (plot_ranks, stages[:1], "two or more stages"),
         (plot_values, [stages[0], make_mask([0], [1.0, 2.0], stage=2)], "not about this data set"),
-        (plot_stages, [stages[0], stages[0]], "of one stage"),
+        (plot_stages, [stages[0], stages[0]], "have the same stage"),
         (plot_values, [make_mask([0], [0.0], frequency=[0])], "no recorded values"),
     ):
         with pytest.raises(ValueError, match=message):
