@@ -91,7 +91,10 @@ def test_literal_loop_agrees(order, data, augmentation, newly, largest):
 @pytest.mark.parametrize(
     ("order", "options", "message"),
     [
-        *(([*order], {}, "not a permutation") for order in ([0, 1, 1], [1, 2, 3], [0, -1, 1], [0.0, 1.0], [[0, 1]], [])),
+        *(
+            ([*order], {}, "not a permutation")
+            for order in ([0, 1, 1], [1, 2, 3], [0, -1, 1], [0.0, 1.0], [[0, 1]], [])
+        ),
         *(([0, 1, 2], {"num_kept": number}, f"num_kept is {number}") for number in (0, 4)),
         *(([0, 1, 2], {"max_perturbation": share}, f"max_perturbation is {share}") for share in (1.1, math.nan)),
         ([0, 1, 2], {"augmentation": "adaptiv"}, "Did you mean 'adaptive'"),
