@@ -78,6 +78,10 @@ def build_model(
     networks = (student, *as_teachers(None if soft_labels else teacher))
     num_classes = train_dataset.num_classes
     student, *teachers = (load_model(one, num_classes) if isinstance(one, str) else one for one in networks)
+    if not any(weight.requires_grad for weight in student.parameters()):
+        raise ValueError(
+            "The student has no trainable weights, like a copy of a frozen teacher: call requires_grad_(True)."
+        )
     _check_classes(student, teachers, train_dataset, eval_dataset)
     preprocessing = train_dataset.preprocessing
     size = preprocessing.network_size
@@ -98,6 +102,17 @@ def build_model(
         network.pretrained_cfg.update(_data_config(preprocessing))
     model = DistillationModel(student, method, teachers, preprocessing.mean, preprocessing.std, (size, size))
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) -> None:
+    """Refuse an optimizer of the user that leaves out weights that a method trains, such as adapters."""
+    if optimizer is None:
+        return
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    missing = [name for name, weight in method.named_parameters() if weight.requires_grad and id(weight) not in held]
+    if missing:
+        fault = f"The optimizer leaves out weights that the method trains ({', '.join(missing[:3])})"
+        raise ValueError(f"{fault}: set optim, or pass optimizer_cls_and_kwargs, so that it gets them too.")
 
 
 def build_schedule(

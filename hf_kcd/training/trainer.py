@@ -29,6 +29,7 @@ from .setup import (
     build_schedule,
     check_arguments,
     check_launch,
+    check_optimizer,
     check_sources,
     find_callback,
     select_points,
@@ -113,6 +114,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             preprocess_logits_for_metrics=preprocess_logits_for_metrics if compute_metrics else rank_classes,
             **kwargs,
         )
+        check_optimizer(self.optimizer, self.method)
         self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)
         self._reset_step_records()
         if self.kcd is not None:
@@ -219,7 +221,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch=None) -> Tensor:
         # Walking over all modules at every step, only to find them in train mode, costs measurable time.
-        if not self.model.training:
+        if not (self.model.training and self.student.training):
             model.train()
         inputs = self._prepare_inputs(inputs)
         loss = self.compute_loss(model, inputs)

@@ -1,8 +1,10 @@
-"""Metrics of the user get what they get from any Trainer; arguments that cannot work are refused by name."""
+"""What people bring from transformers' Trainer works as there, or is refused by name."""
 
 import numpy as np
 import pytest
-from tiny_runs import EVAL, make_trainer
+import torch
+from tiny_runs import EVAL, make_trainer, network
+from transformers import TrainerCallback
 
 
 def accuracy(prediction):
@@ -46,3 +48,24 @@ def test_arguments_that_cannot_work_are_refused_by_name(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} is not taken: "):
         make_trainer(tmp_path / "run", None, **{name: lambda *args: None})
     assert not (tmp_path / "run").exists()
+
+
+def test_networks_and_optimizers_that_would_train_nothing_are_refused(tmp_path):
+    frozen = network().requires_grad_(False)
+    with pytest.raises(ValueError, match="no trainable weights"):
+        make_trainer(tmp_path, None, model=frozen)
+    student = network()
+    own = {"optimizers": (torch.optim.SGD(student.parameters(), lr=0.1), None), "model": student}
+    with pytest.raises(ValueError, match=r"the method trains \(.*optimizer_cls_and_kwargs"):
+        make_trainer(tmp_path, None, method="crd", **own)
+    assert make_trainer(tmp_path, None, **own).optimizer is own["optimizers"][0]
+
+
+def test_a_student_put_in_eval_mode_by_a_callback_trains_on(tmp_path):
+    class Evaluated(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            model.student.eval()
+
+    trainer = make_trainer(tmp_path, None, [Evaluated()], num_train_epochs=2, lr_decay_epochs=[1])
+    trainer.train()
+    assert int(trainer.student.bn1.num_batches_tracked) == trainer.state.global_step
