@@ -157,8 +157,7 @@ class KnowledgeDataset(Dataset[Batch]):
         The arguments are those of `select`; when they are refused, no image changes. Images are mixed in float32 and
         truncated to 8 bits until `restore_images`. Images that are not in memory raise a RuntimeError.
         """
-        selection = self._checked(points, partner, perturbation)
-        self._bank.blend(Selection(*(values[selection.is_mixed] for values in selection)))
+        self._bank.blend(self._checked(points, partner, perturbation).mixed())
 
     def restore_images(self) -> None:
         """Undo every `blend`."""

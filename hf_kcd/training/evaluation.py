@@ -21,7 +21,8 @@ def as_knowledge_dataset(
 ) -> KnowledgeDataset:
     """Return a data set as the trainer reads it; a plain one gets the preprocessing of `like`."""
     if not isinstance(dataset, KnowledgeDataset):
-        return KnowledgeDataset(dataset, like and like.preprocessing, training=training, seed=args.seed)
+        preprocessing = None if like is None else like.preprocessing
+        return KnowledgeDataset(dataset, preprocessing, training=training, seed=args.seed)
     if dataset.training != training:
         raise ValueError(
             f"The {'training' if training else 'evaluation'} set has training={dataset.training}: make it with "

@@ -16,8 +16,6 @@ from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.results import write_results
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
 from ..hub import hub_errors
-from ..publishing import push_student
-from ..reporting import contact_sheet, plot_curves, save_figure, student_card
 from .results import run_results
 
 logger = logging.get_logger(__name__)
@@ -99,6 +97,9 @@ class PublishingMixin:
         Raises:
             RuntimeError: When nothing has been trained yet.
         """
+        # Cards and pictures bring matplotlib, which a training that publishes nothing need not import.
+        from ..reporting import student_card
+
         if not self.is_world_process_zero():
             return
         with TemporaryDirectory() as folder:
@@ -189,6 +190,9 @@ class PublishingMixin:
         **options: Any,
     ) -> huggingface_hub.CommitInfo:
         """Draw the pictures of a staged run, publish it and remove its folder."""
+        from ..publishing import push_student
+        from ..reporting import contact_sheet, plot_curves, save_figure
+
         with folder:
             plots = Path(folder.name) / "plots"
             save_figure(plot_curves(read_run(folder.name)[0]), plots / "curves.png")

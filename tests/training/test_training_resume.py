@@ -74,7 +74,8 @@ def test_resuming_twice_and_in_another_process(tmp_path, finished):
     script = (
         "import sys, torch; from tiny_runs import *;"
         "trainer = make_trainer(sys.argv[1], PAPER, model=dropout_network(5)); trainer.train(resume_from_checkpoint=True);"
-        "torch.save(outcome(trainer), sys.argv[1] + '/outcome.pt')"
+        "torch.save(outcome(trainer), sys.argv[1] + '/outcome.pt');"
+        "assert 'matplotlib' not in sys.modules, 'only publishing draws'"
     )
     folder = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=folder, check=True, capture_output=True)
