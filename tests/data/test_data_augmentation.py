@@ -81,6 +81,15 @@ def test_resized_crop_takes_8_to_100_percent_at_ratios_of_3_4_to_4_3():
     assert abs(np.mean(mirrored) - 0.5) < 0.1
 
 
+@pytest.mark.parametrize("place", [0.0, 0.999])
+def test_resized_crop_reaches_every_edge(place):
+    # 8 % of 400 pixels at a ratio of 1 (halfway between 3/4 and 4/3 in logarithms) is a box of 6 x 6.
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    draws = np.concatenate([np.tile([0.0, 0.5, place, place], (RESIZED_CROP_DRAWS - 1) // 4), [0.9]])
+    edge = slice(0, 6) if place == 0 else slice(14, 20)
+    np.testing.assert_array_equal(np.asarray(resized_crop(Image.fromarray(image), 6, draws)), image[edge, edge])
+
+
 def test_resized_crop_of_a_strip_falls_back_to_the_center():
     # No part of a 400 x 10 strip has 8 % of its area and a ratio below 4/3: the center, 13 columns wide, is taken.
     strip = np.zeros((10, 400, 3), np.uint8)

@@ -144,6 +144,7 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
         "learning_rate": learning_rate,
         **{"drawn": witness.drawn, "selected": witness.selected, "points": trainer.cost.points},
         "top1": metrics["eval_top1"],
+        "logged": [[line["loss"], line["loss_ce"]] for line in trainer.state.log_history if "loss_ce" in line],
         "predictions": predictions.predictions.tolist(),
         "labels": predictions.label_ids.tolist(),
     }

@@ -181,6 +181,10 @@ def test_two_processes_train_as_one_does_with_their_batches_together(tmp_path, f
     (single,) = read(tmp_path, "even", num_processes=1)
     double = read(folder, "even")[0]
     assert single.seen["world_size"] == 1
+    # The log holds means over all processes.
+    assert len(single.seen["logged"]) > 3
+    for result in read(folder, "even"):
+        np.testing.assert_allclose(result.seen["logged"], single.seen["logged"], rtol=1e-5)
     assert (single.seen["global_step"], single.seen["points"]) == (double.seen["global_step"], double.seen["points"])
     for number in range(1, NUM_STAGES + 1):
         stages = (where / "even" / "stages" / f"stage-{number:02d}" for where in (tmp_path, folder))

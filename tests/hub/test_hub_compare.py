@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hub.local_hub import LocalHub
+from PIL import Image
 
 from hf_kcd.artifacts.files import read_json, write_json
 from hf_kcd.cli.main import main
@@ -24,8 +26,10 @@ def test_published_and_own_runs_share_a_table_and_a_plot(published, tmp_path, ca
     for name in ("kd", "kckd", "random"):
         assert f"{read_json(RUNS / name / 'results.json')['accuracy']['last']['top1']:.2f}" in printed
     main(["plot", "me/kckd", "--output", str(tmp_path / "one.png")])
-    for name in ("all.png", "one.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    images = [np.asarray(Image.open(tmp_path / name).convert("L")) for name in ("all.png", "one.png")]
+    for image in images:
+        assert min(image.shape) > 300 and 0.01 < (image < 128).mean() < 0.5, "lines and letters on an empty page"
+    assert not np.array_equal(*images)
 
 
 def test_what_is_no_run_is_one_line(published, tmp_path, capsys):

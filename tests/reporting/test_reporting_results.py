@@ -177,3 +177,11 @@ def test_runs_are_grouped_over_seeds_and_never_over_settings(make_results):
         "KD, resnet20 → resnet8": [plain],
         "KC-KD, resnet20 → resnet8 #2": [other],
     }
+    # Whatever a user sets makes another experiment, whatever happens to a run does not.
+    settings = {"num_epochs": 9, "optimisation": {"learning_rate": 0.1}, "method_options": {"temperature": 2.0}}
+    settings |= {"mask": {"num_mixed": 3}, "soft_labels": {"num_views": 2, "top_k": 0, "bits": 8}}
+    settings |= dict.fromkeys(("student", "teacher", "data"), "b")
+    for name, value in settings.items():
+        assert len(group_results([first, {**second, name: value}])) == 2, name
+    for name, value in {"machine": {"cpu": "other"}, "command": "again", "versions": {"torch": "2.9"}}.items():
+        assert len(group_results([first, {**second, name: value}])) == 1, name

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from tiny_runs import EVAL, PAPER, RECIPE, TRAIN, Before, config, image_set, make_trainer, network
+from tiny_runs import EVAL, PAPER, RECIPE, RELEASED, TRAIN, Before, config, image_set, make_trainer, network
 from torch import nn
 
 from hf_kcd.data import KnowledgeDataset
@@ -122,6 +122,13 @@ def test_the_callback_in_a_plain_trainer_or_added_too_late_says_where_it_belongs
     for trainer in (plain, late):
         with pytest.raises(RuntimeError, match=r"point ids.*logits.*callbacks of hf_kcd\.DistillationTrainer"):
             trainer.train()
+
+
+def test_mixing_into_images_that_are_not_in_memory_is_refused_at_once(tmp_path):
+    decoded = KnowledgeDataset(TRAIN, RECIPE, memory_budget=0)
+    with pytest.raises(ValueError, match="cumulative_mixing rewrites 8-bit images in memory"):
+        make_trainer(tmp_path / "run", RELEASED, train_dataset=decoded)
+    assert not (tmp_path / "run" / "stages").exists()
 
 
 def test_a_loader_that_does_not_follow_the_schedule_is_found(tmp_path):

@@ -27,6 +27,16 @@ def test_own_metrics_get_logits_and_choose_the_best_weights(tmp_path):
     assert predictions.dtype == np.float32
 
 
+def test_every_point_is_evaluated_under_drop_last(tmp_path):
+    # 40 points in batches of 16: the last batch of 8 counts too.
+    trainer = make_trainer(tmp_path, eval_dataset=EVAL, dataloader_drop_last=True, compute_metrics=accuracy)
+    metrics, prediction = trainer.evaluate(), trainer.predict(EVAL)
+    assert len(prediction.predictions) == len(EVAL) == 40
+    hits = prediction.predictions.argmax(-1) == np.array(EVAL["label"])
+    assert metrics["eval_accuracy"] == pytest.approx(hits.mean())
+    assert trainer.args.dataloader_drop_last
+
+
 def test_own_predictions_for_own_metrics(tmp_path):
     def share_of_class_0(prediction):
         return {"class_0": float((prediction.predictions == 0).mean())}

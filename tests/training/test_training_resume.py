@@ -29,7 +29,7 @@ from tiny_runs import (
 )
 
 from hf_kcd.data import KnowledgeDataset
-from hf_kcd.training.checkpoint import missing_from_checkpoint
+from hf_kcd.training.checkpoint import last_whole_checkpoint, missing_from_checkpoint
 from hf_kcd.training.interruption import interruptible
 
 # Updates of an epoch: 6 5 5 4 4 3 for the paper (selections before epochs 1, 3, 5), 6 6 5 5 4 4 for the released code
@@ -111,7 +111,8 @@ def test_the_last_whole_checkpoint_is_found_whichever_file_of_the_last_was_cut_s
             if not (rest == content[:-1] and content.endswith(b"\n")):
                 assert missing_from_checkpoint(last), f"{name} of {len(content)} bytes passes as {rest and len(rest)}"
             (last / name).write_bytes(content)
-    assert not missing_from_checkpoint(last)
+    # By number: as text, checkpoint-8 comes after checkpoint-16.
+    assert not missing_from_checkpoint(last) and last_whole_checkpoint(run) == last
     (last / "optimizer.pt").write_bytes((last / "optimizer.pt").read_bytes()[:-100])
     trainer = make_trainer(run, PAPER, max_steps=9)
     trainer.train(resume_from_checkpoint=True)
@@ -145,6 +146,7 @@ def other_widths() -> torch.nn.Module:
         ("method_options", PAPER, {"method_options": {"temperature": 2}}),
         ("seed", PAPER, {"seed": 4}),
         ("student", PAPER, {"model": dropout_network}),
+        ("images", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN, replace(RECIPE, padding=2))}),
         ("labels differ", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN.select(range(88)[::-1]), RECIPE)}),
         ("saved from another network", PAPER, {"model": other_widths}),
     ],
@@ -158,6 +160,16 @@ def test_a_checkpoint_of_another_run_is_refused(saved, message, kcd, options):
         trainer.train(resume_from_checkpoint=str(saved / "checkpoint-8"))
     if prefix:
         assert not differing(before, trainer.student.state_dict())
+
+
+def test_a_checkpoint_of_other_layers_is_refused(tmp_path):
+    # A method with other maps and equal adapters: nothing in the weights tells.
+    options = {"method": "at", "student_layers": [0, 1], "teacher_layers": [0, 1]}
+    run_training(tmp_path, None, [SaveAt(1)], max_steps=1, **options)
+    for name in ("student_layers", "teacher_layers"):
+        trainer = make_trainer(tmp_path, **{**options, name: [1, 2], "teacher": network(9)})
+        with pytest.raises(ValueError, match=rf"another run: {name} is \[1, 2\] here and \[0, 1\] there"):
+            trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
 @pytest.mark.parametrize("preset", [PAPER, RELEASED])

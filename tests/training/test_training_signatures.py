@@ -3,10 +3,9 @@
 import inspect
 
 import pytest
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import CallbackHandler
+from transformers import Trainer
 
-from hf_kcd.training import DistillationTrainer, KCDTrainerCallback
+from hf_kcd.training import DistillationTrainer
 
 # A method that transformers renames is overridden no more, and would silently never be called.
 OVERRIDDEN = """
@@ -39,26 +38,6 @@ def test_an_override_takes_what_the_installed_trainer_passes(name):
     for parameter, other in zip(own, theirs, strict=False):
         if parameter.kind not in PASSED_ON and other.default is not inspect.Parameter.empty:
             assert parameter.default is not inspect.Parameter.empty, f"{name}: {parameter.name} has a default there"
-
-
-@pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin", "on_train_end"])
-def test_the_callback_listens_to_events_that_exist(event):
-    assert event in vars(KCDTrainerCallback) and event in vars(TrainerCallback) and event in vars(CallbackHandler)
-    own = list(inspect.signature(getattr(KCDTrainerCallback, event)).parameters)
-    assert own == list(inspect.signature(getattr(TrainerCallback, event)).parameters)
-
-
-def test_the_trainers_attributes_that_are_read_exist():
-    assert list(inspect.signature(Trainer._get_output_dir).parameters) == ["self", "trial"]
-    source = inspect.getsource(Trainer)
-    for attribute in ("current_gradient_accumulation_steps", "_created_lr_scheduler", "push_in_progress"):
-        assert f"self.{attribute}" in source
-    # The three numbers that the shrinking epoch replaces, by place in the tuple.
-    returned = inspect.getsource(Trainer.set_initial_training_values).rsplit("return", 1)[1]
-    assert returned.replace(",", " ").strip(" ()\n").split() == [
-        *("num_train_epochs", "num_update_steps_per_epoch", "num_examples", "num_train_samples"),
-        *("total_train_batch_size", "steps_in_epoch", "max_steps"),
-    ]
 
 
 def test_no_other_method_of_the_trainer_is_overridden():

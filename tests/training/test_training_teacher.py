@@ -136,9 +136,18 @@ def test_preactivations_of_a_timm_pair_of_other_sizes_train_a_student(tmp_path):
     assert set(trainer.method.counts) == {(4, 2)}
     after = list(trainer.student.parameters())
     assert sum(not torch.equal(one, other) for one, other in zip(before, after, strict=True)) > len(before) // 2
-    lost = copy.deepcopy(trainer.model)
-    ((_, read_teacher),) = lost._read_teachers
-    assert lost._read_student.model is lost.student and read_teacher.model is lost.teacher
+
+
+def test_a_copy_of_the_trained_module_runs_its_own_networks(tmp_path):
+    model = make_trainer(tmp_path).model.eval()
+    batch = {"pixel_values": torch.ones(2, 3, 8, 8), "labels": torch.tensor([0, 1]), "point_ids": torch.arange(2)}
+    copied, before = copy.deepcopy(model), model(**batch)
+    with torch.no_grad():
+        for weight in (*copied.student.parameters(), *copied.teacher.parameters()):
+            weight.zero_()
+    after, zeros = model(**batch), copied(**batch)
+    for name in ("student_logits", "teacher_logits"):
+        assert torch.equal(after[name], before[name]) and before[name].any() and not zeros[name].any()
 
 
 @pytest.mark.parametrize("role", ["model", "teacher"])
