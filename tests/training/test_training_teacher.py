@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import PAPER, losses, make_trainer, network, run_training
+from tiny_runs import PAPER, RECIPE, Spy, losses, make_trainer, network, run_training
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
@@ -170,3 +170,24 @@ def test_layers_are_given_as_positions_or_as_a_word(tmp_path):
         make_trainer(tmp_path, method="test_reads_preactivations", teacher_layers=[9])
     with pytest.raises(ValueError, match="teacher_layers is .* but 'kd' reads no features"):
         make_trainer(tmp_path, teacher_layers=[1])
+
+
+@register_method("test_batch_statistics")
+class ReadsBatchStatistics(Spy):
+    """Asks for a teacher that normalizes by each batch, as OFD does."""
+
+    teacher_batch_statistics = True
+
+
+@pytest.mark.parametrize("method", ["test_batch_statistics", "spy"])
+def test_a_teacher_normalizes_by_the_batch_where_the_method_asks_for_it(tmp_path, method):
+    images = {"input_size": (3, 8, 8), "mean": RECIPE.mean, "std": RECIPE.std}
+    teacher = network(9, pretrained_cfg_overlay=images)
+    reference = copy.deepcopy(teacher).double().train(method == "test_batch_statistics")
+    trainer = run_training(tmp_path, method=method, teacher=teacher, max_steps=2)
+    for step in trainer.method.steps:
+        with torch.no_grad():
+            expected = reference(step["pixel_values"].double())
+        assert (step["teacher_logits"] - expected).abs().max() < 1e-3 * expected.abs().max()
+    for name, buffer in trainer.teacher.named_buffers():
+        assert torch.equal(buffer, network(9).get_buffer(name)), "running statistics stay"
