@@ -2,11 +2,12 @@
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 from ..errors import unknown_name
-from .options import RunFailed
+from .options import RunFailed, RunStopped
 
 # Imported only when called: `hf-kcd --help` needs none of them.
 _COMMANDS = {
@@ -41,7 +42,11 @@ _ERRORS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, Import
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `hf-kcd`; exit with 2 for a wrong request, 1 for a run that failed on the way, 130 for Ctrl-C."""
+    """Run `hf-kcd`.
+
+    It exits with 2 for a wrong request, 1 for a run that failed on the way, 75 (EX_TEMPFAIL) for a run that a signal stopped
+    behind a complete checkpoint, and 130 for a second Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _dispatch(arguments)
@@ -50,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         resumable = arguments[:1] in (["distill"], ["train-teacher"])
         hint = " The same command with --resume continues from the last checkpoint." if resumable else ""
         _fail(f"interrupted.{hint}", 130)
+    except RunStopped as stop:
+        again = arguments if "--resume" in arguments else [*arguments, "--resume"]
+        _fail(f"interrupted: {stop}. Continue with: {shlex.join(['hf-kcd', *again])}", os.EX_TEMPFAIL)
     except BrokenPipeError:
         # The reader has seen enough (`hf-kcd mask show … | head`); without this the interpreter complains at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

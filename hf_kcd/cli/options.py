@@ -12,6 +12,10 @@ class RunFailed(Exception):
     """A training or upload that had begun and could not go on; the message says why."""
 
 
+class RunStopped(Exception):
+    """A signal stopped a training behind a complete checkpoint; the message says where."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """The options of the command whose file has the docstring "`hf-kcd NAME`: what it does."."""
 

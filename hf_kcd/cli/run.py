@@ -20,10 +20,10 @@ from ..publishing import push_student
 from ..reporting import describe_run, write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
-from ..training.interruption import interruptible
+from ..training.interruption import TrainingStopped, interruptible
 from ..training.progress import show_progress
 from ..training.results import run_results
-from .options import RunFailed, say
+from .options import RunFailed, RunStopped, say
 from .recipe import Recipe, RunConfig
 
 
@@ -67,6 +67,8 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
                 write_run_plots(folder, results, dataset=trainer.train_dataset)
             # Last, because a folder with results is a finished run.
             write_results(folder / RESULTS_NAME, results)
+    except TrainingStopped as stop:
+        raise RunStopped(f"{stop}, with a whole checkpoint in {folder}") from None
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
         raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
     if args.push_to_hub and trainer.is_world_process_zero():

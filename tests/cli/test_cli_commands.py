@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -159,7 +160,7 @@ def signal_after_checkpoint(process_id: int, folder: Path, number: signal.Signal
 
 
 def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, refused, capsys):
-    words = ["distill", *QUIET, "--method", "ce", *CONDENSED, "--num_train_epochs", "6", "--output_dir"]
+    words = ["distill", *QUIET, "--method", "ce", *CONDENSED, "--num_train_epochs", "9", "--output_dir"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     hf_kcd(*words, whole)
     process = start(*words, cut)
@@ -173,8 +174,15 @@ def test_run_killed_and_interrupted_resumes_to_the_same_bits(tmp_path, hf_kcd, r
         pool.submit(signal_after_checkpoint, os.getpid(), cut, signal.SIGINT)
         main([*map(str, resume)])
     errors = capsys.readouterr().err
-    assert exit_.value.code == 130 and "--resume" in errors.splitlines()[-1] and "Traceback" not in errors
-    assert not (cut / "results.json").exists()
+    assert exit_.value.code == 75 and "Traceback" not in errors and not (cut / "results.json").exists()
+    assert re.search(
+        r"interrupted: stopped after step \d+ of \d+, .*Continue with: hf-kcd distill .*--resume$", errors
+    )
+
+    process = start(*resume)
+    signal_after_checkpoint(process.pid, cut, signal.SIGTERM)
+    assert "--resume" in process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 75 and not (cut / "results.json").exists()
 
     assert "Continuing from" in hf_kcd(*resume)
     for file in ("model.safetensors", "mask/mask.safetensors"):

@@ -1,5 +1,6 @@
 """Two processes train under condensation; each writes `<scenario>.rank<r>.json` and a `.safetensors` beside it."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hf_kcd.artifacts.files import save_tensors, write_json
 from hf_kcd.data import load_image_data
 from hf_kcd.methods import Batch, DistillationMethod, FirstPhase, register_method
 from hf_kcd.models import ModelOutputs, ModelSpec
+from hf_kcd.training.interruption import TrainingStopped, interruptible
 
 NUM_EPOCHS, EPOCHS_PER_STAGE, NUM_EVAL_POINTS = 6, 2, 151
 THIN = {"channels": (8, 16, 32, 64), "stem_width": 8}
@@ -151,6 +153,31 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
     write_json(folder / f"{name}.rank{rank}.json", seen)
 
 
+class TerminateAt(TrainerCallback):
+    """Sends SIGTERM to the own process after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def stop(folder: Path, rank: int) -> None:
+    """Train until the second process alone is told to end, and write where each one stopped."""
+    callbacks = [KCDTrainerCallback(KCDConfig(epochs_per_stage=EPOCHS_PER_STAGE)), *[TerminateAt(13)] * rank]
+    networks = network("cifar_resnet8", 5), network("cifar_resnet20", 5)
+    args = config(folder / "stopped", num_train_epochs=NUM_EPOCHS, per_device_train_batch_size=16, save_strategy="no")
+    trainer = DistillationTrainer(*networks, args, digits(203), callbacks=callbacks)
+    try:
+        with interruptible(trainer):
+            trainer.train()
+    except TrainingStopped:
+        write_json(folder / f"stopped.rank{rank}.json", {"global_step": trainer.state.global_step})
+
+
 def main(folder: Path, rank: int) -> None:
+    stop(folder, rank)
     for name in (*SCENARIOS, *(f"{scenario}-resumed" for scenario in RESUMED_FROM)):
         train(name, folder, rank, world_size=2)

@@ -17,6 +17,7 @@ from small_runs import assert_equal
 from hf_kcd import KnowledgeMask, load_model
 from hf_kcd.artifacts.files import read_json
 from hf_kcd.data import load_image_data
+from hf_kcd.training.checkpoint import missing_from_checkpoint
 
 NUM_STAGES = 3
 # Scenario: points, batches of 16 an update, points kept in a stage.
@@ -174,6 +175,13 @@ def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(folde
             assert_equal(whole.part(prefix), rest.part(prefix))
         for name in ("global_step", "epoch", "points", "top1", "predictions"):
             assert whole.seen[name] == rest.seen[name]
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step_behind_a_checkpoint(folder):
+    # The second process gets it after step 13; the two ask each other every ten steps.
+    assert [read_json(folder / f"stopped.rank{rank}.json")["global_step"] for rank in range(2)] == [20, 20]
+    assert [path.name for path in (folder / "stopped").glob("checkpoint-*")] == ["checkpoint-20"]
+    assert not missing_from_checkpoint(folder / "stopped" / "checkpoint-20")
 
 
 def test_two_processes_train_as_one_does_with_their_batches_together(tmp_path, folder):

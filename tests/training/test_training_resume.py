@@ -30,7 +30,7 @@ from tiny_runs import (
 
 from hf_kcd.data import KnowledgeDataset
 from hf_kcd.training.checkpoint import last_whole_checkpoint, missing_from_checkpoint
-from hf_kcd.training.interruption import interruptible
+from hf_kcd.training.interruption import TrainingStopped, interruptible
 
 # Updates of an epoch: 6 5 5 4 4 3 for the paper (selections before epochs 1, 3, 5), 6 6 5 5 4 4 for the released code
 # (before epochs 2 and 4), 2 2 2 2 2 1 with three batches to an update.
@@ -194,7 +194,7 @@ def test_a_student_in_eval_mode_is_trained_in_train_mode(tmp_path):
 
 
 class Dying:
-    """Sends the signal while it is being destroyed, where Python prints exceptions and goes on."""
+    """Gets Ctrl-C while it is being destroyed, where Python prints exceptions and goes on."""
 
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
@@ -202,11 +202,31 @@ class Dying:
         [None for _ in range(10)]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_dropped_by_the_interpreter_stops_the_training(tmp_path):
-    trainer = make_trainer(tmp_path, callbacks=[Before(2, Dying)], method="ce")
-    before = signal.getsignal(signal.SIGINT)
+# In the paper's run, an epoch ends with step 6: its evaluation comes before the checkpoint.
+@pytest.mark.parametrize(("step", "stopped"), [(2, 3), (5, 6), (6, 7)])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_a_training_behind_a_checkpoint_that_resumes_exactly(tmp_path, finished, name, step, stopped):
+    number = signal.Signals[name]
+    action = Dying if name == "SIGINT" else lambda: signal.raise_signal(number)
+    before, evaluated = signal.getsignal(number), {"eval_dataset": EVAL, "eval_strategy": "epoch"}
+    cut = make_trainer(tmp_path, PAPER, [Before(step, action)], model=dropout_network(), **evaluated)
+    with pytest.raises(TrainingStopped, match=f"after step {stopped} of 27"), interruptible(cut):
+        cut.train()
+    assert signal.getsignal(number) is before
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{stopped}"]
+    assert len([line for line in cut.state.log_history if "eval_loss" in line]) == (stopped >= 6)
+    resumed = make_trainer(tmp_path, PAPER, model=dropout_network(7), **evaluated)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_end(finished("dropout").trainer, resumed)
+    assert [line["epoch"] for line in resumed.state.log_history if "eval_loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    def press_twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer = make_trainer(tmp_path, callbacks=[Before(2, press_twice)], method="ce")
     with pytest.raises(KeyboardInterrupt), interruptible(trainer):
         trainer.train()
-    assert trainer.state.global_step == 3
-    assert signal.getsignal(signal.SIGINT) is before
+    assert trainer.state.global_step == 2 and not list(tmp_path.glob("checkpoint-*"))
