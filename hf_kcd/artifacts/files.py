@@ -15,12 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
+# Names of what is being written end so. Only a process that was killed leaves one behind.
+_SUFFIX = ".hf_kcd_part"
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces it when the block ends without an error."""
     path = Path(path)
     with _write_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(_SUFFIX, f".{path.name}.", path.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -36,12 +40,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which replaces it whole when the block ends without an error."""
     path = Path(path)
     with _write_errors(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.", path.parent))
         try:
             os.chmod(temporary, 0o777 & ~_umask())
             yield temporary
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                old = Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.old.", path.parent))
                 os.replace(path, old / "old")
                 os.replace(temporary, path)
                 shutil.rmtree(old, ignore_errors=True)
@@ -49,6 +53,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_temporaries(folder: str | Path) -> None:
+    """Remove what killed processes left half written in a folder and below; nobody else may be writing there."""
+    for path in Path(folder).rglob(f".*{_SUFFIX}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

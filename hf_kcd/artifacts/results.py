@@ -6,6 +6,7 @@ from typing import Any
 
 from .artifact import read_description
 from .files import write_json
+from .run_lock import state_of
 
 TYPE = "hf_kcd.Results"
 FORMAT_VERSION = 1
@@ -31,7 +32,7 @@ def read_results(path: str | Path) -> Results:
         ValueError: When it is another kind of file, damaged, or of a newer format.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} does not exist: the run is not finished, or its folder is another one.")
+        raise FileNotFoundError(f"{path} does not exist: {state_of(Path(path).parent)}.")
     otherwise = "holds no results of a run. Give the results.json of a run's folder."
     results = read_description(path, TYPE, FORMAT_VERSION, otherwise, _KEYS, str(path))
     if wrong := [name for name, fits in _SHAPES.items() if not fits(results.get(name))]:

@@ -1,6 +1,7 @@
 """What `distill` and `train-teacher` share: make data, networks and trainer from a recipe, train, write the run's folder."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import set_seed
 from ..artifacts.identity import find_columns
 from ..artifacts.results import Results, write_results
 from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME, RESULTS_NAME
+from ..artifacts.run_lock import hold_folder
 from ..condensation import KnowledgeMask
 from ..data import ImageData, KnowledgeDataset, SoftLabels, first_points, load_image_data
 from ..methods.registry import get_method
@@ -50,6 +52,14 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
     trainer = _make_trainer(recipe, data)
     trainer.data_name, trainer.command = config.data, recipe.command
     show_progress(trainer, quiet)
+    with hold_folder(args.output_dir) if args.should_save else nullcontext():
+        # Another run may have ended here while this one was prepared.
+        check_free(recipe)
+        return _train(trainer, recipe, checkpoint, quiet)
+
+
+def _train(trainer: DistillationTrainer, recipe: Recipe, checkpoint: str | None, quiet: bool) -> Results:
+    config, args = recipe.config, recipe.args
     folder = Path(args.output_dir)
     if args.should_save:
         recipe.save(folder / RECIPE_NAME)
@@ -149,22 +159,27 @@ def load_run_data(config: RunConfig) -> ImageData:
 
 def find_checkpoint(recipe: Recipe) -> str | None:
     """Find the checkpoint to continue from; refuse to write over a run."""
+    check_free(recipe)
     folder = Path(recipe.args.output_dir)
     if recipe.args.resume_from_checkpoint is not None:
         return recipe.args.resume_from_checkpoint
-    if recipe.config.resume:
-        try:
-            checkpoint = last_whole_checkpoint(folder)
-        except FileNotFoundError:
-            say(f"{folder} has no complete checkpoint: starting from the beginning.")
-            return None
-        say(f"Continuing from {checkpoint}.")
-        return str(checkpoint)
+    if not recipe.config.resume:
+        return None
+    if not any(folder.glob("checkpoint-*")):
+        say(f"{folder} has no checkpoint: starting from the beginning.")
+        return None
+    checkpoint = last_whole_checkpoint(folder)
+    say(f"Continuing from {checkpoint}.")
+    return str(checkpoint)
+
+
+def check_free(recipe: Recipe) -> None:
+    """Refuse to write over a finished run, and over an interrupted one that is not resumed."""
+    folder = Path(recipe.args.output_dir)
     if (folder / RESULTS_NAME).exists():
-        raise ValueError(f"{folder} holds a finished run: choose another output_dir, or add --resume to continue it.")
-    if any(folder.glob("checkpoint-*")):
+        raise ValueError(f"{folder} holds a finished run, which is never written over: choose another output_dir.")
+    if not recipe.resumes and any(folder.glob("checkpoint-*")):
         raise ValueError(f"{folder} holds an interrupted run: add --resume, or choose another output_dir.")
-    return None
 
 
 def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:

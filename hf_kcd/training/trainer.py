@@ -1,6 +1,7 @@
 """`DistillationTrainer`: transformers' Trainer for a teacher, a student, and epochs whose length follows the selection."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from ..artifacts.files import load_tensors
+from ..artifacts.run_lock import hold_folder
 from ..condensation import KnowledgeCondenser, KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
@@ -177,9 +179,11 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
 
         Raises:
             FileNotFoundError: When there is no whole checkpoint.
-            ValueError: When the checkpoint is incomplete, or belongs to another run.
+            ValueError: When the checkpoint is incomplete, or belongs to another run; when another process trains into
+                `output_dir`.
         """
-        return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+        with hold_folder(self.args.output_dir) if self.args.should_save else nullcontext():
+            return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
 
     # ---- A training ----
 

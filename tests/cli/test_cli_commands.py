@@ -121,7 +121,14 @@ def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     before = (condensed / "results.json").read_bytes()
     for words, said in (
-        (f"distill --method ce --output_dir {condensed}", "finished run: choose another output_dir, or add --resume"),
+        (
+            f"distill --method ce --output_dir {condensed}",
+            "finished run, which is never written over: choose another output_dir",
+        ),
+        (
+            f"distill --method ce --output_dir {condensed} --resume --seed 4",
+            "finished run, which is never written over",
+        ),
         ("distil", "Did you mean 'distill'"),
         ("distill --data cifar10 --method ce --output_dir x", "Did you mean 'cifar100'"),
         ("distill --student cifar_resnet9 --method ce --output_dir x", "cifar_resnet8"),
@@ -136,6 +143,40 @@ def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkey
         assert said in refused(*words.split())
     # Nothing is left behind that would be in the way of the corrected command.
     assert not list(tmp_path.iterdir()) and (condensed / "results.json").read_bytes() == before
+
+
+def test_one_run_at_a_time_trains_into_a_folder(tmp_path, refused):
+    folder = tmp_path / "run"
+    words = ["distill", *QUIET, "--method", "ce", "--output_dir", folder, "--num_train_epochs"]
+    process = start(*words, "1000")
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "recipe.yaml").is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        (folder / ".left.123.hf_kcd_part").write_text("half", encoding="utf-8")
+        recipe = (folder / "recipe.yaml").read_text()
+        said = refused(*words, "2", "--resume")
+        assert f"{folder} is in use: process {process.pid} on {socket.gethostname()}, since 20" in said
+        assert f"the run still goes on (process {process.pid} on" in refused("plot", folder)
+        assert (folder / "recipe.yaml").read_text() == recipe
+    finally:
+        process.kill()
+        process.communicate()
+    # The system releases what a killed process held; its checkpoints are of 1000 epochs, so this run starts anew.
+    assert re.search("was interrupted: add --resume|not finished", refused("plot", folder))
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    main([*map(str, words), "1"])
+    assert {path.name for path in folder.glob(".*")} == {".lock"} and (folder / "results.json").is_file()
+
+
+def test_damaged_checkpoints_are_no_reason_to_start_over(tmp_path, refused):
+    words = ["distill", *QUIET, "--method", "ce", "--output_dir", tmp_path]
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    assert "no whole checkpoint to resume from" in refused(*words, "--resume")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
 
 
 def test_training_that_diverges_ends_in_one_line_and_code_1(tmp_path, refused):
