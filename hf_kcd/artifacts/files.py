@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-
+# Read once: reading sets it for a moment, also for other threads.
+os.umask(_UMASK := os.umask(0o077))
 # Names of what is being written end so. Only a process that was killed leaves one behind.
 _SUFFIX = ".hf_kcd_part"
 
@@ -29,7 +30,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -42,7 +43,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     with _write_errors(path):
         temporary = Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.", path.parent))
         try:
-            os.chmod(temporary, 0o777 & ~_umask())
+            os.chmod(temporary, 0o777 & ~_UMASK)
             yield temporary
             if path.exists():
                 old = Path(tempfile.mkdtemp(_SUFFIX, f".{path.name}.old.", path.parent))
@@ -53,6 +54,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 os.replace(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_links(folder: str | Path, names: Iterable[str]) -> None:
+    """Refuse files below a folder that are links or lie behind one: they may lead to files that are not the folder's."""
+    for name in names:
+        path = Path(folder)
+        for part in Path(name).parts:
+            path = path / part
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, which is not followed: put the file itself there.")
 
 
 def sweep_temporaries(folder: str | Path) -> None:
@@ -107,11 +118,6 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch it again.") from error
-
-
-def _umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
 
 
 @contextmanager

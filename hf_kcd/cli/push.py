@@ -13,7 +13,7 @@ import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
 from ..artifacts.cards import format_size
-from ..artifacts.files import atomic_folder
+from ..artifacts.files import atomic_folder, refuse_links
 from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
@@ -70,7 +70,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--student_only", action="store_true", help="publish no mask")
     one.add_argument("--mask_only", action="store_true", help="publish no student")
-    parser.add_argument("--private", action="store_true", help="make new repositories private")
+    parser.add_argument(
+        "--private", action="store_true", help="make new repositories private [public, or the account's default]"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="write over a repository that hf-kcd did not write")
+    parser.add_argument(
+        "--no_pictures", action="store_true", help="leave out plots, and contact sheets of training images"
+    )
     parser.add_argument("--revision", metavar="R", help="branch to commit to, created if missing [main]")
     parser.add_argument("--license", metavar="L", help="license for the cards, in the Hub's spelling: mit, …")
     parser.add_argument("--dry_run", metavar="FOLDER", help="write the repositories to FOLDER and upload nothing")
@@ -104,6 +110,9 @@ def _find_mask(run_folder: Path, options: argparse.Namespace) -> KnowledgeMask |
     if alone and not options.mask_only:
         raise ValueError(f"{run_folder} holds a mask and no student: add --mask_only, or give the run's folder.")
     folder = run_folder if alone else run_folder / MASK_FOLDER
+    refuse_links(
+        folder.parent, [f"{folder.name}/{name}" for name in (KnowledgeMask.CONFIG_FILE, KnowledgeMask.TENSOR_FILE)]
+    )
     if folder.is_dir() and not options.student_only:
         return KnowledgeMask.from_pretrained(folder)
     for option in ("mask_only", "with_soft_labels"):
@@ -134,7 +143,7 @@ def _write(
 ) -> list[_Upload]:
     """Write each repository into a folder of its own."""
     uploads = []
-    about = {"teacher_repo": options.teacher_repo, "license": options.license}
+    about = {"teacher_repo": options.teacher_repo, "license": options.license, "pictures": not options.no_pictures}
     if not options.mask_only:
         uploads.append(_Upload("Student", options.repo, "model", folder / "student"))
         # The recipe names the mask that a run was trained on.
@@ -151,7 +160,7 @@ def _write(
 def _announce(part: _Upload, options: argparse.Namespace) -> None:
     files = check_folder(part.folder)
     kind = {"model": "model", "dataset": "data set"}[part.repo_type]
-    private = ", private if it is new" if options.private else ""
+    private = ", private" if options.private else ", public unless your account's default is private"
     revision = f", revision {options.revision}" if options.revision else ""
     total = sum(size for _, size in files)
     print(f"\n{part.what} → {part.repo_id} ({kind}{private}{revision}): {len(files)} files, {format_size(total)}")
@@ -161,7 +170,7 @@ def _announce(part: _Upload, options: argparse.Namespace) -> None:
 
 def _upload(uploads: Sequence[_Upload], options: argparse.Namespace) -> None:
     print()
-    about = {"private": options.private or None, "revision": options.revision}
+    about = {"private": options.private or None, "revision": options.revision, "overwrite": options.overwrite}
     for number, part in enumerate(uploads):
         print(f"Uploading {part.repo_id} ({number + 1} of {len(uploads)}) …", flush=True)
         message = f"Upload {'student' if part.repo_type == 'model' else 'knowledge mask'}"

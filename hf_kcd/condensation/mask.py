@@ -15,8 +15,9 @@ import torch
 
 from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
 from ..artifacts.cards import CARD_NAME, write_card
+from ..artifacts.files import refuse_links
 from ..artifacts.identity import DatasetIdentity
-from ..artifacts.run_folder import pictures_of, read_run
+from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
 from ..hub.privacy import without_folders
 from ..hub.upload import full_name, upload
 from .mask_card import PICTURES, TABLE_FILE, mask_card
@@ -171,6 +172,7 @@ class KnowledgeMask(Artifact):
         teacher_repo: str | None = None,
         soft_labels: Artifact | None = None,
         license: str | None = None,
+        pictures: bool = True,
     ) -> None:
         """Write what `push_to_hub` uploads: the mask's files, a table of all points, pictures, soft labels and the card.
 
@@ -182,6 +184,7 @@ class KnowledgeMask(Artifact):
             student_repo, teacher_repo: Repositories to link; by default the teacher's is the one in the run's recipe.
             soft_labels: The teacher's `SoftLabels` for the kept points.
             license: Identifier of the license, as the Hub has them ("apache-2.0").
+            pictures: Whether the run's pictures go along; contact sheets show training images.
 
         Raises:
             FileNotFoundError: When the run is not finished.
@@ -192,24 +195,26 @@ class KnowledgeMask(Artifact):
         from ..artifacts.figures import save_figure
         from .value_plot import value_figure
 
-        folder, (results, recipe), pictures = Path(folder), (None, None), []
+        folder, (results, recipe), shown = Path(folder), (None, None), []
         if run_folder is not None:
-            (results, recipe), pictures = read_run(run_folder), pictures_of(run_folder, PICTURES)
+            shown = pictures_of(run_folder, PICTURES) if pictures else []
+            refuse_links(run_folder, [RESULTS_NAME, RECIPE_NAME, *shown])
+            results, recipe = read_run(run_folder)
         if soft_labels is not None:
             self._check_soft_labels(soft_labels)
         published = dataclasses.replace(self, provenance=without_folders(self.provenance))
         stored = None if soft_labels is None else soft_labels.description()
         links = {"student_repo": student_repo, "teacher_repo": teacher_repo}
         card = mask_card(
-            published.description(), results, recipe, pictures, stored, repo_id=repo_id, license=license, **links
+            published.description(), results, recipe, shown, stored, repo_id=repo_id, license=license, **links
         )
         published.save_pretrained(folder)
         if soft_labels is not None:
             soft_labels.save_pretrained(folder)
-        for name in (TABLE_FILE, *pictures):
+        for name in (TABLE_FILE, *shown):
             (folder / name).parent.mkdir(exist_ok=True)
         self.to_table().to_parquet(folder / TABLE_FILE)
-        for name in pictures:
+        for name in shown:
             shutil.copyfile(Path(run_folder or "") / name, folder / name)
         if (self.frequency > 0).any():
             value = str(self.schedule.get("value", "value"))
@@ -222,6 +227,7 @@ class KnowledgeMask(Artifact):
         repo_id: str,
         private: bool | None = None,
         revision: str | None = None,
+        overwrite: bool = False,
         commit_message: str = "Upload knowledge mask",
         **repository: Any,
     ) -> "huggingface_hub.CommitInfo":
@@ -231,7 +237,8 @@ class KnowledgeMask(Artifact):
             repo_id: Such as `"me/my-mask"`, by default of the user who is logged in; made where it does not exist.
             private: Whether a new repository is private; None for the account's own default.
             revision, commit_message: Branch to commit to (made where it does not exist), and the commit's message.
-            **repository: `run_folder`, `student_repo`, `teacher_repo`, `soft_labels` and `license` of `write_repository`.
+            overwrite: Write over a repository that this package did not write.
+            **repository: Other arguments of `write_repository`.
 
         Returns:
             The commit, with its address.
@@ -244,9 +251,13 @@ class KnowledgeMask(Artifact):
         repo_id = full_name(repo_id, "dataset")
         with tempfile.TemporaryDirectory() as folder:
             self.write_repository(folder, repo_id=repo_id, **repository)
-            return upload(
-                folder, repo_id, repo_type="dataset", private=private, revision=revision, commit_message=commit_message
-            )
+            options = {
+                "private": private,
+                "revision": revision,
+                "overwrite": overwrite,
+                "commit_message": commit_message,
+            }
+            return upload(folder, repo_id, repo_type="dataset", **options)
 
     def tensors(self) -> Tensors:
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}

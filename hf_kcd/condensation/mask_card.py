@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts.cards import format_size, one_line, render_card
 from ..artifacts.results import Results
-from ..hub.names import dataset_repository, network_repository
+from ..hub.names import TAG, dataset_repository, network_repository
 from ..hub.privacy import without_folders
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ PICTURES = {
     "most_valuable": "The most valuable points.",
     "least_valuable": "The least valuable points.",
 }
-_TAGS = ["hf_kcd", "knowledge-mask", "knowledge-condensation", "image-classification"]
+_TAGS = [TAG, "knowledge-mask", "knowledge-condensation", "image-classification"]
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
 _NUM_NAMED = 8
 

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+# Every card of ours has this tag.
+TAG = "hf_kcd"
 DATASET_REPOSITORIES = {"cifar100": "uoft-cs/cifar100", "imagenet": "ILSVRC/imagenet-1k"}
 REPOSITORY_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 

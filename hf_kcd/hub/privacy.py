@@ -7,16 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 from safetensors import SafetensorError, safe_open
+
+from .secrets import holds_secret
 
 _TEXTS = {".json", ".md", ".yaml"}
 _ALLOWED = _TEXTS | {".safetensors", ".parquet", ".png"}
-# Tokens of the Hub and of services that runs are often logged in to, and passwords in addresses.
-_TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[opsu]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|"
-    r"wandb_v1_[A-Za-z0-9_]{20,}|sk-(?:\w+-){0,2}[A-Za-z0-9]{20,})|://[^\s/:@]+:[^\s/@]+@"
-)
 # A machine's path within a text has three parts, or two under a folder that machines have; `/m/01g317` is a class's name.
 # What follows a word or a slash (prose, web addresses) does not count.
 _ROOTS = "data|datasets|etc|home|kaggle|media|mnt|nfs|opt|private|root|run|scratch|srv|tmp|Users|usr|var|Volumes|work|workspace"
@@ -87,7 +83,7 @@ def check_folder(folder: str | Path) -> list[tuple[str, int]]:
 def _texts(path: Path) -> Iterator[str]:
     """Read a text file, or the metadata of tensors, a table or a picture."""
     if path.suffix in _TEXTS:
-        yield path.read_text()
+        yield path.read_text(encoding="utf-8")
     elif path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -111,8 +107,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _check_text(name: str, text: str) -> None:
-    token = huggingface_hub.get_token()
-    if _TOKEN.search(text) or (token and token in text):
+    if holds_secret(text):
         raise ValueError(f"{name} holds a token: remove it, and revoke it if anybody else has seen it.")
     if found := _PATH.search(text):
         raise ValueError(f"{name} holds {found[0]!r}, a folder of this machine: remove it before uploading.")

@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 
 from ..artifacts.cards import CARD_NAME
-from ..artifacts.files import read_json, write_json
+from ..artifacts.files import read_json, refuse_links, write_json
 from ..artifacts.results import Results
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
 from ..hub import full_name, upload, without_folders
@@ -23,6 +23,7 @@ def push_student(
     *,
     private: bool | None = None,
     revision: str | None = None,
+    overwrite: bool = False,
     commit_message: str = "Upload student",
     **links_and_card: Any,
 ) -> huggingface_hub.CommitInfo:
@@ -30,7 +31,7 @@ def push_student(
 
     Args:
         run_folder: The folder of a finished run.
-        repo_id, private, revision, commit_message: As for `hf_kcd.hub.upload`.
+        repo_id, private, revision, overwrite, commit_message: As for `hf_kcd.hub.upload`.
         **links_and_card: Other arguments of `write_student_repository`: `mask_repo`, `teacher_repo`, `license`, `tags`, ….
 
     Returns:
@@ -43,7 +44,8 @@ def push_student(
     repo_id = full_name(repo_id, "model")
     with tempfile.TemporaryDirectory() as folder:
         write_student_repository(folder, run_folder, repo_id=repo_id, **links_and_card)
-        return upload(folder, repo_id, private=private, revision=revision, commit_message=commit_message)
+        options = {"private": private, "revision": revision, "overwrite": overwrite, "commit_message": commit_message}
+        return upload(folder, repo_id, **options)
 
 
 def write_student_repository(
@@ -53,6 +55,7 @@ def write_student_repository(
     repo_id: str,
     mask_repo: str | None = None,
     teacher_repo: str | None = None,
+    pictures: bool = True,
     **card: Any,
 ) -> None:
     """Write the files that `push_student` uploads.
@@ -64,17 +67,20 @@ def write_student_repository(
     Args:
         folder, run_folder: Where to write, and the folder of a finished run.
         repo_id: The repository that the card names.
+        pictures: Whether curves and contact sheets go along; contact sheets show training images.
         mask_repo, teacher_repo, **card: As for `student_card`.
 
     Raises:
         FileNotFoundError: When the run is not finished or its folder has no weights.
-        ValueError: When its files are damaged or do not belong together.
+        ValueError: When its files are damaged, are links, or do not belong together.
     """
     folder, run_folder = Path(folder), Path(run_folder)
-    (results, recipe), pictures = read_run(run_folder), pictures_of(run_folder)
+    shown = pictures_of(run_folder) if pictures else []
+    refuse_links(run_folder, [RESULTS_NAME, RECIPE_NAME, *_WEIGHTS, *shown])
+    results, recipe = read_run(run_folder)
     _check_weights(run_folder, results)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_WEIGHTS, *pictures):
+    for name in (*_WEIGHTS, *shown):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(run_folder / name, folder / name)
     write_json(folder / RESULTS_NAME, without_folders(results))
@@ -82,7 +88,7 @@ def write_student_repository(
         recipe = published_recipe(recipe, mask_repo, teacher_repo)
         (folder / RECIPE_NAME).write_text(yaml_text(recipe))
     links = {"repo_id": repo_id, "mask_repo": mask_repo, "teacher_repo": teacher_repo}
-    (folder / CARD_NAME).write_text(student_card(results, recipe, pictures, **links, **card))
+    (folder / CARD_NAME).write_text(student_card(results, recipe, shown, **links, **card))
 
 
 def _check_weights(run_folder: Path, results: Results) -> None:

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..artifacts.cards import one_line, render_card
 from ..artifacts.results import Results, run_label
 from ..hub import dataset_repository, network_repository, without_folders
+from ..hub.names import TAG
 from ..methods import available_methods, paper_of
 
 
@@ -59,7 +60,7 @@ def student_card(
         "data_sets": [found for name in names if (found := dataset_repository(name)) is not None],
     }
     recipe = published_recipe(recipe, links["mask_repo"], links["teacher_repo"])
-    ours = ["image-classification", "knowledge-distillation", "hf_kcd", "timm", results["method"]]
+    ours = ["image-classification", "knowledge-distillation", TAG, "timm", results["method"]]
     ours += ["kcd"] if _condensed(results) else []
     data_sets = links["data_sets"]
     metadata = ModelCardData(

@@ -16,6 +16,7 @@ from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.results import write_results
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
 from ..hub import hub_errors
+from ..hub.upload import files_to_replace
 from .results import run_results
 
 logger = logging.get_logger(__name__)
@@ -32,6 +33,7 @@ class PublishingMixin:
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        overwrite: bool = False,
         mask_repo: str | None = None,
         teacher_repo: str | None = None,
         **card: Any,
@@ -44,6 +46,7 @@ class PublishingMixin:
             token: Refused; log in instead.
             revision: Branch to commit to, created if it does not exist; default: `hub_revision`.
             private: Whether a new repository is private; default: `hub_private_repo`.
+            overwrite: Write over a repository that this package did not write.
             mask_repo, teacher_repo: Repositories to link; default of the teacher's: where it was loaded from.
             **card: Arguments of `create_model_card`.
 
@@ -64,7 +67,7 @@ class PublishingMixin:
         if not self.is_world_process_zero():
             return None
         links = {"mask_repo": mask_repo, "teacher_repo": teacher_repo}
-        options = {"commit_message": commit_message, "revision": revision, "private": private}
+        options = {"commit_message": commit_message, "revision": revision, "private": private, "overwrite": overwrite}
         push = partial(self._push, self._stage(), repo_id, **options, **links, **_card_options(**card))
         if not blocking:
             return self._uploads.submit(push)
@@ -115,6 +118,9 @@ class PublishingMixin:
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         with hub_errors(self._repository, "model", None, "written to"):
             super().init_hf_repo(*args, **kwargs)
+            # Found before the training, not at its end.
+            if self.is_world_process_zero():
+                files_to_replace(self.hub_model_id, "model", self.args.hub_revision, self.args.hub_private_repo)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:

@@ -26,7 +26,7 @@ def test_student_and_mask_go_where_the_command_says_and_nothing_private_with_the
     student, mask = hub.files("me/first"), hub.files("me/first-mask", "dataset")
     assert set(student) == STUDENT_FILES and set(mask) == MASK_FILES | SOFT_LABEL_FILES
     for repo_id, kind, files in (("me/first", "model", student), ("me/first-mask", "data set", mask)):
-        place = said.index(f"→ {repo_id} ({kind})")
+        place = said.index(f"→ {repo_id} ({kind}, public unless")
         assert place < said.index("Uploading") and all(name in said[place:] for name in files)
     assert f"{hub.endpoint}/me/first\n" in said and f"{hub.endpoint}/datasets/me/first-mask\n" in said
     cards = [student["README.md"].decode(), mask["README.md"].decode()]
@@ -150,7 +150,7 @@ def test_dry_run_writes_what_would_go_up_and_sends_nothing(hub, run_folder, tmp_
     words = ["--dry_run", tmp_path / "out", "--mask_repo", "me/points", "--with_soft_labels", "--views", 3]
     command("push", run_folder, "me/first", *words)
     said = capsys.readouterr().out
-    assert "nothing was uploaded" in said and "→ me/points (data set)" in said and not hub.requests
+    assert "nothing was uploaded" in said and "→ me/points (data set, public unless" in said and not hub.requests
     # 60 x (8 + 3 x (10 + 2 x 4)) bytes, announced before the teacher answers.
     assert "3 views of 60 points, all 10 classes, 8 bits: 3.7 kB" in said.splitlines()[0]
     assert "180 images" in said.splitlines()[0]
@@ -263,3 +263,31 @@ def test_a_run_is_not_shown_beside_the_mask_of_another(run_folder, tmp_path):
         other.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder)
     with pytest.raises(ValueError, match="it condensed nothing, or other data"):
         mask.write_repository(tmp_path / "out", repo_id="me/x", run_folder=run_folder.parent / "teacher")
+
+
+@pytest.mark.parametrize(
+    "place", ["model.safetensors", "results.json", "recipe.yaml", "plots/curves.png", "plots", "mask"]
+)
+def test_a_link_in_a_strangers_run_is_not_followed(hub, run_folder, tmp_path, refused, place):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    (run / place).rename(tmp_path / "private")
+    (run / place).symlink_to(tmp_path / "private")
+    assert "is a link, which is not followed" in refused("push", run, "me/first", "--dry_run", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not hub.repositories
+    # The folder itself may lie behind a link of one's own.
+    (run / place).unlink()
+    (tmp_path / "private").rename(run / place)
+    (tmp_path / "alias").symlink_to(run)
+    command("push", tmp_path / "alias", "me/first", "--dry_run", tmp_path / "out", "--no_pictures")
+    files = file_names(tmp_path / "out" / "student") | file_names(tmp_path / "out" / "mask")
+    # Only the histogram of the mask's own values is left.
+    assert {name for name in files if name.endswith(".png")} == {"plots/values.png"}
+
+
+def test_pictures_stay_here_and_public_is_said_before(hub, run_folder, tmp_path, capsys):
+    command("push", run_folder, "me/first", "--no_pictures")
+    said = capsys.readouterr().out
+    assert said.index("public unless your account's default is private") < said.index("Uploading")
+    assert "png" not in "".join(hub.files("me/first"))
+    assert "](plots/" not in hub.files("me/first")["README.md"].decode()

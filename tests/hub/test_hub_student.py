@@ -177,6 +177,13 @@ def test_every_save_pushes_the_student_and_the_end_pushes_all_with_the_best_weig
     assert card.data.eval_results[0].metric_value == pytest.approx(lowest / 100, abs=1e-4)
 
 
+def test_a_repository_that_is_not_ours_is_found_before_the_training(hub, tmp_path):
+    hub.put("me/other", {"model.safetensors": b"mine"})
+    with pytest.raises(ValueError, match="me/other holds files that hf_kcd did not write"):
+        make_trainer(tmp_path / "run", push_to_hub=True, hub_model_id="me/other").train()
+    assert hub.files("me/other") == {"model.safetensors": b"mine"} and not list(tmp_path.glob("run/checkpoint-*"))
+
+
 def test_a_slow_and_failing_hub_neither_delays_nor_ends_the_training(hub, tmp_path, waits, caplog):
     trainer = make_trainer(tmp_path / "run", push_to_hub=True, hub_model_id="me/x", save_strategy="epoch")
     hub.fail("POST .*/commit/", "status", math.inf, status=500)

@@ -20,7 +20,9 @@ def folder(tmp_path):
     """Files of every kind that is uploaded."""
     folder = tmp_path / "repository"
     (folder / "plots").mkdir(parents=True)
-    (folder / "README.md").write_text("# A card\n[a picture](plots/a.png), https://huggingface.co/me/x, 3/4 of it")
+    (folder / "README.md").write_text(
+        "---\ntags: [hf_kcd]\n---\n# A card\n[a picture](plots/a.png), https://huggingface.co/me/x, 3/4 of it"
+    )
     (folder / "config.json").write_text('{"share": "1/2", "address": "https://example.org/a/b"}')
     (folder / "recipe.yaml").write_text("output_dir: runs/first\n")
     save_file({"weights": np.ones(5000, np.float32)}, folder / "model.safetensors", {"format": "pt"})
@@ -44,6 +46,31 @@ def test_an_upload_is_one_commit_that_removes_our_old_files_and_nobody_elses(hub
     (folder / "recipe.yaml").unlink()
     upload(folder, "me/things", commit_message="Second")
     assert hub.files("me/things") == {**contents(folder), "notes.md": b"mine", "plots.txt": b"mine"}
+
+
+def test_somebody_elses_files_are_written_over_only_on_request(hub, folder):
+    for files in ({"README.md": b"---\ntags: [other]\n---\n"}, {"model.safetensors": b"mine"}, {"README.md": b"mine"}):
+        hub.put("me/other", files)
+        before = hub.commits("me/other")
+        with pytest.raises(ValueError, match=r"me/other holds files that hf_kcd did not write \(.*overwrite"):
+            upload(folder, "me/other", commit_message="First")
+        assert hub.commits("me/other") == before
+    upload(folder, "me/other", overwrite=True, commit_message="First")
+    assert hub.files("me/other") == contents(folder)
+    upload(folder, "me/other", commit_message="Second")
+    # A repository made on the Hub's page is empty.
+    hub.put("me/fresh", {".gitattributes": b"*.safetensors filter=lfs"})
+    upload(folder, "me/fresh", commit_message="First")
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub, folder):
+    upload(folder, "me/things", commit_message="First")
+    with pytest.raises(ValueError, match="me/things exists and is public"):
+        upload(folder, "me/things", private=True, commit_message="Second")
+    assert len(hub.commits("me/things")) == 2
+    upload(folder, "me/hidden", private=True, commit_message="First")
+    upload(folder, "me/hidden", private=True, commit_message="Second")
+    assert hub.repository("me/hidden").private
 
 
 BREAKS = {"PUT": ["drop_upload", "status"], "preupload": ["drop", "status"], "objects/batch": ["drop"]}
@@ -89,7 +116,8 @@ def test_a_short_failure_of_any_request_is_waited_out(hub, folder, waits, reques
 
 
 def test_errors_of_rights_say_what_to_do(hub, folder, monkeypatch):
-    hub.put("you/things", {"README.md": b"yours"})
+    theirs = {"README.md": b"---\ntags: [hf_kcd]\n---\nyours"}
+    hub.put("you/things", theirs)
     with pytest.raises(PermissionError, match="'you/things' may not be written to with this login"):
         upload(folder, "you/things", commit_message="First")
     monkeypatch.setenv("HF_TOKEN", hub.token("me", write=False))
@@ -98,12 +126,21 @@ def test_errors_of_rights_say_what_to_do(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(PermissionError, match="hf auth login"):
         upload(folder, "me/things", commit_message="First")
-    assert hub.files("you/things") == {"README.md": b"yours"}
+    assert hub.files("you/things") == theirs
 
 
 # What is checked before anything is sent.
 
 TOKEN = "hf_" + "a1B2" * 9
+# Made up, each of the form that its service gives.
+TOKENS = [
+    "AKIA" + "Z7" * 8,
+    "glpat-" + "a1B2" * 5,
+    "xoxb-" + "1234567890-" * 2 + "abcdefabcdef",
+    "AIza" + "Sy" + "a1B" * 11,
+]
+TOKENS += ["-----BEGIN OPENSSH PRIVATE KEY-----", "https://" + "a1B2" * 5 + "@github.com/me/x", "npm_" + "a1B2" * 9]
+TOKENS += ["SG." + "a1" * 11 + "." + "b2C" * 14 + "d", "sk_live_" + "a1B2" * 6, "pypi-AgEIcHlwaS5vcmc" + "a1B2" * 20]
 
 
 def picture(text: str) -> bytes:
@@ -136,6 +173,8 @@ def table(text: str) -> bytes:
         ("recipe.yaml", b"project: sk-proj-" + b"x1" * 20, "recipe.yaml holds a token"),
         ("README.md", b"from https://me:secret@example.org/x", "README.md holds a token"),
         ("README.md", b"set HF_TOKEN=the-login-itself", "README.md holds a token"),
+        ("README.md", b"a secret of the environment: correct-horse-9", "README.md holds a token"),
+        *(("recipe.yaml", f"run_name: {token}".encode(), "recipe.yaml holds a token") for token in TOKENS),
         ("README.md", b"made in /home/me/runs/first today", "README.md holds '/home/me/runs/first', a folder"),
         ("README.md", b"<a href=x>|/home/me|</a>", "README.md holds '/home/me'"),
         ("results.json", b'{"command": "hf-kcd --data_dir=/raid/data/c"}', "holds '/raid/data/c'"),
@@ -152,6 +191,7 @@ def table(text: str) -> bytes:
 )
 def test_private_files_are_refused_before_anything_is_sent(hub, folder, monkeypatch, name, content, words):
     monkeypatch.setenv("HF_TOKEN", "the-login-itself")
+    monkeypatch.setenv("SERVICE_API_KEY", "correct-horse-9")
     if content is None:
         os.symlink("/etc/passwd", folder / name)
     else:
