@@ -7,7 +7,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..data import KnowledgeDataset
 from ..losses import cross_entropy_loss
@@ -60,7 +60,12 @@ class EvaluationMixin(Trainer):
             return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset)
         return dataset
 
+    def predict(self, *args, **kwargs) -> PredictionOutput:
+        self._claim_accelerator()
+        return super().predict(*args, **kwargs)
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        self._claim_accelerator()
         # A loader draws a seed from the global generator. Forked, evaluation leaves no trace in the training.
         with self.cost.paused(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
@@ -187,10 +188,24 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
         # What the student knows from now on. Its configuration says so when it becomes a teacher.
         set_images(self.student.pretrained_cfg, data_config(self.train_dataset.preprocessing))
+        self._claim_accelerator()
         with self.model.in_use(checkpointing=self.args.activation_checkpointing):
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     # ---- A training ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self._shared_state = self._read_shared_state()
+
+    def _read_shared_state(self) -> tuple:
+        return getattr(self.accelerator.state, "mixed_precision", None), self.accelerator.gradient_accumulation_steps
+
+    def _claim_accelerator(self) -> None:
+        """Take back what accelerate keeps once per process: configurations and trainers made since have changed it."""
+        if not self.is_in_train and self._read_shared_state() != self._shared_state:
+            AcceleratorState._reset_state()
+            self.create_accelerator_and_postprocess()
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
