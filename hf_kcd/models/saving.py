@@ -47,41 +47,39 @@ def save_model(
     write_json(folder / "config.json", config)
 
 
-def check_rebuilt(model: nn.Module, images: Tensor | None = None, logits: Tensor | None = None) -> None:
-    """Make a network as its saved description says, give it the same tensors, and compare the two.
-
-    Args:
-        model: The network.
-        images: Images [B, C, H, W] to compare logits on; None compares names and shapes of the tensors.
-        logits: What the network answers to them in evaluation mode, [B, num_classes].
+def rebuild(model: nn.Module) -> nn.Module:
+    """Make a network as its saved description says, with the same tensors, in evaluation mode.
 
     Raises:
         ValueError: When the description makes another network, or none: how they differ, and what to do.
     """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("The network is compiled: pass the network itself, and torch_compile=True for a training.")
     try:
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), torch.no_grad():
             write_json(Path(folder) / "config.json", _describe(model))
             state = model.state_dict()
             rebuilt = without_memory(lambda: make_from_folder(Path(folder)), lambda network: network)
             difference = _difference(state, rebuilt.state_dict())
-            if not difference and images is not None:
+            if not difference:
                 # What a network computes when it is made, and does not save, needs memory too.
                 if any(buffer.is_meta for name, buffer in rebuilt.named_buffers() if name not in state):
                     rebuilt = make_from_folder(Path(folder))
                 rebuilt.load_state_dict(state, assign=True)
-                found = rebuilt.eval().to(images)(images)
-                scale = float(logits.abs().max())
-                if not torch.allclose(found, logits, rtol=1e-3, atol=1e-3 * scale, equal_nan=True):
-                    difference = "with the same tensors its logits are others"
+                return rebuilt.eval().to(next(model.parameters()))
     # A network that was changed may fail in timm with any of these.
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         difference = " ".join(str(error).split())[:300]
-    if difference:
-        raise ValueError(
-            f"Nobody could load this {network_name(model)} once it is saved, because its name and arguments make another "
-            f"network: {difference}. Change a network through the arguments of timm.create_model or reset_classifier, or "
-            "register the changed one in timm (timm.models.register_model)."
-        )
+    raise not_rebuilt(model, difference)
+
+
+def not_rebuilt(model: nn.Module, difference: str) -> ValueError:
+    """Build the error for a network whose description makes another one, for the caller to raise."""
+    return ValueError(
+        f"Nobody could load this {network_name(model)} once it is saved, because its name and arguments make another "
+        f"network: {difference}. Change a network through the arguments of timm.create_model or reset_classifier, or "
+        "register the changed one in timm (timm.models.register_model)."
+    )
 
 
 def _difference(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> str:

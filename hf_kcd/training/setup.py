@@ -16,7 +16,7 @@ from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
 from ..models import load_model
 from ..models.configuration import described_as, set_images
-from ..models.saving import check_rebuilt
+from ..models.saving import rebuild
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
 from .evaluation import as_knowledge_dataset
@@ -140,7 +140,7 @@ def build_model(
         method.labels = train_dataset.labels
         for network in method.networks().values():
             set_images(network.pretrained_cfg, images)
-            check_rebuilt(network)
+            rebuild(network)
         if args.channels_last and args.device.type == "cpu" and (corrupts_memory(student) or corrupts_memory(method)):
             logger.warning(
                 "channels_last is off: on a CPU it would corrupt the memory of this network (a fault of oneDNN)."

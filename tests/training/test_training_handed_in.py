@@ -96,7 +96,9 @@ def test_a_layer_that_a_callback_puts_in_eval_mode_trains_in_the_next_step(tmp_p
     student.layer3.requires_grad_(False)
     stop = Before(2, lambda: getattr(student, layer).eval())
     trainer = run(tmp_path, model=student, callbacks=[stop], **SHORT)
-    trained = {int(m.num_batches_tracked) for n, m in student.named_modules() if n.endswith("bn1") and "layer3" not in n}
+    trained = {
+        int(m.num_batches_tracked) for n, m in student.named_modules() if n.endswith("bn1") and "layer3" not in n
+    }
     assert trained == {trainer.state.global_step}
     # Frozen modules keep their statistics.
     assert not any(int(m.num_batches_tracked) for m in student.layer3.modules() if isinstance(m, torch.nn.BatchNorm2d))
@@ -105,7 +107,9 @@ def test_a_layer_that_a_callback_puts_in_eval_mode_trains_in_the_next_step(tmp_p
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_full_evaluation_in_half_precision_leaves_full_weights(tmp_path, dtype):
     student, peer = network(), network(9)
-    trainer = make_trainer(tmp_path, model=student, teacher=peer, eval_dataset=EVAL, **{f"{dtype}_full_eval": True}, **SHORT)
+    trainer = make_trainer(
+        tmp_path, model=student, teacher=peer, eval_dataset=EVAL, **{f"{dtype}_full_eval": True}, **SHORT
+    )
     plain = run(tmp_path / "plain", **SHORT)
     before = trainer.evaluate()
     assert before["eval_top1"] > 0
@@ -146,7 +150,10 @@ def test_two_runs_with_the_same_things_equal_two_runs_with_fresh_ones(tmp_path):
         for method in ("ofd", "kd", "unix", "ofd"):
             if fresh:
                 args = config(tmp_path / folder, **SHORT)
-                shared = {"teacher": network(9, name="test_resnet"), "train_dataset": KnowledgeDataset(TRAIN, RECIPE, seed=3)}
+                shared = {
+                    "teacher": network(9, name="test_resnet"),
+                    "train_dataset": KnowledgeDataset(TRAIN, RECIPE, seed=3),
+                }
             own = copy.copy(args)
             own.method = method
             callback = KCDTrainerCallback(PAPER)
@@ -198,7 +205,13 @@ def test_convolutions_that_onednn_cannot_train_keep_the_contiguous_format(tmp_pa
     torch.manual_seed(0)
     student = timm.create_model("fastvit_t8", num_classes=4)
     data = KnowledgeDataset(TRAIN, RECIPE.for_network(96), seed=3)
-    options = {"model": student, "method": "ce", "train_dataset": data, "max_steps": 3, "per_device_train_batch_size": 2}
+    options = {
+        "model": student,
+        "method": "ce",
+        "train_dataset": data,
+        "max_steps": 3,
+        "per_device_train_batch_size": 2,
+    }
     trainer = run(tmp_path, num_train_epochs=1, lr_decay_epochs=[], **options)
     assert not trainer.args.channels_last and trainer.state.global_step == 3
     assert make_trainer(tmp_path).args.channels_last
