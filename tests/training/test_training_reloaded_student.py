@@ -15,25 +15,26 @@ from hf_kcd.methods import DistillationMethod, register_method
 
 # Plain timm and transformers, in a process that has never heard of this package.
 ELSEWHERE = """
-import json, sys, timm, torch
+import sys, timm, torch
 from pathlib import Path
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 for folder in map(Path, sys.argv[1:]):
     expected = load_file(folder / "expected.safetensors")
-    for name, network in (
-        ("timm", timm.create_model(f"local-dir:{folder}", pretrained=True)),
-        ("transformers", AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).timm_model),
-    ):
+    from_timm = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    from_transformers = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).timm_model
+    for network in (from_timm, from_transformers):
         with torch.no_grad():
             logits = network.eval()(expected["images"])
-        torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-5, msg=lambda m: f"{folder} {name} {m}")
-        cfg = network.pretrained_cfg
-        assert tuple(cfg["input_size"]) == tuple(expected["images"].shape[1:]), (folder, name, cfg["input_size"])
-        data = timm.data.resolve_data_config({}, pretrained_cfg=cfg, use_test_size=True)
-        assert data["crop_pct"] == 1.0 and data["input_size"][1] == expected["images"].shape[2], data
-        assert list(data["mean"]) == [0.5, 0.45, 0.4] and list(data["std"]) == [0.25, 0.2, 0.3], data
+        torch.testing.assert_close(logits, expected["logits"], rtol=1e-4, atol=1e-5, msg=lambda m: f"{folder} {m}")
+    for data in (
+        timm.data.resolve_data_config({}, pretrained_cfg=from_timm.pretrained_cfg, use_test_size=True),
+        AutoImageProcessor.from_pretrained(folder).data_config,
+    ):
+        assert tuple(data["input_size"]) == tuple(expected["images"].shape[1:]), (folder, data)
+        assert list(data["mean"]) == [0.5, 0.45, 0.4] and list(data["std"]) == [0.25, 0.2, 0.3], (folder, data)
+        assert data["crop_pct"] == 1.0, (folder, data)
 assert not any(name.split(".")[0] == "hf_kcd" for name in sys.modules)
 """
 
@@ -58,7 +59,7 @@ STUDENTS = {
     "other_widths": (lambda: network(name="resnet10t", channels=(8, 16, 16, 16), stem_width=8, drop_rate=0.3), 8, {}),
     "another_size": (lambda: network(**VIT, img_size=8), 8, {}),
     "frozen_parts": (frozen_parts, 8, {}),
-    "half_precision": (lambda: network(name="test_resnet").bfloat16(), 8, {"bf16": True}),
+    "half_precision": (lambda: network(name="test_resnet").bfloat16(), 32, {"bf16": True}),
     "tied_weights": (lambda: network(name="coat_lite_tiny", img_size=32), 32, {"per_device_eval_batch_size": 8}),
     "checkpointed": (lambda: network(name="test_resnet"), 8, {"gradient_checkpointing": True}),
     "weights_of_another_test_size": (lambda: network(name="resnet18", channels=(8, 8, 8, 8), stem_width=8), 8, {}),
