@@ -23,6 +23,7 @@ from tiny_runs import (
 from tiny_runs import run_training as run
 
 from hf_kcd import DistillationTrainer, KCDTrainerCallback, KnowledgeDataset
+from hf_kcd.training.soft_labels import make_soft_labels
 
 SHORT = {"num_train_epochs": 3, "lr_decay_epochs": [2]}
 
@@ -133,6 +134,17 @@ def test_a_data_set_is_the_same_after_a_training(tmp_path):
     assert mask.mixing_history
     make_trainer(tmp_path, train_dataset=data, mask=mask)
     assert data.selection_digest() == before[0]
+
+
+def test_soft_labels_leave_the_teacher_and_the_data_set_alone():
+    data, teacher = KnowledgeDataset(TRAIN, RECIPE, seed=3), network(9).train()
+    data.select(range(20))
+    data.set_epoch(5)
+    data.use_soft_labels(make_soft_labels(teacher, data, num_views=1))
+    before = data[7]["pixel_values"], data[7]["teacher_logits"]
+    make_soft_labels(teacher, data, num_views=3)
+    assert torch.equal(data[7]["pixel_values"], before[0]) and torch.equal(data[7]["teacher_logits"], before[1])
+    assert all(module.training for module in teacher.modules()) and len(data) == 20
 
 
 def test_a_plain_data_set_keeps_its_format_and_its_transform(tmp_path):
