@@ -1,5 +1,6 @@
 """Files that are either whole or absent: written under a temporary name, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,9 @@ from safetensors.torch import save_file
 os.umask(_UMASK := os.umask(0o077))
 # Names of what is being written end so. Only a process that was killed leaves one behind.
 _SUFFIX = ".hf_kcd_part"
+_ALMOST_FULL = 2**24  # bytes
+_ARCHIVE = ("inline_container", "PytorchStreamWriter", "iostream")
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 
 
 @contextmanager
@@ -100,9 +104,15 @@ def sha256_of(path: str | Path) -> str:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and string metadata as one safetensors file, whole or not at all."""
+    """Write tensors and string metadata as one safetensors file, whole or not at all; tied ones under each of their names."""
     with atomic_file(path) as temporary:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        plain: dict[str, torch.Tensor] = {}
+        written = set()
+        for name, tensor in tensors.items():
+            values = tensor.detach().cpu().contiguous()
+            # The format refuses shared memory, and every reader expects every name.
+            plain[name] = values.clone() if values.untyped_storage().data_ptr() in written else values
+            written.add(plain[name].untyped_storage().data_ptr())
         try:
             save_file(plain, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
@@ -126,6 +136,24 @@ def _write_errors(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        why = error.strerror or error
-        message = f"Cannot write {path}: {why}. Free some space or choose a folder that can be written."
+        message = f"Cannot write {path}: {error.strerror or error}. {advice_on(error, path.parent)}".rstrip()
         raise type(error)(error.errno, message) if error.errno else OSError(message) from error
+
+
+def is_write_error(error: BaseException) -> bool:
+    """Return whether an error comes from the file system; torch.save reports those as RuntimeErrors of its archive."""
+    return isinstance(error, OSError) or any(word in str(error) for word in _ARCHIVE)
+
+
+def advice_on(error: BaseException, folder: str | Path) -> str:
+    """Say what to do about an error of writing into a folder, where its cause is known; empty otherwise."""
+    code = error.errno if isinstance(error, OSError) else None
+    # safetensors gives the system's words alone, and torch.save not even those: then the disk itself says.
+    full = os.strerror(errno.ENOSPC) in str(error) or code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if code is None and not full and is_write_error(error) and Path(folder).is_dir():
+        full = shutil.disk_usage(folder).free < _ALMOST_FULL
+    if full:
+        return "Free some space, or choose a folder on another disk."
+    if code in _NOT_WRITABLE:
+        return "Choose a folder that can be written."
+    return ""

@@ -39,8 +39,8 @@ def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: i
     images = image_config(network)
     method = create_method(name, network, teachers, num_points)
     method.labels = torch.randint(network.num_classes, (num_points,), generator=generator)
-    model = DistillationModel(network, method, teachers, images.mean, images.std, images.input_size[1:])
-    model.to(memory_format=torch.channels_last).train()
+    size = images.input_size[1:]
+    model = DistillationModel(network, method, teachers, images.mean, images.std, size, channels_last=True).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     pixels = torch.randn(batch_size, *images.input_size, generator=generator)
     points = torch.randperm(num_points, generator=generator)[:batch_size]
@@ -50,10 +50,11 @@ def _steps(name: str, student: str, teacher: str, num_points: int, batch_size: i
     # Past every ramp, where all parts are computed.
     method.epoch = 100.0
     times = []
-    for _ in range(_WARM_UP_STEPS + steps):
-        begun = time.perf_counter()
-        model(**batch)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(1e3 * (time.perf_counter() - begun))
+    with model.in_use():
+        for _ in range(_WARM_UP_STEPS + steps):
+            begun = time.perf_counter()
+            model(**batch)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.append(1e3 * (time.perf_counter() - begun))
     return times[_WARM_UP_STEPS:]

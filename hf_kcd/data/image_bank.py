@@ -1,5 +1,7 @@
 """The images of a data set: decoded once into shared memory, or each time they are read."""
 
+import copy
+
 import torch
 from datasets.utils import tqdm
 from PIL import Image
@@ -31,6 +33,15 @@ class ImageBank:
     def in_memory(self) -> bool:
         """Whether the images were decoded once and are kept."""
         return isinstance(self._source, torch.Tensor)
+
+    def copy(self, own_images: bool) -> "ImageBank":
+        """Return a bank of the same images, which it shares unless it may change them."""
+        other = copy.copy(self)
+        if isinstance(self._source, torch.Tensor) and (own_images or len(self._blended)):
+            other._source = self._source.clone()
+            if self.device.type == "cpu":
+                other._source.share_memory_()
+        return other
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Read images of one size, uint8 [B, 3, H, W]."""

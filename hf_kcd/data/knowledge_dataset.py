@@ -1,5 +1,6 @@
 """The knowledge set as a torch data set: its length is the current number of points, its items are whole batches."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 
@@ -106,6 +107,18 @@ class KnowledgeDataset(Dataset[Batch]):
         self._shift = (-mean / std).float().to(self.device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._live = LiveSelection(self.num_points)
+
+    def copy(self, blends: bool = False) -> "KnowledgeDataset":
+        """Return the same points and images, with a selection, epoch and soft labels of its own.
+
+        Args:
+            blends: Whether `blend` will be called on it: then it has images of its own, too.
+        """
+        other = copy.copy(self)
+        other._epoch = self._epoch.clone().share_memory_()
+        other._live = self._live.copy()
+        other._bank = self._bank.copy(blends)
+        return other
 
     @property
     def in_memory(self) -> bool:

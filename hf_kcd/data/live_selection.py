@@ -16,6 +16,12 @@ class LiveSelection:
     def __len__(self) -> int:
         return int(self._length)
 
+    def copy(self) -> "LiveSelection":
+        """Return the same selection in other memory."""
+        other = LiveSelection(len(self._buffers.points))
+        other.write(self.read())
+        return other
+
     def write(self, selection: Selection) -> None:
         """Replace the selection, in place."""
         for buffer, values in zip(self._buffers, selection, strict=True):

@@ -8,7 +8,7 @@ from ..losses import cross_entropy_loss, dml_loss
 from ..losses.common import check_temperature
 from ..models import ModelOutputs, ModelSpec, image_config, load_model
 from .base import Batch, DistillationMethod, check_weights, register_method
-from .networks import untrained_network
+from .networks import takes, untrained_network
 
 
 @register_method("dml")
@@ -60,9 +60,10 @@ class DML(DistillationMethod):
 
 def _peer(name: str, student: ModelSpec) -> nn.Module:
     network = load_model(name, student.num_classes)
+    own_size = image_config(network).input_size
     network.pretrained_cfg.update(input_size=student.input_size, mean=student.mean, std=student.std)
     (_, height, width), size = image_config(network).input_size, student.input_size
-    if (height, width) != size[1:]:
-        images = f"images of {height} x {width} only, not {size[1]} x {size[2]}"
+    if (height, width) != size[1:] or not takes(network, size):
+        images = f"images of {own_size[1]} x {own_size[2]} only, not {size[1]} x {size[2]}"
         raise ValueError(f"The peer {name} takes {images}, which {student.name} gets: choose another network.")
     return network

@@ -2,10 +2,11 @@
 
 from . import cifar  # noqa: F401  (registers the networks in timm)
 from .configuration import ImageConfig, image_config, network_name
-from .loading import load_model, save_model
+from .loading import load_model
 from .outputs import ModelOutputs, OutputReader, read_outputs
 from .probe import STAGES, Layers
 from .reference import convert_reference_state_dict
+from .saving import save_model
 from .spec import ModelSpec
 
 __all__ = [

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .configuration import image_config
-from .loading import make_from_folder, no_such_network
+from .loading import make_from_folder, no_such_network, without_memory
 from .published import PUBLISHED_TOP1
 from .spec import ModelSpec
 
@@ -49,24 +48,12 @@ def find_networks(patterns: Sequence[str]) -> list[str]:
 
 def describe_network(name: str) -> NetworkFacts:
     """Describe a network of `find_networks` without weights; nothing is downloaded, and usually no memory is used."""
-    return _without_memory(lambda: _make(name), lambda model: _describe(name, model))
+    return without_memory(lambda: _make(name), lambda model: _describe(name, model))
 
 
 def count_macs(make: Callable[[], nn.Module]) -> int:
     """Count the multiply-accumulates of a network's convolutions and matrix products for one image of its input size."""
-    return _without_memory(make, _count_macs)
-
-
-def _without_memory(make: Callable[[], nn.Module], look: Callable[[nn.Module], Any]) -> Any:
-    try:
-        with torch.device("meta"):
-            model = make()
-        return look(model)
-    except (RuntimeError, ValueError) as error:
-        # A network that computes with its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
-        if "meta" not in str(error):
-            raise
-        return look(make())
+    return without_memory(make, _count_macs)
 
 
 def _make(name: str) -> nn.Module:

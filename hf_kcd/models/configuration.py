@@ -1,7 +1,9 @@
 """What timm's configuration of a network says: its name, and the images that it was trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import timm.data
 from torch import nn
@@ -31,6 +33,27 @@ def image_config(model: nn.Module) -> ImageConfig:
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
     mean, std = _per_channel(config["mean"], channels), _per_channel(config["std"], channels)
     return ImageConfig((channels, *size), mean, std, config["interpolation"])
+
+
+def set_images(config: dict[str, Any], images: Mapping[str, Any]) -> None:
+    """Write into a timm configuration how images are prepared, and drop what it says of other images."""
+    config.update(images)
+    # timm's own evaluation may prefer these.
+    for key in ("input_size", "crop_pct"):
+        if key in images:
+            config.pop(f"test_{key}", None)
+
+
+@contextmanager
+def described_as(model: nn.Module, images: Mapping[str, Any]) -> Iterator[None]:
+    """Let a network's configuration describe other images meanwhile."""
+    config, before = model.pretrained_cfg, dict(model.pretrained_cfg)
+    set_images(config, images)
+    try:
+        yield
+    finally:
+        config.clear()
+        config.update(before)
 
 
 def network_name(model: nn.Module) -> str:

@@ -1,25 +1,21 @@
-"""Networks by name, folder or Hub id, and the folder format that timm, transformers and `load_model` read."""
+"""Networks by name, folder or Hub id."""
 
 import difflib
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from ..artifacts.files import read_json, save_tensors, write_json
-from ..errors import unknown_name
+from ..artifacts.files import read_json
 from ..hub.download import fetch_files, hub_errors
 from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, Checkpoint, classifiers_of, fit_checkpoint, read_checkpoint
-from .configuration import network_name
 
 _HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 _FOLDER_PREFIX = "local-dir:"
-_DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def load_model(
@@ -72,6 +68,18 @@ def brings_weights(name: str) -> bool:
     return "." in name or not timm.is_model(name)
 
 
+def knows_its_images(model: nn.Module) -> bool:
+    """Return whether a network has learned from images that its configuration describes; a bare file describes none."""
+    # New normalizations have equal weights.
+    learned = (
+        weight.ndim == 1 and bool((weight != weight[0]).any())
+        for module in model.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if name == "weight"
+    )
+    return model.pretrained_cfg.get("source") != "file" and any(learned)
+
+
 def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
     """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
@@ -114,48 +122,10 @@ def load_checkpoint(
     """Make a network as `load_model`, with weights of a file that was read; `part` chooses one of several networks."""
     if not timm.is_model(name):
         raise no_such_network(name)
-    return _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
-
-
-def save_model(
-    model: nn.Module,
-    folder: str | Path,
-    label_names: Sequence[str] | None = None,
-    data_config: dict[str, Any] | None = None,
-) -> None:
-    """Write a network as `model.safetensors` and `config.json`, for `load_model`, timm and transformers.
-
-    Each file is whole or absent, and the configuration is written last; other files of the folder stay.
-
-    Args:
-        model: A timm network.
-        folder: Where to write; created when missing.
-        label_names: Names of the classes, in the order of the logits.
-        data_config: How its images were prepared, in timm's terms: any of `input_size` (C, H, W), `mean`, `std`,
-            `interpolation`, `crop_pct`, `crop_mode`; the rest stays as the network has it.
-
-    Raises:
-        ValueError: When it is not a timm network, the number of names is wrong, or `data_config` has an unknown key.
-        OSError: When the folder cannot be written.
-    """
-    network_name(model)
-    folder = Path(folder)
-    if label_names is not None and len(label_names) != model.num_classes:
-        raise ValueError(f"{len(label_names)} label names were given for {model.num_classes} classes: give one each.")
-    for key in data_config or {}:
-        if key not in _DATA_KEYS:
-            raise unknown_name("key of data_config", key, _DATA_KEYS)
-
-    with tempfile.TemporaryDirectory() as scratch:
-        config_path = Path(scratch) / "config.json"
-        save_config_for_hf(model, config_path, model_config={"label_names": list(label_names or [])})
-        config = read_json(config_path)
-    config["pretrained_cfg"].update(data_config or {})
-    # transformers passes the number of classes itself, from the root; passing it twice would be an error.
-    config.get("model_args", {}).pop("num_classes", None)
-
-    save_tensors(folder / WEIGHT_FILES[0], model.state_dict(), metadata={"format": "pt"})
-    write_json(folder / "config.json", config)
+    model = _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
+    # As timm records where weights are from. Its configuration is the name's: nobody knows the images of these weights.
+    model.pretrained_cfg.update(source="file", file=checkpoint.path.name, hf_hub_id=None, url="")
+    return model
 
 
 def make_from_folder(folder: Path) -> nn.Module:
@@ -165,6 +135,19 @@ def make_from_folder(folder: Path) -> nn.Module:
         raise FileNotFoundError(f"{folder} has no config.json, which names its network. {advice}")
     _read_config(folder / "config.json")
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
+
+
+def without_memory(make: Callable[[], nn.Module], look: Callable[[nn.Module], Any]) -> Any:
+    """Make a network on the meta device and look at it; on the CPU where it needs real numbers."""
+    try:
+        with torch.device("meta"):
+            model = make()
+        return look(model)
+    except (RuntimeError, ValueError) as error:
+        # A network that computes with its own numbers (`x.item() for x in torch.linspace(...)`) needs real ones.
+        if "meta" not in str(error):
+            raise
+        return look(make())
 
 
 def _load_published(name: str, num_classes: int | None) -> nn.Module:

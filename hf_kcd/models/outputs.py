@@ -1,6 +1,7 @@
 """What one forward pass of a network gives to a distillation method."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +34,8 @@ class OutputReader:
     """Reads one network's outputs; refuses what the network does not provide when it is made, before any step.
 
     Token grids of transformers become maps. Position 0 of a network's maps is the stem, which has no pre-activation. In
-    timm's networks a pre-activation is the input of the activation that returns the feature; such an activation is set
-    to work out of place, permanently.
+    timm's networks a pre-activation is the input of the activation that returns the feature; such an activation works
+    out of place while it is read.
 
     Args:
         model: A timm network.
@@ -57,9 +58,11 @@ class OutputReader:
         probe.require(self.reads)
         self._name, self._layers, self._preactivated = probe.name, list(probe.layers), probe.preactivated
         self._classifier_dims = probe.classifier_dims
-        self._taps: list[tuple[ActivationTap, int]] = []
+        self._taps: list[tuple[_ActivationTap, int]] = []
+        self._attached = False
         if "preactivations" in self.reads:
-            self._taps = [(ActivationTap.on(module), call) for module, call in probe.activations]
+            taps = {module: _ActivationTap(module) for module, _ in probe.activations}
+            self._taps = [(taps[module], call) for module, call in probe.activations]
         # A head of several layers runs twice, up to the embedding and whole, and must give the same both times.
         runs_twice = {"logits", "embedding"} <= self.reads and probe.classifier_dims is None
         self._only_evaluates = runs_twice and probe.head_is_random
@@ -69,6 +72,9 @@ class OutputReader:
         """Run the network once on normalized images [B, C, H, W] and return what is read."""
         if self.reads == {"logits"}:
             return ModelOutputs(logits=self.model(images))
+        if self._taps and not self._attached:
+            with self.attached():
+                return self(images)
         self._check_mode()
         outputs = ModelOutputs()
         final = self._run_body(images, outputs)
@@ -77,6 +83,21 @@ class OutputReader:
         if "logits" in self.reads:
             outputs.logits = self._classify(final, outputs.embedding)
         return outputs
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Keep the hooks between many calls, which else come and go with each call; a backward pass may need them too."""
+        if self.reads <= {"logits"} or self._attached:
+            yield
+            return
+        with ExitStack() as stack:
+            for tap in dict(self._taps):
+                stack.enter_context(tap.attached())
+            self._attached = True
+            try:
+                yield
+            finally:
+                self._attached = False
 
     def _run_body(self, images: Tensor, outputs: ModelOutputs) -> Any:
         """Run up to the head, fill in features and pre-activations, and return the head's input."""
@@ -123,22 +144,28 @@ class OutputReader:
             )
 
 
-class ActivationTap:
-    """A hook that keeps an activation's inputs while somebody reads; it makes the activation work out of place."""
+class _ActivationTap:
+    """Keeps an activation's inputs while somebody reads."""
 
     def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self.inputs: list[Tensor] | None = None
-        if getattr(module, "inplace", False):
-            module.inplace = False
-        module.register_forward_pre_hook(self)
 
-    @classmethod
-    def on(cls, module: nn.Module) -> "ActivationTap":
-        """Return the module's only tap, shared by all readers."""
-        known = (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, cls))
-        return next(known, None) or cls(module)
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Listen to the activation, which works out of place meanwhile."""
+        works_in_place = getattr(self.module, "inplace", False)
+        if works_in_place:
+            self.module.inplace = False
+        handle = self.module.register_forward_pre_hook(self._note)
+        try:
+            yield
+        finally:
+            handle.remove()
+            if works_in_place:
+                self.module.inplace = True
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _note(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if self.inputs is not None:
             self.inputs.append(args[0])
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .configuration import image_config, network_name
+from .lending import lent
 
 STAGES = "stages"
 """The choice of layers that takes the deepest map of each size."""
@@ -60,7 +61,8 @@ def probe_network(model: nn.Module, layers: Layers = None) -> NetworkProbe:
     refusals: dict[str, str] = {}
     watched = [module for module in model.modules() if type(module).__module__ in _ACTIVATION_MODULES]
     try:
-        with torch.no_grad(), _undisturbed(model):
+        with torch.no_grad(), lent(model):
+            model.eval()
             with _Norms() as norms, _recorded(watched) as activations:
                 final, maps, taps = _run(model, image, refusals)
             head = _probe_head(model, final, refusals)
@@ -174,20 +176,6 @@ def _no_activation(ends: list[_Call | None], wanted: tuple[int, ...]) -> str:
     usable = ", ".join(str(position) for position, end in enumerate(ends) if position > 0 and end is not None)
     advice = f"Choose among layers {usable}, which do." if usable else "Choose another network or method."
     return f"its map at layer {without} does not end in an activation. {advice}"
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode, and afterwards every module back to its own mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        # First through `train`, where some modules drop what they cached while evaluating.
-        model.train()
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

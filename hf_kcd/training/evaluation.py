@@ -7,10 +7,11 @@ import datasets
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..data import KnowledgeDataset
 from ..losses import cross_entropy_loss
+from ..models.lending import lent
 from .config import DistillationConfig
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
@@ -59,7 +60,12 @@ class EvaluationMixin(Trainer):
             return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset)
         return dataset
 
+    def predict(self, *args, **kwargs) -> PredictionOutput:
+        self._claim_accelerator()
+        return super().predict(*args, **kwargs)
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        self._claim_accelerator()
         # A loader draws a seed from the global generator. Forked, evaluation leaves no trace in the training.
         with self.cost.paused(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
@@ -70,6 +76,11 @@ class EvaluationMixin(Trainer):
         if self.args.world_size > 1:
             for buffer in self.student.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+        # bf16_full_eval and fp16_full_eval cast the networks, which lose bits.
+        with lent(self.model, modes=False):
+            return self._evaluate_networks(*args, **kwargs)
+
+    def _evaluate_networks(self, *args, **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.pop("metric_key_prefix", "eval")
         for name, network in self.method.networks().items():
@@ -84,11 +95,12 @@ class EvaluationMixin(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple[Tensor | None, ...]:
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
+        images = inputs["pixel_values"].to(next(self.student.parameters()).dtype)
         with torch.no_grad():
             if self._evaluated is None:
-                logits = model(inputs["pixel_values"])
+                logits = model(images)
             else:
                 with self.accelerator.autocast():
-                    logits = self._evaluated(inputs["pixel_values"])
+                    logits = self._evaluated(images)
             loss = cross_entropy_loss(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)

@@ -9,9 +9,10 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..artifacts.environment import library_versions
-from ..artifacts.files import load_tensors, save_tensors, write_json
+from ..artifacts.files import advice_on, is_write_error, load_tensors, save_tensors, write_json
 from ..models import network_name, save_model
 from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
+from .networks import data_config
 
 
 class SavingMixin(Trainer):
@@ -31,8 +32,11 @@ class SavingMixin(Trainer):
         self.save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             for name, network in self.method.networks().items():
-                folder = Path(output_dir or self.args.output_dir) / name
-                save_model(network, folder, label_names=self.train_dataset.class_names)
+                self._save_network(network, Path(output_dir or self.args.output_dir) / name)
+
+    def _save_network(self, network: nn.Module, folder: Path) -> None:
+        images = data_config(self.train_dataset.preprocessing)
+        save_model(network, folder, self.train_dataset.class_names, images)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # No training_args.bin: it is a pickle, and it would carry a token.
@@ -40,7 +44,7 @@ class SavingMixin(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.student, folder, label_names=self.train_dataset.class_names)
+        self._save_network(self.student, folder)
         if state := self.method.state_dict():
             save_tensors(folder / METHOD_NAME, state)
 
@@ -59,13 +63,16 @@ class SavingMixin(Trainer):
                         save_tensors(folder / STATE_NAME, self.kcd.condenser.state_dict())
                 super()._save_checkpoint(model, trial)
             except (OSError, RuntimeError) as error:
-                # torch.save reports a full disk as a RuntimeError. A part of a checkpoint is not a checkpoint.
+                # A part of a checkpoint is not a checkpoint.
                 if self.args.should_save:
                     shutil.rmtree(folder, ignore_errors=True)
-                raise OSError(
-                    f"The checkpoint {folder} could not be written and was removed: {error} Free some space or choose "
-                    "another output_dir, then resume from the checkpoint before."
-                ) from error
+                if not is_write_error(error):
+                    raise
+                advice = advice_on(error, self.args.output_dir) or "Choose another output_dir."
+                said = f"The checkpoint {folder} could not be written and was removed: {error}".removesuffix(
+                    advice
+                ).strip()
+                raise OSError(f"{said} {advice} Then resume from the checkpoint before.") from error
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> str | None:
         """Return the checkpoint to resume from, whole and of this run."""

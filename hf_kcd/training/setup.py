@@ -3,19 +3,35 @@
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
+from ..artifacts.identity import find_columns
 from ..condensation import CondensationSchedule, KnowledgeMask
-from ..data import KnowledgeDataset, Preprocessing, SoftLabels
+from ..data import KnowledgeDataset, SoftLabels
 from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
-from ..models import image_config, load_model, network_name
+from ..models import load_model
+from ..models.configuration import described_as, set_images
+from ..models.saving import rebuild
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
+from .evaluation import as_knowledge_dataset
 from .model import DistillationModel
+from .networks import (
+    as_student_expects,
+    check_gradient_checkpointing,
+    check_student,
+    corrupts_memory,
+    data_config,
+    warn_of_other_images,
+)
 from .soft_labels import check_method, teacher_spec
+
+logger = logging.get_logger(__name__)
 
 Network = nn.Module | str
 Teacher = Network | Sequence[Network] | SoftLabels | None
@@ -51,6 +67,9 @@ def find_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback
     found = [callback for callback in callbacks or [] if isinstance(callback, KCDTrainerCallback)]
     if len(found) > 1:
         raise ValueError(f"{len(found)} KCDTrainerCallbacks would rewrite one selection: pass one.")
+    if found and found[0].condenser is not None:
+        fault = "This KCDTrainerCallback holds the record and the mask of another trainer"
+        raise ValueError(f"{fault}: pass a new one, KCDTrainerCallback(callback.config).")
     return found[0] if found else None
 
 
@@ -66,8 +85,31 @@ def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCal
             )
 
 
-def build_model(
+def build_student_and_data(
     student: Network,
+    args: DistillationConfig,
+    train_dataset: datasets.Dataset | KnowledgeDataset,
+    eval_dataset: datasets.Dataset | KnowledgeDataset | None,
+    blends: bool,
+) -> tuple[nn.Module, KnowledgeDataset, KnowledgeDataset | None]:
+    """Make what was passed by name or as plain data; a training changes only its own copy of a `KnowledgeDataset`."""
+    if isinstance(train_dataset, KnowledgeDataset):
+        student = load_model(student, train_dataset.num_classes) if isinstance(student, str) else student
+        warn_of_other_images(student, train_dataset)
+        train_dataset = as_knowledge_dataset(train_dataset, args, training=True).copy(blends)
+    else:
+        image_column, label_column = find_columns(train_dataset)
+        if isinstance(student, str):
+            student = load_model(student, train_dataset.features[label_column].num_classes)
+        preprocessing = as_student_expects(student, train_dataset, image_column)
+        train_dataset = KnowledgeDataset(train_dataset, preprocessing, seed=args.seed)
+    if eval_dataset is not None:
+        eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
+    return student, train_dataset, eval_dataset
+
+
+def build_model(
+    student: nn.Module,
     teacher: Teacher,
     args: DistillationConfig,
     train_dataset: KnowledgeDataset,
@@ -75,33 +117,38 @@ def build_model(
 ) -> DistillationModel:
     """Build the module that is trained: the student under its method, with the teachers beside it."""
     soft_labels = teacher if isinstance(teacher, SoftLabels) else None
-    networks = (student, *as_teachers(None if soft_labels else teacher))
     num_classes = train_dataset.num_classes
-    student, *teachers = (load_model(one, num_classes) if isinstance(one, str) else one for one in networks)
-    if not any(weight.requires_grad for weight in student.parameters()):
-        raise ValueError(
-            "The student has no trainable weights, like a copy of a frozen teacher: call requires_grad_(True)."
-        )
+    given = as_teachers(None if soft_labels else teacher)
+    teachers = [load_model(one, num_classes) if isinstance(one, str) else one for one in given]
     _check_classes(student, teachers, train_dataset, eval_dataset)
     preprocessing = train_dataset.preprocessing
-    size = preprocessing.network_size
-    _check_images(student, size)
-    # What the student sees from now on. Its configuration says so when it is saved, or becomes a teacher.
-    student.pretrained_cfg.update(_data_config(preprocessing))
-    method = create_method(
-        args.method,
-        student,
-        teachers if soft_labels is None else teacher_spec(soft_labels, preprocessing),
-        train_dataset.num_points,
-        student_layers=args.student_layers,
-        teacher_layers=args.teacher_layers,
-        **args.method_options,
-    )
-    method.labels = train_dataset.labels
-    for network in method.networks().values():
-        network.pretrained_cfg.update(_data_config(preprocessing))
-    model = DistillationModel(student, method, teachers, preprocessing.mean, preprocessing.std, (size, size))
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+    size, images = preprocessing.network_size, data_config(preprocessing)
+    # Until it is trained, the student's own configuration stays as it is.
+    with described_as(student, images):
+        check_student(student, size, args.bf16 or args.fp16)
+        if args.activation_checkpointing:
+            check_gradient_checkpointing(student)
+        method = create_method(
+            args.method,
+            student,
+            teachers if soft_labels is None else teacher_spec(soft_labels, preprocessing),
+            train_dataset.num_points,
+            student_layers=args.student_layers,
+            teacher_layers=args.teacher_layers,
+            **args.method_options,
+        )
+        method.labels = train_dataset.labels
+        for network in method.networks().values():
+            set_images(network.pretrained_cfg, images)
+            rebuild(network)
+        if args.channels_last and args.device.type == "cpu" and (corrupts_memory(student) or corrupts_memory(method)):
+            logger.warning(
+                "channels_last is off: on a CPU it would corrupt the memory of this network (a fault of oneDNN)."
+            )
+            args.channels_last = False
+        return DistillationModel(
+            student, method, teachers, preprocessing.mean, preprocessing.std, (size, size), args.channels_last
+        )
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) -> None:
@@ -150,32 +197,3 @@ def _check_classes(
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
-
-
-def _check_images(student: nn.Module, size: int) -> None:
-    """Run the student once on an image of the data's size."""
-    weight = next(student.parameters())
-    training = student.training
-    student.eval()
-    try:
-        with torch.no_grad():
-            student(torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        own = " x ".join(map(str, image_config(student).input_size))
-        raise ValueError(
-            f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for {own}: "
-            "create it for the data's size, or resize the images (image_size or Preprocessing.for_network)."
-        ) from error
-    finally:
-        student.train(training)
-
-
-def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return how an image is prepared for the student, in timm's terms; evaluation takes the center of larger images."""
-    return {
-        "input_size": (3, preprocessing.network_size, preprocessing.network_size),
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-        "interpolation": "bilinear",
-        "crop_pct": 0.875 if preprocessing.any_size else 1.0,
-    }

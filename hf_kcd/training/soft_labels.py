@@ -12,6 +12,7 @@ from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from ..data.packing import check_packing, pack_logits
 from ..methods import DistillationMethod
 from ..models import ModelSpec, image_config, network_name
+from ..models.lending import lent
 from .teacher_images import TeacherImages
 
 
@@ -29,7 +30,7 @@ def make_soft_labels(
     """Store a teacher's logits for the first views of every selected point, which training shows in its first epochs.
 
     Args:
-        teacher: A timm network; it is put in eval mode, and sees the images at its own size and normalization.
+        teacher: A timm network; it sees the images at its own size and normalization, in eval mode.
         dataset: The training set, with its points selected and mixed as for the training (`dataset.apply(mask)`).
         num_views: Views of every point, V; a longer training repeats them.
         top_k: Classes stored per row; 0 for all. At T = 4, ResNet-20 gives 58 % of the probability to classes outside the
@@ -49,6 +50,7 @@ def make_soft_labels(
         counts = f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}"
         raise ValueError(f"{counts}: choose a teacher with the same classes.")
     # Views are epochs of the data set itself, so soft labels of an earlier use must not replace them.
+    dataset = dataset.copy()
     dataset.use_soft_labels(None)
     loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
     packed: list[dict[str, Tensor | None]] = []
@@ -78,18 +80,20 @@ def _teacher_logits(
     size = (preprocessing.network_size, preprocessing.network_size)
     prepare = TeacherImages(image_config(teacher), preprocessing.mean, preprocessing.std, size)
     prepare.apply(lambda tensor: tensor.to(device))
-    teacher.eval().to(device)
-    for view in range(num_views):
-        dataset.set_epoch(view)
-        for batch in loader:
-            logits = teacher(prepare(batch["pixel_values"].to(device))).float()
-            finite = logits.isfinite().all(1)
-            if not bool(finite.all()):
-                point = int(batch["point_ids"].to(device)[~finite][0])
-                raise ValueError(
-                    f"{network_name(teacher)} answers point {point} with NaN or infinity: check its weights."
-                )
-            yield logits
+    with lent(teacher):
+        teacher.eval().to(device)
+        dtype = next(teacher.parameters()).dtype
+        for view in range(num_views):
+            dataset.set_epoch(view)
+            for batch in loader:
+                logits = teacher(prepare(batch["pixel_values"].to(device)).to(dtype)).float()
+                finite = logits.isfinite().all(1)
+                if not bool(finite.all()):
+                    point = int(batch["point_ids"].to(device)[~finite][0])
+                    raise ValueError(
+                        f"{network_name(teacher)} answers point {point} with NaN or infinity: check its weights."
+                    )
+                yield logits
 
 
 def _by_point(batches: list[Tensor | None], num_views: int) -> Tensor | None:

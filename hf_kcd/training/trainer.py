@@ -1,5 +1,6 @@
 """`DistillationTrainer`: transformers' Trainer for a teacher, a student, and epochs whose length follows the selection."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback
 
@@ -17,18 +19,21 @@ from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
 from ..models import network_name
+from ..models.configuration import set_images
 from .checkpoint import STATE_NAME
 from .config import DistillationConfig
 from .cost import CostTracker
-from .evaluation import EvaluationMixin, as_knowledge_dataset
+from .evaluation import EvaluationMixin
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
 from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
+from .networks import data_config
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .setup import (
     build_model,
     build_schedule,
+    build_student_and_data,
     check_arguments,
     check_launch,
     check_optimizer,
@@ -85,6 +90,8 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             raise TypeError(f"args is a {type(args).__name__}: DistillationTrainer takes a DistillationConfig.")
         if train_dataset is None:
             raise ValueError("train_dataset is missing: a method is built for the points it is trained on.")
+        # The trainer adapts its own copy.
+        args = copy.copy(args)
         check_launch(args)
         check_arguments(
             {**kwargs, "preprocess_logits_for_metrics": None if compute_metrics else preprocess_logits_for_metrics}
@@ -96,10 +103,9 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         # The name of the data and the command line, for results and cards.
         self.data_name = name_of(train_dataset) if isinstance(train_dataset, datasets.Dataset) else "images"
         self.command: str | None = None
-        train_dataset = as_knowledge_dataset(train_dataset, args, training=True)
-        if eval_dataset is not None:
-            eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
-        model = build_model(model, teacher, args, train_dataset, eval_dataset)
+        blends = bool(self.kcd and self.kcd.config.cumulative_mixing) or bool(mask and mask.mixing_history)
+        student, train_dataset, eval_dataset = build_student_and_data(model, args, train_dataset, eval_dataset, blends)
+        model = build_model(student, teacher, args, train_dataset, eval_dataset)
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
@@ -182,10 +188,28 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             ValueError: When the checkpoint is incomplete, or belongs to another run; when another process trains into
                 `output_dir`.
         """
+        # What the student knows from now on. Its configuration says so when it becomes a teacher.
         with hold_folder(self.args.output_dir) if self.args.should_save else nullcontext():
-            return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+            checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+            set_images(self.student.pretrained_cfg, data_config(self.train_dataset.preprocessing))
+            self._claim_accelerator()
+            with self.model.in_use(checkpointing=self.args.activation_checkpointing):
+                return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     # ---- A training ----
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self._shared_state = self._read_shared_state()
+
+    def _read_shared_state(self) -> tuple:
+        return getattr(self.accelerator.state, "mixed_precision", None), self.accelerator.gradient_accumulation_steps
+
+    def _claim_accelerator(self) -> None:
+        """Take back what accelerate keeps once per process: configurations and trainers made since have changed it."""
+        if not self.is_in_train and self._read_shared_state() != self._shared_state:
+            AcceleratorState._reset_state()
+            self.create_accelerator_and_postprocess()
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
@@ -224,8 +248,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
     # ---- A step ----
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch=None) -> Tensor:
-        # Walking over all modules at every step, only to find them in train mode, costs measurable time.
-        if not (self.model.training and self.student.training):
+        if not self.model.trains_throughout():
             model.train()
         inputs = self._prepare_inputs(inputs)
         loss = self.compute_loss(model, inputs)

@@ -1,5 +1,6 @@
 """Whole condensed runs, each trained once and read by many tests."""
 
+import logging
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -30,3 +31,12 @@ def finished(tmp_path_factory):
         return runs[name]
 
     return run
+
+
+@pytest.fixture
+def capture_log(caplog):
+    """What the package logs, which transformers' loggers keep from pytest."""
+    logger = logging.getLogger("hf_kcd")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

@@ -12,6 +12,7 @@ OVERRIDDEN = """
     train set_initial_training_values _init_training_state _prepare_for_training _run_epoch create_scheduler
     get_decay_parameter_names get_optimizer_cls_and_kwargs training_step _prepare_inputs compute_loss log
     floating_point_ops _get_grad_norm
+    create_accelerator_and_postprocess predict
     evaluate evaluation_loop get_eval_dataloader get_test_dataloader prediction_step
     save_model _save _save_checkpoint _load_from_checkpoint _load_best_model
     push_to_hub create_model_card init_hf_repo _push_from_checkpoint

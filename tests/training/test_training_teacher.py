@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import PAPER, RECIPE, Spy, losses, make_trainer, network, run_training
+from tiny_runs import PAPER, RECIPE, Before, Spy, losses, make_trainer, network, run_training
 from transformers.utils.logging import warning_once
 
 from hf_kcd.methods import DistillationMethod, register_method
@@ -37,18 +37,69 @@ class ReadsPreactivations(DistillationMethod):
         return {"ce": F.cross_entropy(student.logits, batch["labels"]), "hint": F.mse_loss(adapted, target)}
 
 
-def test_the_teacher_is_left_as_it_was(tmp_path):
-    teacher = network(9).train()
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    trainer = run_training(tmp_path, PAPER, teacher=teacher, num_train_epochs=2, lr_decay_epochs=[1])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
-    assert int(teacher.bn1.num_batches_tracked) == 0
-    assert not any(module.training for module in teacher.modules())
-    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in teacher.parameters())
-    assert trainer.teacher is teacher
+def state_of(network: torch.nn.Module) -> dict:
+    """All that a network is: its values, where and how they lie, its modes, its flags, its hooks, its configuration."""
+    modules = dict(network.named_modules())
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return {
+        "values": {name: tensor.tolist() for name, tensor in network.state_dict().items()},
+        "layout": {
+            name: (t.data_ptr(), t.stride(), t.dtype, t.device, t.requires_grad) for name, t in tensors.items()
+        },
+        "flags": {
+            name: {key: value for key, value in vars(module).items() if isinstance(value, bool)}
+            for name, module in modules.items()
+        },
+        "hooks": {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in modules.items()},
+        "pretrained_cfg": copy.deepcopy(network.pretrained_cfg),
+    }
+
+
+@pytest.mark.parametrize("method", ["kd", "ofd", "reviewkd", "slkd"])
+def test_a_teacher_comes_back_as_it_was_handed_in(tmp_path, method):
+    torch.manual_seed(9)
+    options = {"pretrained_cfg_overlay": {"input_size": (3, 32, 32)}} if method != "slkd" else {}
+    teacher = network(9, name="test_resnet" if method == "ofd" else "cifar_resnet8", **options).train()
+    teacher.layer1.eval()
+    teacher.layer2.requires_grad_(False)
+    before = state_of(teacher)
+    trainer = make_trainer(tmp_path, method=method, teacher=teacher, num_train_epochs=1, lr_decay_epochs=[])
+    assert trainer.teacher is teacher and state_of(teacher) == before
+    seen = []
+    trainer.add_callback(Before(2, lambda: seen.append([teacher.training, teacher.fc.weight.requires_grad])))
+    trainer.train()
+    assert seen == [[False, False]] and state_of(teacher) == before
+    assert not any(parameter.grad is not None for parameter in teacher.parameters())
     inside = {id(parameter) for parameter in trainer.model.parameters()}
     assert not inside & {id(parameter) for parameter in teacher.parameters()}
-    assert trainer.model.state_dict().keys() == {f"student.{name}" for name in before}
+    assert all(name.startswith(("student.", "method.")) for name in trainer.model.state_dict())
+    # Also when the training breaks off.
+    trainer.add_callback(Before(3, lambda: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert state_of(teacher) == before
+
+
+def test_a_teacher_that_changes_meanwhile_teaches_and_keeps_what_it_became(tmp_path):
+    teacher = network(9).eval()
+
+    def forget() -> None:
+        with torch.no_grad():
+            for weight in teacher.parameters():
+                weight.zero_()
+
+    trainer = run_training(tmp_path, callbacks=[Before(3, forget)], method="spy", teacher=teacher, num_train_epochs=1)
+    constant = [bool((step["teacher_logits"] == 0).all()) for step in trainer.method.steps]
+    assert constant == [False] * 3 + [True] * 3
+    assert all(not weight.any() and weight.is_contiguous() for weight in teacher.parameters())
+
+
+def test_a_half_precision_teacher_teaches_a_student_of_full_precision(tmp_path):
+    teacher = network(9).bfloat16()
+    for number, method in enumerate(("kd", "reviewkd", "rkd")):
+        trainer = run_training(tmp_path / str(number), method=method, teacher=teacher, num_train_epochs=1)
+        assert losses(trainer)[-1]["loss"] < 1e3
+    assert {weight.dtype for weight in teacher.parameters()} == {torch.bfloat16}
 
 
 def test_bfloat16_trains_and_values_stay_finite(tmp_path):
@@ -61,12 +112,16 @@ def test_bfloat16_trains_and_values_stay_finite(tmp_path):
     assert losses(trainer)[-1]["loss"] < losses(trainer)[0]["loss"]
 
 
-def test_the_model_moves_its_teacher_along(tmp_path):
+def test_a_model_of_another_precision_leaves_its_teacher_its_own(tmp_path):
     trainer = make_trainer(tmp_path)
     model = trainer.model.double()
     assert isinstance(model, DistillationModel)
-    assert {parameter.dtype for parameter in trainer.teacher.parameters()} == {torch.float64}
-    assert model(torch.randn(2, 3, 8, 8, dtype=torch.float64)).shape == (2, 4) and model.num_classes == 4
+    assert {parameter.dtype for parameter in trainer.teacher.parameters()} == {torch.float32}
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    assert model(images).shape == (2, 4) and model.num_classes == 4
+    with model.in_use():
+        step = model(images, torch.tensor([0, 1]), point_ids=torch.tensor([0, 1]))
+    assert step["loss"].dtype == torch.float64
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = model.nothing_like_it
 
@@ -115,7 +170,7 @@ def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplo
         logger.removeHandler(caplog.handler)
     assert ("images of 16 x 16: the data's 8 x 8 are resized" in caplog.text) == (side == 16)
     trainer.train()
-    reference, preprocessing = copy.deepcopy(teacher).double(), trainer.train_dataset.preprocessing
+    reference, preprocessing = copy.deepcopy(teacher).double().eval(), trainer.train_dataset.preprocessing
     for step in trainer.method.steps:
         pixels = step["pixel_values"].double() * channels(preprocessing.std) + channels(preprocessing.mean)
         assert pixels.shape[-1] == 8 and pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6

@@ -1,7 +1,7 @@
 """What the CIFAR networks share: stem, network stages, tail and head under timm's interface."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,8 @@ from timm.models import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from ..recomputation import frozen_statistics
 
 CIFAR_CFG = {
     "num_classes": 100,
@@ -247,18 +249,5 @@ def relu_(x: Tensor) -> Tensor:
 @torch.compiler.disable
 def _run_twice(block: nn.Module, x: Tensor) -> Any:
     # The second run is only for the gradient: the running statistics have already seen this batch.
-    contexts = lambda: (nullcontext(), _frozen_statistics(block))  # noqa: E731
+    contexts = lambda: (nullcontext(), frozen_statistics(block.modules()))  # noqa: E731
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, counter) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, counter
