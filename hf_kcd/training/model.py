@@ -15,6 +15,7 @@ class DistillationModel(nn.Module):
 
     Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
     Teachers are put in eval mode, frozen, never saved and never wrapped; `mean`, `std` and `image_size` are of the images.
+    `teacher_columns` has, for each teacher, the columns of its logits in the order of the data's classes; None as they are.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -29,6 +30,7 @@ class DistillationModel(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         image_size: tuple[int, int],
+        teacher_columns: Sequence[list[int] | None] | None = None,
     ) -> None:
         super().__init__()
         self.student, self.method = student, method
@@ -39,6 +41,8 @@ class DistillationModel(nn.Module):
             if method.teacher_batch_statistics:
                 use_batch_statistics(one)
         self.in_first_phase = False
+        columns = teacher_columns or [None] * len(self.teachers)
+        self._columns = [None if one is None else torch.tensor(one) for one in columns]
         # The values of points come from the student's logits, whatever the method reads.
         student_reads = method.student_reads | {"logits"}
         self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
@@ -75,6 +79,7 @@ class DistillationModel(nn.Module):
             teacher._apply(fn, recurse)
         for images, _ in self._read_teachers:
             images.apply(fn)
+        self._columns = [None if columns is None else fn(columns) for columns in self._columns]
         return super()._apply(fn, recurse)
 
     def forward(
@@ -105,6 +110,9 @@ class DistillationModel(nn.Module):
     @torch.no_grad()
     def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
         outputs = [read(prepare(images)) for prepare, read in self._read_teachers]
+        for output, columns in zip(outputs, self._columns, strict=True):
+            if columns is not None and output.logits is not None:
+                output.logits = output.logits.index_select(1, columns)
         return outputs if self.method.many_teachers else outputs[0]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -10,7 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..artifacts.environment import library_versions
 from ..artifacts.files import load_tensors, save_tensors, write_json
-from ..models import network_name, save_model
+from ..models import label_names, network_name, save_model
 from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
 
 
@@ -32,7 +32,9 @@ class SavingMixin(Trainer):
         if self.args.should_save:
             for name, network in self.method.networks().items():
                 folder = Path(output_dir or self.args.output_dir) / name
-                save_model(network, folder, label_names=self.train_dataset.class_names)
+                # One that came with weights keeps its own order of the classes.
+                names = label_names(network) or self.train_dataset.class_names
+                save_model(network, folder, label_names=names)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # No training_args.bin: it is a pickle, and it would carry a token.

@@ -11,7 +11,7 @@ from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels
 from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
-from ..models import image_config, load_model, network_name
+from ..models import image_config, label_names, load_model, network_name
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
 from .model import DistillationModel
@@ -66,6 +66,14 @@ def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCal
             )
 
 
+def in_order_of_student(student: Network, train_dataset: KnowledgeDataset) -> tuple[nn.Module, KnowledgeDataset]:
+    """Load a student given by its name, and bring the labels into the order of the classes that its weights know."""
+    student = load_model(student, train_dataset.num_classes) if isinstance(student, str) else student
+    names = label_names(student)
+    # Without names it is new, as a rule: it learns whatever order the data has.
+    return student, train_dataset if names is None else train_dataset.with_classes(names, "student", "training set")
+
+
 def build_model(
     student: Network,
     teacher: Teacher,
@@ -83,6 +91,8 @@ def build_model(
             "The student has no trainable weights, like a copy of a frozen teacher: call requires_grad_(True)."
         )
     _check_classes(student, teachers, train_dataset, eval_dataset)
+    roles = [f"assistant {number}" if number else "teacher" for number in range(len(teachers))]
+    columns = [train_dataset.columns_of(label_names(one), who) for who, one in zip(roles, teachers, strict=True)]
     preprocessing = train_dataset.preprocessing
     size = preprocessing.network_size
     _check_images(student, size)
@@ -98,9 +108,11 @@ def build_model(
         **args.method_options,
     )
     method.labels = train_dataset.labels
-    for network in method.networks().values():
+    for name, network in method.networks().items():
         network.pretrained_cfg.update(_data_config(preprocessing))
-    model = DistillationModel(student, method, teachers, preprocessing.mean, preprocessing.std, (size, size))
+        _match_classes(network, name, train_dataset)
+    images = (preprocessing.mean, preprocessing.std, (size, size))
+    model = DistillationModel(student, method, teachers, *images, columns)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
@@ -144,12 +156,26 @@ def _check_classes(
 ) -> None:
     if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, and the teacher is frozen: load the network twice.")
+    first = int(train.labels[0])
+    if (train.labels == first).all():
+        fault = f"All {train.num_points} points of the training set are of one class ({train.class_names[first]})"
+        raise ValueError(f"{fault}: there is nothing to tell apart. Give at least two classes.")
     parts = {"student": student, "training set": train, "evaluation set": evaluation}
     parts |= {f"assistant {number}" if number else "teacher": teacher for number, teacher in enumerate(teachers)}
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
+
+
+def _match_classes(network: nn.Module, name: str, dataset: KnowledgeDataset) -> None:
+    """Let a network that learns along, and knows its classes in another order, answer in the order of the data's."""
+    if (names := label_names(network)) is None:
+        return
+    columns = dataset.columns_of(names, name)
+    if columns is not None:
+        network.register_buffer("class_columns", torch.tensor(columns), persistent=False)
+        network.register_forward_hook(lambda module, images, logits: logits.index_select(1, module.class_columns))
 
 
 def _check_images(student: nn.Module, size: int) -> None:

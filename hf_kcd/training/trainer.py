@@ -32,6 +32,7 @@ from .setup import (
     check_optimizer,
     check_sources,
     find_callback,
+    in_order_of_student,
     select_points,
 )
 from .shrinking_epochs import ShrinkingEpochsTrainer
@@ -95,6 +96,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         self.data_name = name_of(train_dataset) if isinstance(train_dataset, datasets.Dataset) else "images"
         self.command: str | None = None
         train_dataset = as_knowledge_dataset(train_dataset, args, training=True)
+        model, train_dataset = in_order_of_student(model, train_dataset)
         if eval_dataset is not None:
             eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
         model = build_model(model, teacher, args, train_dataset, eval_dataset)
