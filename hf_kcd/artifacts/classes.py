@@ -62,8 +62,11 @@ def _difference(names: Names, wanted: Names, who: str, whose: str) -> str:
         whose: [name for name in wanted if name not in names],
     }
     only = [f"Only the {side} has {_shortened(own)}. " for side, own in sides.items() if own]
-    advice = "Take what was made for these classes, or correct label_names in the network's config.json, or the data's ClassLabel."
-    return f"Classes differ: {lists}. {''.join(only) or 'A name occurs twice. '}{advice}"
+    fault = "".join(only) or "A name occurs twice. "
+    names_are_in = "label_names of a network's config.json or pretrained_cfg, ClassLabel of a data set"
+    return (
+        f"Classes differ: {lists}. {fault}Take what was made for these classes, or correct the names ({names_are_in})."
+    )
 
 
 def _shortened(names: Names) -> str:

@@ -62,7 +62,9 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
     for number, name in enumerate(recipe.config.assistants, start=1):
         if (names := label_names(load_model(name))) is not None:
             class_positions(names, teacher, f"assistant {number}", "teacher")
-    load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint)
+    student = label_names(load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint))
+    if student is not None and not recipe.config.new_classifier:
+        class_positions(student, teacher, "student", "teacher")
     for link in filter(_is_finished, links):
         _check_finished(link)
     if not recipe.resumes:

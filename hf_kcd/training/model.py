@@ -41,8 +41,9 @@ class DistillationModel(nn.Module):
             if method.teacher_batch_statistics:
                 use_batch_statistics(one)
         self.in_first_phase = False
-        columns = teacher_columns or [None] * len(self.teachers)
-        self._columns = [None if one is None else torch.tensor(one) for one in columns]
+        for number, one in enumerate(teacher_columns or ()):
+            columns = None if one is None else torch.tensor(one)
+            self.register_buffer(f"teacher_columns_{number}", columns, persistent=False)
         # The values of points come from the student's logits, whatever the method reads.
         student_reads = method.student_reads | {"logits"}
         self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
@@ -79,7 +80,6 @@ class DistillationModel(nn.Module):
             teacher._apply(fn, recurse)
         for images, _ in self._read_teachers:
             images.apply(fn)
-        self._columns = [None if columns is None else fn(columns) for columns in self._columns]
         return super()._apply(fn, recurse)
 
     def forward(
@@ -110,7 +110,8 @@ class DistillationModel(nn.Module):
     @torch.no_grad()
     def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
         outputs = [read(prepare(images)) for prepare, read in self._read_teachers]
-        for output, columns in zip(outputs, self._columns, strict=True):
+        for number, output in enumerate(outputs):
+            columns = getattr(self, f"teacher_columns_{number}", None)
             if columns is not None and output.logits is not None:
                 output.logits = output.logits.index_select(1, columns)
         return outputs if self.method.many_teachers else outputs[0]

@@ -181,7 +181,10 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             FileNotFoundError: When there is no whole checkpoint.
             ValueError: When the checkpoint is incomplete, or belongs to another run.
         """
-        return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        # What its logits mean from now on. Its configuration says so when it becomes a teacher.
+        self.student.pretrained_cfg["label_names"] = list(self.train_dataset.class_names)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     # ---- A training ----
 

@@ -122,6 +122,19 @@ def test_a_student_that_goes_on_keeps_its_own_order(tmp_path):
     assert label_names(changed) is None
 
 
+def test_a_student_that_was_trained_teaches_by_name_without_being_saved(tmp_path):
+    assistant = run_training(tmp_path / "assistant", model=network(4), **SHORT).student
+    assert label_names(assistant) == NAMES
+    accuracies = []
+    for dataset, evaluation in ((TRAIN, EVAL), (renamed(TRAIN), renamed(EVAL))):
+        knowledge = KnowledgeDataset(dataset, RECIPE, seed=3)
+        options = {"teacher": copy.deepcopy(assistant), "train_dataset": knowledge, "method": "spy", **SHORT}
+        trainer = run_training(tmp_path / str(len(accuracies)), eval_dataset=evaluation, **options)
+        step = trainer.method.steps[0]
+        accuracies.append((step["teacher_logits"].argmax(1) == step["labels"]).float().mean())
+    assert accuracies[0] == accuracies[1]
+
+
 def test_a_network_that_learns_along_keeps_its_own_order(tmp_path):
     save_model(named(network(5)), tmp_path / "plain", label_names=NAMES)
     save_model(reordered(network(5)), tmp_path / "other", label_names=OTHERS)
