@@ -24,6 +24,7 @@ from torch import nn
 
 from hf_kcd import KnowledgeDataset, load_model
 from hf_kcd.models import label_names, save_model
+from hf_kcd.models.loading import load_student
 from hf_kcd.training.soft_labels import make_soft_labels
 
 NAMES, OTHERS = ["c0", "c1", "c2", "c3"], ["c2", "c0", "c3", "c1"]
@@ -116,10 +117,11 @@ def test_a_student_that_goes_on_keeps_its_own_order(tmp_path):
     other.save_model()
     assert json.loads((tmp_path / "other" / "config.json").read_text())["label_names"] == OTHERS
     assert label_names(load_model(tmp_path / "other")) == OTHERS
-    # One with a new classifier has no names any more.
+    # One with a new classifier has no names any more, also where it has as many classes as before.
     changed = reordered(network())
     changed.reset_classifier(3)
-    assert label_names(changed) is None
+    transferred = load_student(str(tmp_path / "student"), NUM_CLASSES, new_classifier=True)
+    assert label_names(changed) is None and label_names(transferred) is None
 
 
 def test_a_student_that_was_trained_teaches_by_name_without_being_saved(tmp_path):
