@@ -102,12 +102,16 @@ def test_evaluation_and_predictions_are_by_name_and_leave_the_set_as_it_was(tmp_
     assert np.array_equal(found.predictions, predicted.predictions)
 
 
-def test_a_student_that_goes_on_keeps_its_own_order(tmp_path):
+@pytest.mark.parametrize("taught_in", [None, NAMES, ["c3", "c1", "c0", "c2"]])
+def test_a_student_that_goes_on_keeps_its_own_order(tmp_path, taught_in):
     student = named(network())
     plain = run_training(tmp_path / "plain", model=student, eval_dataset=EVAL, **SHORT)
     # Labels, teacher and evaluation set follow the student.
     save_model(reordered(network()), tmp_path / "student", label_names=OTHERS)
-    other = run_training(tmp_path / "other", model=str(tmp_path / "student"), eval_dataset=EVAL, **SHORT)
+    # A teacher without names has the order of the data, not that of the student.
+    teacher = network(9) if taught_in is None else reordered(network(9), taught_in)
+    options = {"model": str(tmp_path / "student"), "teacher": teacher, "eval_dataset": EVAL, **SHORT}
+    other = run_training(tmp_path / "other", **options)
     rows = [NAMES.index(name) for name in OTHERS]
     images = torch.randn(5, 3, 8, 8)
     with torch.no_grad():
