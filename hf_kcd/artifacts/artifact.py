@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from ..hub.download import fetch_files
 from ..version import __version__
+from .classes import class_positions
 from .files import read_json, save_tensors, sha256_of, write_json
-from .identity import DatasetIdentity
+from .identity import DatasetIdentity, find_columns, read_labels
 
 Tensors = dict[str, torch.Tensor]
 Facts = dict[str, Any]
@@ -44,6 +45,8 @@ class Artifact(ABC):
     ADVICE: ClassVar[str]  # What to do when there is none.
 
     dataset: DatasetIdentity
+    # Class of every point, int64 [N], where the artifact holds it.
+    labels: torch.Tensor | None = None
 
     @abstractmethod
     def tensors(self) -> Tensors:
@@ -67,10 +70,40 @@ class Artifact(ABC):
     def from_parts(cls, tensors: Tensors, facts: Facts, dataset: DatasetIdentity) -> Self:
         """Build the artifact from its files; a ValueError names a part that does not fit."""
 
-    def check_dataset(self, dataset: datasets.Dataset | DatasetIdentity) -> None:
-        """Raise a ValueError with the difference if a data set, or its identity, is not the one of this artifact."""
-        identity = dataset if isinstance(dataset, DatasetIdentity) else DatasetIdentity.of(dataset)
-        if difference := self.dataset.difference(identity):
+    def check_dataset(
+        self,
+        dataset: datasets.Dataset | DatasetIdentity,
+        labels: torch.Tensor | None = None,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+    ) -> None:
+        """Raise a ValueError with the difference if a data set is not the one of this artifact.
+
+        Its classes may have another order, where the data set or the artifact has the labels to compare.
+
+        Args:
+            dataset: The data set, or its identity.
+            labels: With an identity: int64 [N], the class of every point.
+            image_column, label_column: With a data set: None finds them by type.
+        """
+        if isinstance(dataset, DatasetIdentity):
+            theirs = dataset
+        else:
+            _, label_column = find_columns(dataset, image_column, label_column)
+            theirs = DatasetIdentity.of(dataset, image_column, label_column)
+            labels = torch.tensor(read_labels(dataset, label_column))
+        own = self.dataset
+        try:
+            positions = class_positions(own.class_names, theirs.class_names, self.NAME, "data set")
+        except ValueError as error:
+            raise ValueError(f"{self.NAME.capitalize()} not about this data set. {error}") from None
+        if labels is not None or positions is None:
+            theirs = theirs.with_classes(own.class_names, positions, labels)
+        elif self.labels is not None:
+            positions = class_positions(theirs.class_names, own.class_names, "data set", self.NAME)
+            own = own.with_classes(theirs.class_names, positions, self.labels)
+        if difference := own.difference(theirs):
             advice = "Load the split that it was made on, in its original order."
             raise ValueError(f"{self.NAME.capitalize()} not about this data set: {difference}. {advice}")
 

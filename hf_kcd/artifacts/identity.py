@@ -3,11 +3,13 @@
 import hashlib
 import io
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import datasets
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 _NUM_SAMPLED_IMAGES = 256
@@ -31,12 +33,16 @@ def find_columns(
 def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None) -> str:
     found = [column for column, type_ in dataset.features.items() if isinstance(type_, feature)]
     columns = ", ".join(f"{column} ({type(type_).__name__})" for column, type_ in dataset.features.items())
+    advice = "Make one of a column of paths or bytes with dataset.cast_column(name, datasets.Image())."
+    if feature is datasets.ClassLabel:
+        advice = "Make one of a column of words or numbers with dataset.class_encode_column(name)."
     if name is not None:
         if name not in found:
-            raise ValueError(f"{kind} column {name!r} is not a {feature.__name__} column. Columns: {columns}.")
+            raise ValueError(
+                f"{kind} column {name!r} is not a {feature.__name__} column. Columns: {columns}. {advice}"
+            )
         return name
     if not found:
-        advice = f"Cast one with dataset.cast_column(name, datasets.{feature.__name__}(...))."
         raise ValueError(f"The data set has no {kind} column ({feature.__name__}). Columns: {columns}. {advice}")
     return found[0]
 
@@ -63,7 +69,6 @@ class DatasetIdentity:
         """Compute the identity of a data set; a missing or broken image is a ValueError with its point id."""
         image_column, label_column = find_columns(dataset, image_column, label_column)
         plain = dataset.with_format(None)
-        labels = plain.select_columns(label_column).with_format("numpy")[:][label_column]
         sampled = np.linspace(0, len(dataset) - 1, min(len(dataset), _NUM_SAMPLED_IMAGES)).astype(np.int64)
         raw = plain.select_columns(image_column).select(sampled)
         raw = raw.cast_column(image_column, datasets.Image(decode=False))
@@ -75,14 +80,25 @@ class DatasetIdentity:
                 advice = "Remove or replace it, or fetch the data again."
                 raise ValueError(f"The image of point {point} cannot be read ({error}). {advice}") from error
         names = tuple(dataset.features[label_column].names)
-        label_digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
-        return cls(len(dataset), names, label_digest.hexdigest(), digest.hexdigest())
+        return cls(len(dataset), names, label_digest(read_labels(dataset, label_column)), digest.hexdigest())
+
+    def with_classes(
+        self, class_names: Sequence[str], positions: list[int] | None, labels: ArrayLike | None
+    ) -> "DatasetIdentity":
+        """Return the identity as it is with other class names; `positions[label]` is the new label of each of `labels`.
+
+        None for `positions` keeps the labels as they are.
+        """
+        digest = self.labels if positions is None else label_digest(np.asarray(positions)[np.asarray(labels)])
+        return replace(self, class_names=tuple(class_names), labels=digest)
 
     def difference(self, other: "DatasetIdentity") -> str | None:
         """Describe in one clause how another data set differs; None when it is the same."""
         if self.num_points != other.num_points:
             return f"it has {other.num_points} points instead of {self.num_points}"
         if self.class_names != other.class_names:
+            if sorted(self.class_names) == sorted(other.class_names):
+                return "its classes have another order, and there are no labels to compare"
             return f"its classes differ ({_some(other.class_names)} instead of {_some(self.class_names)})"
         wrong = next((name for name in ("labels", "images") if getattr(self, name) != getattr(other, name)), None)
         return wrong and f"its {wrong} differ: another set, or the same points in another order"
@@ -109,6 +125,18 @@ class DatasetIdentity:
             if not isinstance(values[name], str) or not re.fullmatch("[0-9a-f]{64}", values[name]):
                 raise ValueError(f"its dataset has {name} that are not SHA-256.")
         return cls(num_points, tuple(classes), values["labels"], values["images"])
+
+
+def read_labels(dataset: datasets.Dataset, label_column: str | None = None) -> np.ndarray:
+    """Return the labels of a data set, int64 [N], -1 for none; None finds the column."""
+    _, label_column = find_columns(dataset, None, label_column)
+    labels = dataset.with_format(None).select_columns(label_column).to_pandas()[label_column]
+    return labels.fillna(-1).to_numpy(dtype=np.int64)
+
+
+def label_digest(labels: np.ndarray) -> str:
+    """Return the SHA-256 of labels, as `DatasetIdentity` has it."""
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
 
 
 def _image_bytes(image: dict) -> bytes:

@@ -4,10 +4,11 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
+from ..artifacts.classes import class_positions
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME
 from ..methods import method_options
 from ..methods.registry import get_method
-from ..models import load_model
+from ..models import label_names, load_model
 from ..models.loading import brings_weights
 from ..reporting import read_results
 from .options import say
@@ -57,9 +58,13 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
     method = recipe.args.method
     if not get_method(method).teacher_reads:
         raise ValueError(f"Method {method!r} has no teacher: leave the assistants out, or choose takd or dgkd.")
-    for name in recipe.config.assistants:
-        load_model(name)
-    load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint)
+    teacher = label_names(load_model(recipe.config.teacher, checkpoint=recipe.config.teacher_checkpoint))
+    for number, name in enumerate(recipe.config.assistants, start=1):
+        if (names := label_names(load_model(name))) is not None:
+            class_positions(names, teacher, f"assistant {number}", "teacher")
+    student = label_names(load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint))
+    if student is not None and not recipe.config.new_classifier:
+        class_positions(student, teacher, "student", "teacher")
     for link in filter(_is_finished, links):
         _check_finished(link)
     if not recipe.resumes:

@@ -9,9 +9,13 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 
 from ..artifacts.files import write_json
-from ..data import KnowledgeDataset, collate, load_image_data
+from ..artifacts.identity import find_columns
+from ..data import KnowledgeDataset, collate
+from ..models import label_names
 from ..models.loading import load_trained_model
+from ..training.evaluation import check_labeled
 from ..training.metrics import compute_accuracy, rank_classes
+from .data import DataConfig, add_data_options, data_of
 from .options import CommandParser
 
 
@@ -20,9 +24,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = CommandParser(__doc__, imports=True)
     parser.add_argument("model", help="a run's folder, a checkpoint's folder, hf_hub:user/name, or a timm name")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of a network given by its timm name")
-    parser.add_argument("--data", required=True, help="digits, cifar100, imagenet, a folder, or a Hub id")
-    parser.add_argument("--data_dir", metavar="FOLDER", help="folder that holds the data; nothing is downloaded then")
-    parser.add_argument("--split", help="split to evaluate on [found by its name]")
+    add_data_options(parser)
+    parser.add_argument("--split", dest="eval_split", help="the same as --eval_split")
     parser.add_argument("--batch_size", type=int, metavar="N", default=256, help="images per step [%(default)s]")
     parser.add_argument("--num_workers", type=int, metavar="N", default=0, help="processes that load images [0]")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
@@ -36,14 +39,17 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    data = load_image_data(options.data, options.data_dir, eval_split=options.split)
+    config = DataConfig(**data_of(options))
+    data = config.load()
     if data.eval is None:
-        raise ValueError(f"{options.data} has no split with a known name to evaluate on: give one with --split.")
-    dataset = KnowledgeDataset(data.eval, data.preprocessing, training=False)
-    model = load_trained_model(options.model, dataset.num_classes, options.checkpoint)
-    if options.checkpoint is None:
-        # The configuration beside the weights says what images they were trained on.
-        dataset = KnowledgeDataset(data.eval, data.preprocessing.as_network_expects(model), training=False)
+        raise ValueError(f"{options.data} has no split with a known name to evaluate on: give one with --eval_split.")
+    _, label_column = find_columns(data.eval, **config.columns)
+    model = load_trained_model(options.model, data.eval.features[label_column].num_classes, options.checkpoint)
+    # The configuration beside the weights says what images they were trained on.
+    preprocessing = data.preprocessing if options.checkpoint else data.preprocessing.as_network_expects(model)
+    dataset = KnowledgeDataset(data.eval, preprocessing, training=False, **config.columns)
+    check_labeled(dataset)
+    dataset = dataset.with_classes(label_names(model), "network", "evaluation set")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model.eval().to(device)
     ranked, labels = [], []

@@ -13,12 +13,14 @@ import huggingface_hub
 from huggingface_hub.utils import disable_progress_bars
 
 from ..artifacts.cards import format_size
-from ..artifacts.files import atomic_folder, refuse_links
+from ..artifacts.classes import class_positions
+from ..artifacts.files import atomic_folder, read_json, refuse_links
 from ..artifacts.run_folder import MASK_FOLDER
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..hub import check_folder, hub_errors, upload
 from ..publishing import write_student_repository
+from .data import add_data_options, data_words, refuse_data_options
 from .options import CommandParser, RunFailed, refuse_full
 from .soft_labels import soft_labels_of_run
 
@@ -89,7 +91,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     ):
         help_ = f"soft labels: {text} [%(default)s]"
         parser.add_argument(f"--{name}", type=int, metavar="N", default=default, help=help_)
+    add_data_options(parser, recipe=True)
     options = parser.parse_args(arguments)
+    if not options.with_soft_labels:
+        refuse_data_options(options, "only soft labels need the data (--with_soft_labels)")
     if options.mask_only and options.mask_repo is not None:
         raise ValueError("--mask_only pushes the mask to REPO itself: leave --mask_repo out.")
     if options.mask_repo is None:
@@ -114,7 +119,11 @@ def _find_mask(run_folder: Path, options: argparse.Namespace) -> KnowledgeMask |
         folder.parent, [f"{folder.name}/{name}" for name in (KnowledgeMask.CONFIG_FILE, KnowledgeMask.TENSOR_FILE)]
     )
     if folder.is_dir() and not options.student_only:
-        return KnowledgeMask.from_pretrained(folder)
+        mask = KnowledgeMask.from_pretrained(folder)
+        if not options.mask_only and (run_folder / "config.json").is_file():
+            names = read_json(run_folder / "config.json").get("label_names")
+            class_positions(names or None, mask.dataset.class_names, "student", "knowledge mask")
+        return mask
     for option in ("mask_only", "with_soft_labels"):
         if getattr(options, option):
             raise FileNotFoundError(f"{run_folder} has no mask: leave --{option} out, or give a run that condensed.")
@@ -128,7 +137,7 @@ def _make_soft_labels(run_folder: Path, mask: KnowledgeMask, options: argparse.N
     stored = f"the {top_k} highest of {num_classes}" if 0 < top_k < num_classes else f"all {num_classes}"
     print(f"Soft labels: {views} views of {num_points:,} points, {stored} classes, {bits} bits: {size}.", end=" ")
     print(f"The teacher answers {views * num_points:,} images first.", flush=True)
-    return soft_labels_of_run(run_folder, num_views=views, top_k=top_k, bits=bits)
+    return soft_labels_of_run(run_folder, num_views=views, top_k=top_k, bits=bits, data=data_words(options))
 
 
 def _staging(dry_run: str | None) -> AbstractContextManager[str | Path]:

@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 from ..artifacts.files import atomic_file
 from ..errors import unknown_name, whole_number
 from ..training import DistillationConfig, KCDConfig
+from .data import DataConfig, option
 from .options import CommandParser, add_import_option, current_name, current_words, say
 
 _PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
@@ -52,41 +53,31 @@ _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqd
 _KINDS = {int: "N", float: "X"}
 
 
-def _option(default: Any, help: str, *aliases: str) -> Any:
-    return field(default=default, metadata={"help": help, "aliases": list(aliases)})
-
-
 @dataclass
-class RunConfig:
+class RunConfig(DataConfig):
     """What is trained, and on what; the rest is `DistillationConfig` and `KCDConfig`."""
 
-    data: str = _option("digits", "Data set: digits, cifar100, imagenet, a folder, or a Hub id such as user/name.")
-    data_dir: str | None = _option(None, "Folder that holds the data set already; nothing is downloaded then.")
-    train_split: str | None = _option(None, "Split to train on; 'train' by default.")
-    eval_split: str | None = _option(None, "Split to evaluate on; found by its name by default.")
-    image_column: str | None = _option(None, "Column with the images; found by its type by default.")
-    label_column: str | None = _option(None, "Column with the labels; found by its type by default.")
-    train_points: int | None = _option(None, "Train on this many images only, balanced over the classes.")
-    student: str = _option(
+    train_points: int | None = option(None, "Train on this many images only, balanced over the classes.")
+    student: str = option(
         "cifar_resnet8", "Network to train (also --network): a timm name, folder or hf_hub:user/name.", "--network"
     )
-    student_checkpoint: str | None = _option(None, "File with weights to start from.")
-    new_classifier: bool = _option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
-    freeze_backbone: bool = _option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
-    image_size: int | None = _option(None, "Size to resize images to; by default the data's or the network's.")
-    teacher: str | None = _option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
-    teacher_checkpoint: str | None = _option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
+    student_checkpoint: str | None = option(None, "File with weights to start from.")
+    new_classifier: bool = option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
+    freeze_backbone: bool = option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
+    image_size: int | None = option(None, "Size to resize images to; by default the data's or the network's.")
+    teacher: str | None = option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
+    teacher_checkpoint: str | None = option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
     assistants: list[str] | None = field(
         default=None,
         metadata={"help": "Networks between teacher and student, largest first (TAKD, DGKD); trained if need be."},
     )
-    mask: str | None = _option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")
-    mask_mixing: bool = _option(True, "Mix the mask's borderline images as the mask says.")
-    soft_labels: bool = _option(False, "Learn from the soft labels stored with the mask instead of a teacher.")
-    plots: bool = _option(True, "Draw the plots of the run at its end.")
-    resume: bool = _option(False, "Continue the run in output_dir from its last complete checkpoint.")
-    condense: bool = _option(False, "Condense the knowledge while training.")
-    preset: str = _option("paper", "Starting values of the options below: 'paper' or 'released_code'.")
+    mask: str | None = option(None, "Train only on what this knowledge mask keeps: a folder or user/name[@revision].")
+    mask_mixing: bool = option(True, "Mix the mask's borderline images as the mask says.")
+    soft_labels: bool = option(False, "Learn from the soft labels stored with the mask instead of a teacher.")
+    plots: bool = option(True, "Draw the plots of the run at its end.")
+    resume: bool = option(False, "Continue the run in output_dir from its last complete checkpoint.")
+    condense: bool = option(False, "Condense the knowledge while training.")
+    preset: str = option("paper", "Starting values of the options below: 'paper' or 'released_code'.")
 
     def __post_init__(self) -> None:
         # On another machine, a relative folder would read as a Hub id.
@@ -107,11 +98,6 @@ class RunConfig:
             raise ValueError("soft_labels replace the teacher: leave teacher or soft_labels out.")
         if self.mask is not None and self.condense:
             raise ValueError("mask fixes the points of the whole training, condense selects them: give one of them.")
-
-    @property
-    def columns(self) -> dict[str, str | None]:
-        """Names of the columns as keyword arguments."""
-        return {"image_column": self.image_column, "label_column": self.label_column}
 
 
 @dataclass(frozen=True)

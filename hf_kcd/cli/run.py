@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from ..artifacts.classes import class_positions
 from ..artifacts.identity import find_columns
 from ..artifacts.results import Results, write_results
 from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME, RESULTS_NAME
 from ..artifacts.run_lock import hold_folder
 from ..condensation import KnowledgeMask
-from ..data import ImageData, KnowledgeDataset, SoftLabels, first_points, load_image_data
+from ..data import ImageData, KnowledgeDataset, SoftLabels, first_points
 from ..methods.registry import get_method
+from ..models import label_names
 from ..models.loading import brings_weights, load_student, load_trained_model
 from ..publishing import push_student
 from ..reporting import describe_run, write_run_plots
@@ -101,16 +103,15 @@ def _publish(folder: Path, trainer: DistillationTrainer) -> None:
 def _make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     config, args = recipe.config, recipe.args
     student, train_set = student_and_training_set(recipe, data)
-    evaluation = None
-    if data.eval is not None:
-        evaluation = KnowledgeDataset(data.eval, train_set.preprocessing, training=False, **config.columns)
-    else:
+    if data.eval is None and args.eval_strategy != "no":
         args.eval_strategy = "no"
+        advice = "Name one with --eval_split."
+        say(f"{config.data} has no split to evaluate on (test, validation, …): the student is not evaluated. {advice}")
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
     teachers = [load_trained_model(name, train_set.num_classes, file) for name, file in teachers_of(recipe)]
     source = SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers
     callbacks = None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)]
-    sets = {"train_dataset": train_set, "eval_dataset": evaluation}
+    sets = {"train_dataset": train_set, "eval_dataset": data.eval}
     points = {"callbacks": callbacks, "mask": mask, "mask_mixing": config.mask_mixing}
     return DistillationTrainer(student, source, args, **sets, **points)
 
@@ -124,6 +125,9 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     num_classes = data.train.features[label_column].num_classes
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
     student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
+    brought = config.student_checkpoint is not None or brings_weights(config.student)
+    if brought and not config.new_classifier and label_names(student) is None:
+        class_positions(None, data.train.features[label_column].names, "student", "training set")
     preprocessing = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
         preprocessing = data.preprocessing.as_network_expects(student)
@@ -150,8 +154,7 @@ def assistant_folders(config: RunConfig, output_dir: str) -> list[str]:
 
 def load_run_data(config: RunConfig) -> ImageData:
     """Load the data set of a run, cut to `train_points` where that is given."""
-    splits = {"train_split": config.train_split, "eval_split": config.eval_split}
-    data = load_image_data(config.data, config.data_dir, **splits, **config.columns)
+    data = config.load()
     if config.train_points is None:
         return data
     return replace(data, train=first_points(data.train, config.train_points, config.label_column))

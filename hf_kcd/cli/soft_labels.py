@@ -1,5 +1,6 @@
 """Soft labels of a finished run: its teacher's answers on the points of its mask, on the images that its student saw."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME
@@ -12,21 +13,26 @@ from .recipe import read_recipe
 from .run import load_run_data, student_and_training_set, teachers_of
 
 
-def soft_labels_of_run(run_folder: str | Path, *, num_views: int = 4, top_k: int = 0, bits: int = 8) -> SoftLabels:
+def soft_labels_of_run(
+    run_folder: str | Path, *, num_views: int = 4, top_k: int = 0, bits: int = 8, data: Sequence[str] = ()
+) -> SoftLabels:
     """Make soft labels for the mask of a finished run, with the run's teacher, images, seed and temperature.
 
-    `top_k` is the number of classes to store per row, 0 for all; `bits` are those of a logit, 8 or 16.
+    `top_k` is the number of classes to store per row, 0 for all; `bits` are those of a logit, 8 or 16. `data` are options of
+    the command line that name the data where they are not as in the run's recipe.
     """
     path = Path(run_folder) / RECIPE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{run_folder} has no {RECIPE_NAME}: give the folder that a run was written to.")
-    recipe = read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder)])
+    recipe = read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder), *data])
     teachers, args = teachers_of(recipe), recipe.args
     if len(teachers) != 1:
         number = len(teachers) or "none"
         raise ValueError(f"Soft labels need one teacher, and {run_folder} learned from {number}: leave them out.")
     mask = KnowledgeMask.from_pretrained(Path(run_folder) / MASK_FOLDER)
     _, dataset = student_and_training_set(recipe, load_run_data(recipe.config))
+    # Both are published together.
+    dataset = dataset.with_classes(mask.dataset.class_names, "knowledge mask")
     dataset.apply(mask)
     (name, checkpoint), options = teachers[0], {**method_options(args.method), **args.method_options}
     temperature, batch_size = options.get("temperature") or 4.0, args.per_device_eval_batch_size

@@ -1,7 +1,6 @@
 """The knowledge mask: the condensed knowledge of a finished training as files that somebody else can train on."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,7 +15,7 @@ import torch
 from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
 from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.files import refuse_links
-from ..artifacts.identity import DatasetIdentity
+from ..artifacts.identity import DatasetIdentity, label_digest
 from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
 from ..hub.privacy import without_folders
 from ..hub.upload import full_name, upload
@@ -127,14 +126,19 @@ class KnowledgeMask(Artifact):
         recorded, kept = self.frequency > 0, self.kept_mask
         return self.value[recorded & kept].numpy(), self.value[recorded & ~kept].numpy()
 
-    def select(self, dataset: datasets.Dataset) -> datasets.Dataset:
-        """Take the kept points out of the data set, unmixed and in its order; another data set is a ValueError."""
-        self.check(dataset)
+    def select(
+        self, dataset: datasets.Dataset, *, image_column: str | None = None, label_column: str | None = None
+    ) -> datasets.Dataset:
+        """Take the kept points out of the data set, unmixed and in its order; another data set is a ValueError.
+
+        `image_column` and `label_column` name its columns where they are not the first of their types.
+        """
+        self.check(dataset, image_column=image_column, label_column=label_column)
         return dataset.select(self.kept.sort().values.numpy())
 
     def hamming_distance(self, other: "KnowledgeMask") -> int:
         """Count the points that one mask keeps and the other discards (Fig. 3c); masks of other data are a ValueError."""
-        self.check(other.dataset)
+        self.check(other.dataset, other.labels)
         return int((self.kept_mask ^ other.kept_mask).sum())
 
     def description(self) -> Facts:
@@ -315,7 +319,7 @@ def _check_labels(labels: torch.Tensor, dataset: DatasetIdentity) -> None:
     check_tensor("labels", labels, torch.int64, dataset.num_points)
     num_classes = len(dataset.class_names)
     refuse("labels", labels, (labels < 0) | (labels >= num_classes), f"classes run from 0 to {num_classes - 1}")
-    if hashlib.sha256(labels.numpy().astype("<i8").tobytes()).hexdigest() != dataset.labels:
+    if label_digest(labels.numpy()) != dataset.labels:
         raise ValueError("labels do not match the mask's data set. Give its labels in its order.")
 
 

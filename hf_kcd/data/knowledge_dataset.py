@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset, get_worker_info
 
+from ..artifacts.classes import class_positions
 from ..artifacts.identity import DatasetIdentity, find_columns
 from ..condensation.mask import KnowledgeMask
 from ..condensation.selection import Ids, Selection, Shares
@@ -52,6 +53,8 @@ class KnowledgeDataset(Dataset[Batch]):
     Attributes:
         num_points: Number of points of the whole data set, selected or not.
         num_classes, class_names, labels: The classes, in label order, and that of each point, int64 [num_points].
+        labeled: Whether the points have labels. A test set without any (-1 everywhere) can only be predicted.
+        image_column, label_column: Names of its columns.
         mean, std: Those of the preprocessing, pixels in [0, 1].
         identity: `DatasetIdentity` of the data set, by which masks and soft labels know it.
 
@@ -93,9 +96,13 @@ class KnowledgeDataset(Dataset[Batch]):
         self.device = torch.device(device or "cpu")
         self.soft_labels: SoftLabels | None = None
         self.num_points = len(dataset)
+        self.image_column, self.label_column = image_column, label_column
         self.class_names = list(dataset.features[label_column].names)
+        # In the order that the data has. That of `class_names` may become a network's (`with_classes`).
+        self._given_names = tuple(self.class_names)
         self.num_classes = len(self.class_names)
-        self.labels = _read_labels(dataset, label_column, self.num_classes)
+        self.labels = _read_labels(dataset, label_column, self.num_classes, unlabeled=not training)
+        self.labeled = bool(self.labels[0] >= 0)
         self.mean, self.std = self.preprocessing.mean, self.preprocessing.std
         size = None if self.preprocessing.any_size else self.preprocessing.size
         self._bank = ImageBank(ImageReader(dataset, image_column, size), memory_budget, self.device)
@@ -182,7 +189,7 @@ class KnowledgeDataset(Dataset[Batch]):
         With `mixing`, borderline points are mixed as the mask records ("+VAKS"), otherwise left as they are ("+DS").
         A ValueError says that the mask belongs to another data set.
         """
-        mask.check(self.identity)
+        mask.check(self.identity, self.labels)
         self.restore_images()
         if mixing and not mask.mixing_history:
             self.select(mask.kept, mask.partner, mask.perturbation)
@@ -198,9 +205,47 @@ class KnowledgeDataset(Dataset[Batch]):
         other data, images or points raise a ValueError.
         """
         if soft_labels is not None:
-            soft_labels.check(self.identity, self.preprocessing, self.selection_digest())
-            soft_labels = soft_labels.to(self.device)
+            soft_labels.check(self.identity, self.preprocessing, self.selection_digest(), self.labels)
+            soft_labels = soft_labels.with_classes(self.identity).to(self.device)
         self.soft_labels = soft_labels
+
+    def with_classes(
+        self, class_names: Sequence[str] | None, who: str = "network", whose: str = "data set"
+    ) -> "KnowledgeDataset":
+        """Return the data set with its labels in the order of other class names, such as a network's.
+
+        It is the data set itself where nothing is to do. A copy shares images, selection and epoch with it, and leaves it
+        as it was.
+
+        Args:
+            class_names: The same names in any order; None for a network that has none.
+            who, whose: What has the names, and what this data set is, for messages.
+
+        Raises:
+            ValueError: When the names differ by more than their order, with both lists.
+        """
+        positions = class_positions(class_names, self.class_names, who, whose)
+        if positions is None or class_names is None:
+            return self
+        other = copy.copy(self)
+        # The last entry is that of -1, no label.
+        other.labels = torch.tensor([*positions, -1])[self.labels].share_memory_()
+        other.class_names = list(class_names)
+        other.identity = self.identity.with_classes(class_names, [*positions, -1], self.labels)
+        other.soft_labels = self.soft_labels and self.soft_labels.with_classes(other.identity)
+        return other
+
+    def columns_of(self, class_names: Sequence[str] | None, who: str) -> list[int] | None:
+        """Find the columns of logits over `class_names` that bring them into the order of the classes here.
+
+        None where they are in it. `who` gives the logits, for messages; without names it has the order that the data was
+        given in. Other names raise a ValueError with both lists.
+        """
+        columns = class_positions(class_names, self._given_names, who, "data set")
+        order = class_positions(self._given_names, self.class_names, "data set", "student")
+        if columns is None or order is None:
+            return order if columns is None else columns
+        return [columns[position] for position in order]
 
     def selection_digest(self) -> str:
         """Return a SHA-256 of the selection and its mixing by `select` and `blend`; equal digests, equal images."""
@@ -220,9 +265,9 @@ class KnowledgeDataset(Dataset[Batch]):
         """Prepare the batch at positions 0 to `len(self) - 1` of the selection; torch's loader calls this.
 
         Returns:
-            `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalized; `labels`, `point_ids`
-            and `partner_ids` int64 [B], -1 for no partner; `perturbation` float32 [B]; with soft labels `teacher_logits`
-            float32 [B, classes].
+            `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalized; `labels` (if `labeled`),
+            `point_ids` and `partner_ids` int64 [B], -1 for no partner; `perturbation` float32 [B]; with soft labels
+            `teacher_logits` float32 [B, classes].
         """
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise RuntimeError(f"Workers cannot read images on {self.device}: set dataloader_num_workers=0.")
@@ -248,6 +293,8 @@ class KnowledgeDataset(Dataset[Batch]):
             "partner_ids": partners.to(self.device),
             "perturbation": perturbation.to(self.device),
         }
+        if not self.labeled:
+            del batch["labels"]
         if self.soft_labels is not None:
             batch["teacher_logits"] = self.soft_labels.logits(batch["point_ids"], self._seed_and_view()[1])
         return batch
@@ -284,10 +331,12 @@ class KnowledgeDataset(Dataset[Batch]):
         return crop_and_flip(images, corners[:, 0], corners[:, 1], torch.from_numpy(mirrored).to(self.device), padding)
 
 
-def _read_labels(dataset: datasets.Dataset, column: str, num_classes: int) -> torch.Tensor:
+def _read_labels(dataset: datasets.Dataset, column: str, num_classes: int, unlabeled: bool) -> torch.Tensor:
     # pandas turns a missing label into NaN, which the range check finds.
     labels = dataset.with_format(None).select_columns(column).to_pandas()[column].to_numpy()
     valid = (labels >= 0) & (labels < num_classes)
+    if unlabeled and ((labels == -1) | (labels != labels)).all():
+        return torch.full((len(labels),), -1).share_memory_()
     if not valid.all():
         point = int(np.argmin(valid))
         raise ValueError(

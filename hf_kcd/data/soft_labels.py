@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts.artifact import Artifact, Facts, Layout, Tensors
+from ..artifacts.classes import class_positions
 from ..artifacts.identity import DatasetIdentity
 from .packing import CODES, packed_layout, unpack_logits
 from .preprocessing import Preprocessing
@@ -152,9 +153,26 @@ class SoftLabels(Artifact):
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self.tensors().items()}
         return dataclasses.replace(self, **moved)
 
-    def check(self, dataset: DatasetIdentity, preprocessing: Preprocessing, selection: str) -> None:
-        """Make sure that a training with this selection's digest shows exactly the images that the teacher answered."""
-        self.check_dataset(dataset)
+    def with_classes(self, dataset: DatasetIdentity) -> "SoftLabels":
+        """Put the logits in the order of a data set's classes; `dataset` is this one, with its classes in any order."""
+        positions = class_positions(self.dataset.class_names, dataset.class_names, self.NAME, "data set")
+        if positions is None:
+            return self
+        codes, classes = self.codes, self.classes
+        if classes is None:
+            codes = codes[:, :, positions]
+        else:
+            classes = torch.tensor(positions, device=classes.device).argsort()[classes.long()].to(classes.dtype)
+        return dataclasses.replace(self, codes=codes, classes=classes, dataset=dataset)
+
+    def check(
+        self, dataset: DatasetIdentity, preprocessing: Preprocessing, selection: str, labels: Tensor | None = None
+    ) -> None:
+        """Make sure that a training with this selection's digest shows exactly the images that the teacher answered.
+
+        With `labels`, int64 [N] of the data set, its classes may have another order than here.
+        """
+        self.check_dataset(dataset, labels)
         for name in _VIEW_FIELDS:
             there, here = self.images[name], getattr(preprocessing, name)
             if there != here:

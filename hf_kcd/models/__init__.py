@@ -1,7 +1,7 @@
 """Networks: the CIFAR networks, registered in timm; loading and saving of any network; and what each one provides."""
 
 from . import cifar  # noqa: F401  (registers the networks in timm)
-from .configuration import ImageConfig, image_config, network_name
+from .configuration import ImageConfig, image_config, label_names, network_name
 from .loading import load_model
 from .outputs import ModelOutputs, OutputReader, read_outputs
 from .probe import STAGES, Layers
@@ -18,6 +18,7 @@ __all__ = [
     "OutputReader",
     "convert_reference_state_dict",
     "image_config",
+    "label_names",
     "load_model",
     "network_name",
     "read_outputs",

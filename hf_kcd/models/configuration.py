@@ -1,4 +1,4 @@
-"""What timm's configuration of a network says: its name, and the images that it was trained on."""
+"""What the configuration of a network says: its name, its classes, and the images that it was trained on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +63,21 @@ def network_name(model: nn.Module) -> str:
         fault = f"{type(model).__name__} is not a timm network: it has no pretrained_cfg."
         raise ValueError(f"{fault} Register it with timm.models.register_model, and make it with hf_kcd.load_model.")
     return config["architecture"]
+
+
+def label_names(model: nn.Module) -> list[str] | None:
+    """Return the names of a network's classes in the order of its logits, from timm's or transformers' configuration.
+
+    None where it has none, or as many as it had classes before its classifier was replaced.
+    """
+    names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    names = names or getattr(getattr(model, "config", None), "id2label", None) or ()
+    if isinstance(names, Mapping):
+        # JSON turns the numbers into words.
+        numbers = sorted(names, key=int) if all(str(key).isdecimal() for key in names) else ()
+        names = [names[key] for key in numbers]
+    whole = names and len(names) == getattr(model, "num_classes", len(names))
+    return [str(name) for name in names] if whole else None
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -105,6 +105,8 @@ def load_student(
     student = load_model(name, checkpoint=checkpoint)
     if new_classifier:
         student.reset_classifier(num_classes)
+        # They are the names of the old classes.
+        student.pretrained_cfg.pop("label_names", None)
     elif student.num_classes != num_classes:
         fault = f"{checkpoint or name} has {student.num_classes} classes and the data has {num_classes}"
         raise ValueError(f"{fault}: add --new_classifier to transfer it.")

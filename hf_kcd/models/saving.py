@@ -107,6 +107,9 @@ def _describe(
         save_config_for_hf(model, config_path, model_config={"label_names": list(label_names or [])})
         config = read_json(config_path)
     set_images(config["pretrained_cfg"], data_config or {})
+    if label_names:
+        # They are at the root; a network that came with names has them here too.
+        config["pretrained_cfg"].pop("label_names", None)
     # transformers passes the number of classes itself, from the root; passing it twice would be an error.
     config.get("model_args", {}).pop("num_classes", None)
     return config

@@ -1,12 +1,12 @@
 """Masks in words and numbers: one described, several compared."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import torch
 
+from ..artifacts.identity import label_digest
 from ..condensation import KnowledgeMask
 from .tables import NOTHING, format_table
 
@@ -86,8 +86,7 @@ def _origin(provenance: Mapping[str, object]) -> str:
 
 
 def _kept_per_class(mask: KnowledgeMask, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
-    if digest != mask.dataset.labels:
+    if label_digest(labels) != mask.dataset.labels:
         advice = "Load the split that the mask was made on, in its original order."
         raise ValueError(f"The {len(labels)} labels do not match the mask's data set. {advice}")
     names = mask.dataset.class_names

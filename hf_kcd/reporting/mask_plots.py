@@ -146,7 +146,7 @@ def in_order(masks: Sequence[KnowledgeMask]) -> list[KnowledgeMask]:
         raise ValueError("No mask is given: pass the masks of a run's stages.")
     masks = sorted(masks, key=lambda mask: mask.stage)
     for mask in masks[1:]:
-        masks[0].check(mask.dataset)
+        masks[0].check(mask.dataset, mask.labels)
     if len({mask.stage for mask in masks}) < len(masks):
         raise ValueError("Two masks have the same stage: pass the masks of one run, each once.")
     return masks

@@ -81,7 +81,7 @@ def contact_sheet(dataset: KnowledgeDataset, mask: KnowledgeMask, num: int = 32,
     Raises:
         ValueError: When the mask is about another data set, or an argument is out of its range.
     """
-    mask.check(dataset.identity)
+    mask.check(dataset.identity, dataset.labels)
     if which not in ("most", "least"):
         raise ValueError(f"which is {which!r}: ask for the 'most' or the 'least' valuable points.")
     order = np.argsort(point_ranks(mask))

@@ -18,18 +18,50 @@ EvaluationSet = datasets.Dataset | KnowledgeDataset
 
 
 def as_knowledge_dataset(
-    dataset: EvaluationSet, args: DistillationConfig, training: bool, like: KnowledgeDataset | None = None
+    dataset: EvaluationSet,
+    args: DistillationConfig,
+    training: bool,
+    like: KnowledgeDataset | None = None,
+    labeled: bool = True,
 ) -> KnowledgeDataset:
-    """Return a data set as the trainer reads it; a plain one gets the preprocessing of `like`."""
+    """Return a data set as the trainer reads it, with its labels in the order of the classes of `like`.
+
+    A plain one gets the preprocessing of `like`, and its columns where it has them. `labeled` refuses one without labels.
+    """
     if not isinstance(dataset, KnowledgeDataset):
-        preprocessing = None if like is None else like.preprocessing
-        return KnowledgeDataset(dataset, preprocessing, training=training, seed=args.seed)
+        if like is None:
+            return KnowledgeDataset(dataset, training=training, seed=args.seed)
+        dataset = dataset if labeled else _with_label_column(dataset, like)
+        columns = {"image_column": like.image_column, "label_column": like.label_column}
+        names = dataset.column_names if isinstance(dataset, datasets.Dataset) else ()
+        columns = {name: column for name, column in columns.items() if column in names}
+        dataset = KnowledgeDataset(dataset, like.preprocessing, training=training, seed=args.seed, **columns)
     if dataset.training != training:
         raise ValueError(
             f"The {'training' if training else 'evaluation'} set has training={dataset.training}: make it with "
             f"training={training}, so that its images are {'' if training else 'not '}augmented."
         )
-    return dataset
+    if labeled:
+        check_labeled(dataset)
+    return dataset if like is None else dataset.with_classes(like.class_names, "training set", "evaluation set")
+
+
+def _with_label_column(dataset: datasets.Dataset, like: KnowledgeDataset) -> datasets.Dataset:
+    """Add a column of the label -1 to a data set that has no labels at all."""
+    if not isinstance(dataset, datasets.Dataset) or like.label_column in dataset.column_names:
+        return dataset
+    if any(isinstance(feature, datasets.ClassLabel) for feature in dataset.features.values()):
+        return dataset
+    labels = datasets.ClassLabel(names=like.class_names)
+    return dataset.add_column(like.label_column, [-1] * len(dataset), feature=labels)
+
+
+def check_labeled(dataset: KnowledgeDataset) -> None:
+    """Refuse to evaluate on a data set without labels."""
+    if not dataset.labeled:
+        raise ValueError(
+            "The evaluation set has no labels (-1 everywhere): choose another split, or predict() its classes."
+        )
 
 
 class EvaluationMixin(Trainer):
@@ -44,7 +76,7 @@ class EvaluationMixin(Trainer):
 
     def get_test_dataloader(self, test_dataset: EvaluationSet):
         with self._no_point_dropped():
-            return super().get_test_dataloader(self._evaluation_set(test_dataset))
+            return super().get_test_dataloader(self._evaluation_set(test_dataset, labeled=False))
 
     @contextmanager
     def _no_point_dropped(self) -> Iterator[None]:
@@ -55,9 +87,9 @@ class EvaluationMixin(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def _evaluation_set(self, dataset):
-        if isinstance(dataset, datasets.Dataset):
-            return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset)
+    def _evaluation_set(self, dataset, labeled: bool = True):
+        if isinstance(dataset, datasets.Dataset | KnowledgeDataset):
+            return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset, labeled=labeled)
         return dataset
 
     def predict(self, *args, **kwargs) -> PredictionOutput:
@@ -70,12 +102,15 @@ class EvaluationMixin(Trainer):
         with self.cost.paused(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
-    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader, description, *args, **kwargs) -> EvalLoopOutput:
+        if description == "Evaluation":
+            check_labeled(dataloader.dataset)
         # Between steps each process has its own running statistics. The first process's are saved, so use those; DDP
         # would send them only with the next step.
         if self.args.world_size > 1:
             for buffer in self.student.buffers():
                 torch.distributed.broadcast(buffer, src=0)
+        args = (dataloader, description, *args)
         # bf16_full_eval and fp16_full_eval cast the networks, which lose bits.
         with lent(self.model, modes=False):
             return self._evaluate_networks(*args, **kwargs)
@@ -94,7 +129,7 @@ class EvaluationMixin(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None) -> tuple[Tensor | None, ...]:
         inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"]
+        labels = inputs.get("labels")
         images = inputs["pixel_values"].to(next(self.student.parameters()).dtype)
         with torch.no_grad():
             if self._evaluated is None:
@@ -102,5 +137,5 @@ class EvaluationMixin(Trainer):
             else:
                 with self.accelerator.autocast():
                     logits = self._evaluated(images)
-            loss = cross_entropy_loss(logits, labels)
+            loss = None if labels is None else cross_entropy_loss(logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)

@@ -20,7 +20,8 @@ class DistillationModel(nn.Module):
     Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
     Teachers are never saved and never wrapped. While the model is `in_use` they are in eval mode, frozen and on the student's
     device; then they are left as they came. `mean`, `std` and `image_size` are of the images; `channels_last` is the memory
-    format of student and teachers in use.
+    format of student and teachers in use. `teacher_columns` has, for each teacher, the columns of its logits in the order of
+    the data's classes; None as they are.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -36,6 +37,7 @@ class DistillationModel(nn.Module):
         std: tuple[float, ...],
         image_size: tuple[int, int],
         channels_last: bool = False,
+        teacher_columns: Sequence[list[int] | None] | None = None,
     ) -> None:
         super().__init__()
         self.student, self.method = student, method
@@ -46,6 +48,9 @@ class DistillationModel(nn.Module):
         method.to(memory_format=self._memory_format)
         self._in_use = False
         self._in_train_mode: list[nn.Module] = []
+        for number, one in enumerate(teacher_columns or ()):
+            columns = None if one is None else torch.tensor(one)
+            self.register_buffer(f"teacher_columns_{number}", columns, persistent=False)
         # The values of points come from the student's logits, whatever the method reads.
         student_reads = method.student_reads | {"logits"}
         self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
@@ -162,6 +167,10 @@ class DistillationModel(nn.Module):
     def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
         with nullcontext() if self._in_use else self._teaching():
             outputs = [read(prepare(images).to(_dtype(read.model))) for prepare, read in self._read_teachers]
+        for number, output in enumerate(outputs):
+            columns = getattr(self, f"teacher_columns_{number}", None)
+            if columns is not None and output.logits is not None:
+                output.logits = output.logits.index_select(1, columns)
         return outputs if self.method.many_teachers else outputs[0]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -10,7 +10,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..artifacts.environment import library_versions
 from ..artifacts.files import advice_on, is_write_error, load_tensors, save_tensors, write_json
-from ..models import network_name, save_model
+from ..models import label_names, network_name, save_model
 from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
 from .networks import data_config
 
@@ -36,7 +36,8 @@ class SavingMixin(Trainer):
 
     def _save_network(self, network: nn.Module, folder: Path) -> None:
         images = data_config(self.train_dataset.preprocessing)
-        save_model(network, folder, self.train_dataset.class_names, images)
+        # One that came with weights keeps its own order of the classes.
+        save_model(network, folder, label_names(network) or self.train_dataset.class_names, images)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         # No training_args.bin: it is a pickle, and it would carry a token.

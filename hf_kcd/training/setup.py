@@ -14,7 +14,7 @@ from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels
 from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
-from ..models import load_model
+from ..models import label_names, load_model
 from ..models.configuration import described_as, set_images
 from ..models.saving import rebuild
 from .callback import KCDTrainerCallback
@@ -103,6 +103,10 @@ def build_student_and_data(
             student = load_model(student, train_dataset.features[label_column].num_classes)
         preprocessing = as_student_expects(student, train_dataset, image_column)
         train_dataset = KnowledgeDataset(train_dataset, preprocessing, seed=args.seed)
+    names = label_names(student)
+    # Without names the student is new, as a rule: it learns whatever order the data has.
+    if names is not None:
+        train_dataset = train_dataset.with_classes(names, "student", "training set")
     if eval_dataset is not None:
         eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
     return student, train_dataset, eval_dataset
@@ -121,6 +125,8 @@ def build_model(
     given = as_teachers(None if soft_labels else teacher)
     teachers = [load_model(one, num_classes) if isinstance(one, str) else one for one in given]
     _check_classes(student, teachers, train_dataset, eval_dataset)
+    roles = [f"assistant {number}" if number else "teacher" for number in range(len(teachers))]
+    columns = [train_dataset.columns_of(label_names(one), who) for who, one in zip(roles, teachers, strict=True)]
     preprocessing = train_dataset.preprocessing
     size, images = preprocessing.network_size, data_config(preprocessing)
     # Until it is trained, the student's own configuration stays as it is.
@@ -138,17 +144,17 @@ def build_model(
             **args.method_options,
         )
         method.labels = train_dataset.labels
-        for network in method.networks().values():
+        for name, network in method.networks().items():
             set_images(network.pretrained_cfg, images)
             rebuild(network)
+            _match_classes(network, name, train_dataset)
         if args.channels_last and args.device.type == "cpu" and (corrupts_memory(student) or corrupts_memory(method)):
             logger.warning(
                 "channels_last is off: on a CPU it would corrupt the memory of this network (a fault of oneDNN)."
             )
             args.channels_last = False
-        return DistillationModel(
-            student, method, teachers, preprocessing.mean, preprocessing.std, (size, size), args.channels_last
-        )
+        shown = (preprocessing.mean, preprocessing.std, (size, size))
+        return DistillationModel(student, method, teachers, *shown, args.channels_last, columns)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) -> None:
@@ -191,9 +197,23 @@ def _check_classes(
 ) -> None:
     if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, and the teacher is frozen: load the network twice.")
+    first = int(train.labels[0])
+    if (train.labels == first).all():
+        fault = f"All {train.num_points} points of the training set are of one class ({train.class_names[first]})"
+        raise ValueError(f"{fault}: there is nothing to tell apart. Give at least two classes.")
     parts = {"student": student, "training set": train, "evaluation set": evaluation}
     parts |= {f"assistant {number}" if number else "teacher": teacher for number, teacher in enumerate(teachers)}
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
+
+
+def _match_classes(network: nn.Module, name: str, dataset: KnowledgeDataset) -> None:
+    """Let a network that learns along, and knows its classes in another order, answer in the order of the data's."""
+    if (names := label_names(network)) is None:
+        return
+    columns = dataset.columns_of(names, name)
+    if columns is not None:
+        network.register_buffer("class_columns", torch.tensor(columns), persistent=False)
+        network.register_forward_hook(lambda module, images, logits: logits.index_select(1, module.class_columns))

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels, collate
 from ..data.packing import check_packing, pack_logits
 from ..methods import DistillationMethod
-from ..models import ModelSpec, image_config, network_name
+from ..models import ModelSpec, image_config, label_names, network_name
 from ..models.lending import lent
 from .teacher_images import TeacherImages
 
@@ -49,6 +49,7 @@ def make_soft_labels(
     if teacher.num_classes != dataset.num_classes:
         counts = f"The teacher has {teacher.num_classes} classes and the data {dataset.num_classes}"
         raise ValueError(f"{counts}: choose a teacher with the same classes.")
+    columns = dataset.columns_of(label_names(teacher), "teacher")
     # Views are epochs of the data set itself, so soft labels of an earlier use must not replace them.
     dataset = dataset.copy()
     dataset.use_soft_labels(None)
@@ -56,7 +57,7 @@ def make_soft_labels(
     packed: list[dict[str, Tensor | None]] = []
     with tqdm(total=num_views * len(loader), desc="soft labels", unit="batch", disable=None) as progress:
         for logits in _teacher_logits(teacher, dataset, loader, num_views, device):
-            rows = pack_logits(logits, top_k, bits, temperature)
+            rows = pack_logits(logits if columns is None else logits[:, columns], top_k, bits, temperature)
             packed.append({name: None if values is None else values.cpu() for name, values in rows.items()})
             progress.update()
     return SoftLabels(

@@ -192,6 +192,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         with hold_folder(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
             set_images(self.student.pretrained_cfg, data_config(self.train_dataset.preprocessing))
+            self.student.pretrained_cfg["label_names"] = list(self.train_dataset.class_names)
             self._claim_accelerator()
             with self.model.in_use(checkpointing=self.args.activation_checkpointing):
                 return super().train(resume_from_checkpoint=checkpoint, **kwargs)

@@ -22,8 +22,8 @@ def words(method: str, teacher: Path, out: Path, *others: str) -> list[str]:
     return ["distill", *QUIET, *chain, "--assistants", "cifar_resnet20", "cifar_resnet8", *others]
 
 
-def results(folder: Path) -> dict:
-    return json.loads((folder / "results.json").read_text())
+def results(folder: Path, name: str = "results.json") -> dict:
+    return json.loads((folder / name).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,19 @@ def test_a_wrong_chain_is_refused_before_anything_is_trained(chain, teacher, tmp
     ):
         assert said in refused(*line)
     assert not new.exists()
+
+
+@pytest.mark.parametrize("who", ["assistant 2", "student"])
+def test_a_chain_of_networks_of_other_classes_is_refused_before_anything_is_trained(who, chain, tmp_path, refused):
+    folders = {}
+    for kind in ("sign", "word"):
+        folders[kind] = Path(shutil.copytree(chain / "assistant-1", tmp_path / kind))
+        config = results(chain / "assistant-1", "config.json") | {"label_names": [f"{kind} {n}" for n in range(10)]}
+        (folders[kind] / "config.json").write_text(json.dumps(config))
+    line, strange = words("takd", folders["sign"], tmp_path / "out"), str(folders["word"])
+    line = [*line[:-1], strange] if who == "assistant 2" else [*line, "--student", strange]
+    assert f"Classes differ: {who} 10 (word 0, word 1" in refused(*line)
+    assert not (tmp_path / "out").exists()
 
 
 def test_networks_that_learn_together_are_reported_and_left_beside_the_student(tmp_path, capsys):

@@ -12,6 +12,7 @@ import torch
 from mask_examples import NUM_POINTS, assert_equal, image_data, make_mask
 from safetensors.torch import load_file
 
+from hf_kcd.artifacts.identity import DatasetIdentity
 from hf_kcd.condensation import CondensationSchedule, KnowledgeMask, Selection
 
 
@@ -77,8 +78,28 @@ def test_hamming_distance_counts_differing_labels_and_other_data_is_refused(mask
     ):
         with pytest.raises(ValueError, match=message):
             mask.select(other)
-    with pytest.raises(ValueError, match="not about this data set: its classes differ"):
+    with pytest.raises(ValueError, match="not about this data set. Classes differ: .*owl.*eel"):
         mask.hamming_distance(replace(mask, dataset=replace(identity, class_names=("cat", "dog", "eel"))))
+
+
+def test_masks_of_the_same_images_are_compared_with_their_classes_in_another_order(labeled, dataset):
+    names = ["owl", "cat", "dog"]
+    labels = [names.index(["cat", "dog", "owl"][label]) for label in dataset["label"][:]]
+    feature = datasets.ClassLabel(names=names)
+    turned = dataset.remove_columns("label").add_column("label", labels, feature=feature)
+    identity = DatasetIdentity.of(turned)
+    own, other = torch.tensor(labels), replace(make_mask(identity, 1), labels=torch.tensor(labels))
+    expected = len(set(labeled.kept.tolist()) ^ set(other.kept.tolist()))
+    assert labeled.hamming_distance(other) == other.hamming_distance(labeled) == expected > 0
+    # The labels of one of the two are enough.
+    assert labeled.hamming_distance(replace(other, labels=None)) == expected
+    assert replace(labeled, labels=None).hamming_distance(other) == expected
+    labeled.check(turned)
+    labeled.check(identity, own)
+    with pytest.raises(ValueError, match="another order, and there are no labels to compare"):
+        replace(labeled, labels=None).check(identity)
+    with pytest.raises(ValueError, match="labels differ"):
+        labeled.check(identity, own.roll(1))
 
 
 def test_a_mask_knows_its_labels_and_does_not_follow_the_training_it_came_from(identity, dataset):
