@@ -1,6 +1,6 @@
 """Builds what a `DistillationTrainer` trains: data sets, networks and method that fit together, checked before a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,29 +12,11 @@ from ..data import KnowledgeDataset, Preprocessing, SoftLabels
 from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
 from ..models import image_config, load_model, network_name
+from .arguments import Network, Teacher
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
 from .model import DistillationModel
 from .soft_labels import check_method, teacher_spec
-
-Network = nn.Module | str
-Teacher = Network | Sequence[Network] | SoftLabels | None
-
-
-# Arguments of transformers.Trainer that cannot work here, each with the reason and the way out.
-_REFUSED = {
-    "data_collator": "batches come ready from KnowledgeDataset: choose how images are prepared with a Preprocessing",
-    "compute_loss_func": "the method computes the loss: register a DistillationMethod",
-    "model_init": "a method is built for one student: make a trainer for each trial",
-    "preprocess_logits_for_metrics": "it belongs to metrics of your own: give compute_metrics too",
-}
-
-
-def check_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse arguments of `transformers.Trainer` that cannot work here."""
-    for name, reason in _REFUSED.items():
-        if arguments.get(name) is not None:
-            raise ValueError(f"{name} is not taken: {reason}.")
 
 
 def check_launch(args: DistillationConfig) -> None:
@@ -71,13 +53,13 @@ def build_model(
     teacher: Teacher,
     args: DistillationConfig,
     train_dataset: KnowledgeDataset,
-    eval_dataset: KnowledgeDataset | None,
+    eval_dataset: KnowledgeDataset | Mapping[str, KnowledgeDataset] | None,
 ) -> DistillationModel:
     """Build the module that is trained: the student under its method, with the teachers beside it."""
     soft_labels = teacher if isinstance(teacher, SoftLabels) else None
     networks = (student, *as_teachers(None if soft_labels else teacher))
     num_classes = train_dataset.num_classes
-    student, *teachers = (load_model(one, num_classes) if isinstance(one, str) else one for one in networks)
+    student, *teachers = (one if isinstance(one, nn.Module) else load_model(one, num_classes) for one in networks)
     if not any(weight.requires_grad for weight in student.parameters()):
         raise ValueError(
             "The student has no trainable weights, like a copy of a frozen teacher: call requires_grad_(True)."
@@ -102,17 +84,6 @@ def build_model(
         network.pretrained_cfg.update(_data_config(preprocessing))
     model = DistillationModel(student, method, teachers, preprocessing.mean, preprocessing.std, (size, size))
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) -> None:
-    """Refuse an optimizer of the user that leaves out weights that a method trains, such as adapters."""
-    if optimizer is None:
-        return
-    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    missing = [name for name, weight in method.named_parameters() if weight.requires_grad and id(weight) not in held]
-    if missing:
-        fault = f"The optimizer leaves out weights that the method trains ({', '.join(missing[:3])})"
-        raise ValueError(f"{fault}: set optim, or pass optimizer_cls_and_kwargs, so that it gets them too.")
 
 
 def build_schedule(
@@ -140,11 +111,18 @@ def select_points(
 
 
 def _check_classes(
-    student: nn.Module, teachers: list[nn.Module], train: KnowledgeDataset, evaluation: KnowledgeDataset | None
+    student: nn.Module,
+    teachers: list[nn.Module],
+    train: KnowledgeDataset,
+    evaluation: KnowledgeDataset | Mapping[str, KnowledgeDataset] | None,
 ) -> None:
     if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, and the teacher is frozen: load the network twice.")
-    parts = {"student": student, "training set": train, "evaluation set": evaluation}
+    parts = {"student": student, "training set": train}
+    if isinstance(evaluation, Mapping):
+        parts |= {f"evaluation set {name}": one for name, one in evaluation.items()}
+    else:
+        parts["evaluation set"] = evaluation
     parts |= {f"assistant {number}" if number else "teacher": teacher for number, teacher in enumerate(teachers)}
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:

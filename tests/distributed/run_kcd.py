@@ -144,7 +144,7 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
         "learning_rate": learning_rate,
         **{"drawn": witness.drawn, "selected": witness.selected, "points": trainer.cost.points},
         "top1": metrics["eval_top1"],
-        "predictions": predictions.predictions.tolist(),
+        "predictions": (-predictions.predictions).argsort(axis=1)[:, :5].tolist(),
         "labels": predictions.label_ids.tolist(),
     }
     write_json(folder / f"{name}.rank{rank}.json", seen)
