@@ -79,6 +79,7 @@ _SHAPES = {
     "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
     "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
     "accuracy": lambda value: value is None or _is_accuracy(value),
+    "evaluation_set": lambda value: value is None or _is_name(value),
     "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
     "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
     "seed": lambda value: isinstance(value, int),

@@ -12,6 +12,9 @@ RESULTS_NAME = "results.json"
 RECIPE_NAME = "recipe.yaml"
 MASK_FOLDER = "mask"
 STAGES_FOLDER = "stages"
+WEIGHTS = ("config.json", "model.safetensors")
+# How transformers prepares images, where the trainer had an image processor.
+PROCESSOR_NAME = "preprocessor_config.json"
 STUDENT_PICTURES = ("curves", "most_valuable", "least_valuable")
 
 
@@ -29,6 +32,11 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
     if not fits or not all(isinstance(recipe.get(name), str | None) for name in names):
         raise ValueError(f"{path} holds no options of a run: write one 'option: value' a line.")
     return results, recipe
+
+
+def weights_of(folder: str | Path) -> list[str]:
+    """List the files of a network that was saved: configuration, weights and, if it has one, its image processor."""
+    return [*WEIGHTS, *([PROCESSOR_NAME] if (Path(folder) / PROCESSOR_NAME).is_file() else ())]
 
 
 def pictures_of(run_folder: str | Path, names: Iterable[str] = STUDENT_PICTURES) -> list[str]:

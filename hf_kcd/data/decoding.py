@@ -15,7 +15,8 @@ class ImageReader:
     """
 
     def __init__(self, dataset: datasets.Dataset, image_column: str, size: int | None = None) -> None:
-        self._decode = dataset.features[image_column].decode_example
+        # A column with decode=False, as fast pipelines set it, is decoded all the same.
+        self._decode = datasets.Image(mode=dataset.features[image_column].mode).decode_example
         plain = dataset.with_format(None).select_columns(image_column)
         self._raw = plain.cast_column(image_column, datasets.Image(decode=False))
         self._column = image_column

@@ -10,11 +10,9 @@ import huggingface_hub
 from ..artifacts.cards import CARD_NAME
 from ..artifacts.files import read_json, refuse_links, write_json
 from ..artifacts.results import Results
-from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
+from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, WEIGHTS, pictures_of, read_run, weights_of
 from ..hub import full_name, upload, without_folders
 from ..reporting.student_card import published_recipe, student_card, yaml_text
-
-_WEIGHTS = ("config.json", "model.safetensors")
 
 
 def push_student(
@@ -61,7 +59,7 @@ def write_student_repository(
     """Write the files that `push_student` uploads.
 
     These are `config.json`, `model.safetensors`, `results.json`, the card `README.md`, and, if the run has them,
-    `recipe.yaml`, its curves and its contact sheets. Paths are reduced to their last component. The recipe names the teacher
+    `preprocessor_config.json`, `recipe.yaml`, its curves and its contact sheets. Paths are reduced to their last component. The recipe names the teacher
     and the mask by their repositories. Networks that learned along (subfolders of the run) are not published.
 
     Args:
@@ -76,11 +74,11 @@ def write_student_repository(
     """
     folder, run_folder = Path(folder), Path(run_folder)
     shown = pictures_of(run_folder) if pictures else []
-    refuse_links(run_folder, [RESULTS_NAME, RECIPE_NAME, *_WEIGHTS, *shown])
+    refuse_links(run_folder, [RESULTS_NAME, RECIPE_NAME, *weights_of(run_folder), *shown])
     results, recipe = read_run(run_folder)
     _check_weights(run_folder, results)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_WEIGHTS, *shown):
+    for name in (*weights_of(run_folder), *shown):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(run_folder / name, folder / name)
     write_json(folder / RESULTS_NAME, without_folders(results))
@@ -92,7 +90,7 @@ def write_student_repository(
 
 
 def _check_weights(run_folder: Path, results: Results) -> None:
-    if missing := [name for name in _WEIGHTS if not (run_folder / name).is_file()]:
+    if missing := [name for name in WEIGHTS if not (run_folder / name).is_file()]:
         raise FileNotFoundError(f"{run_folder} has no {' and no '.join(missing)}: give a run that saved its weights.")
     config = read_json(run_folder / "config.json")
     found = config.get("architecture") if isinstance(config, dict) else None

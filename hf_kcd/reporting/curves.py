@@ -63,7 +63,10 @@ def _draw_one(rows: Sequence[Axes], run: Results) -> None:
         for boundary in epochs[1:][np.diff(history["stage"]) > 0] - 1:
             axes.axvline(boundary, color=figures.GRAY, linewidth=0.8, linestyle=(0, (1, 3)), zorder=0)
     accuracy, cost = run["accuracy"], 100 * run["cost"]["paid"]
-    reached = "not evaluated" if accuracy is None else f"top-1 {accuracy['last']['top1']:.2f} % after the last epoch"
+    evaluated = f" on {figures.plain(run['evaluation_set'])}" if run.get("evaluation_set") else ""
+    reached = (
+        f"top-1 {accuracy['last']['top1']:.2f} %{evaluated} after the last epoch" if accuracy else "not evaluated"
+    )
     top.set_title(f"{reached}, {cost:.1f} % of the full cost", loc="left", fontsize=10, color=figures.INK)
     figures.set_labels(top, "accuracy (%)")
     figures.set_labels(middle, "loss")

@@ -23,7 +23,8 @@ def describe_run(results: Results, folder: str | Path) -> str:
     lines = [f"\n{results['student']} on {results['data']}, method {results['method']}"]
     if results["accuracy"] is not None:
         last, best = results["accuracy"]["last"], results["accuracy"]["best"]
-        reached = f"top-1 {last['top1']:.2f} %, top-5 {last['top5']:.2f} % after the last epoch"
+        evaluated = f" on {results['evaluation_set']}" if results.get("evaluation_set") else ""
+        reached = f"top-1 {last['top1']:.2f} %, top-5 {last['top5']:.2f} %{evaluated} after the last epoch"
         lines.append(f"  accuracy  {reached} (best top-1 {best['top1']:.2f} %, epoch {best['epoch']:g})")
     paid, planned, step = (results["cost"].get(name) for name in ("paid", "planned", "step"))
     lines.append(f"  cost      {paid:.2%} of the points of a whole training (planned {planned:.2%})")

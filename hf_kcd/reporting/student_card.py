@@ -163,6 +163,7 @@ def _evaluation(results: Results, data_sets: Sequence[str]) -> list[EvalResult] 
     ]
     about = {"task_type": "image-classification", "task_name": "Image classification", "dataset_name": results["data"]}
     about["dataset_type"] = data_sets[0] if data_sets else results["data"]
+    about["dataset_split"] = results.get("evaluation_set")
     return [
         EvalResult(metric_type=metric, metric_name=name, metric_value=round(value, 4), **about)
         for metric, name, value in metrics

@@ -1,7 +1,8 @@
 """How a `DistillationTrainer` evaluates: every point once, and every network that learned along."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import datasets
 import torch
@@ -10,11 +11,14 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..data import KnowledgeDataset
+from ..errors import unknown_name
 from ..losses import cross_entropy_loss
 from ..models.lending import lent
 from .config import DistillationConfig
+from .metrics import Accuracy, asks_for_best, check_metrics, metric_key, rank_classes
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
+EvaluationSets = EvaluationSet | Mapping[str, EvaluationSet]
 
 
 def as_knowledge_dataset(
@@ -64,19 +68,53 @@ def check_labeled(dataset: KnowledgeDataset) -> None:
         )
 
 
+def as_evaluation_sets(
+    eval_dataset: EvaluationSets | None, args: DistillationConfig, like: KnowledgeDataset
+) -> KnowledgeDataset | dict[str, KnowledgeDataset] | None:
+    """Return the evaluation set, or each of several by its name, as the trainer reads them."""
+    if eval_dataset is None:
+        return None
+    if not isinstance(eval_dataset, Mapping):
+        return as_knowledge_dataset(eval_dataset, args, training=False, like=like)
+    if not eval_dataset or not all(isinstance(name, str) and name for name in eval_dataset):
+        raise ValueError(f"eval_dataset has the names {list(eval_dataset)}: give at least one set, by a word each.")
+    sets = {}
+    for name, dataset in eval_dataset.items():
+        try:
+            sets[name] = as_knowledge_dataset(dataset, args, training=False, like=like)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"eval_dataset[{name!r}]: {error}") from error
+    return sets
+
+
 class EvaluationMixin(Trainer):
     """Evaluates the student, and each of `self.method.networks()`, whose metrics carry its name as a prefix."""
 
     # The network that is evaluated instead of the student.
     _evaluated: nn.Module | None = None
 
+    def __init__(self, **arguments: Any) -> None:
+        # Lines of the log about sets that were passed to `evaluate`, which are no results of the run.
+        self.other_evaluations: list[dict[str, float]] = []
+        super().__init__(**arguments)
+
     def get_eval_dataloader(self, eval_dataset: str | EvaluationSet | None = None):
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            # Trainer keeps the loader of its evaluation set under persistent workers, and would return that one.
+            return self.get_test_dataloader(eval_dataset)
+        self.eval_dataset = as_evaluation_sets(self.eval_dataset, self.args, self.train_dataset)
+        if isinstance(eval_dataset, str):
+            names = self.eval_dataset if isinstance(self.eval_dataset, dict) else ()
+            if eval_dataset not in names:
+                raise unknown_name("evaluation set", eval_dataset, names)
         with self._no_point_dropped():
-            return super().get_eval_dataloader(self._evaluation_set(eval_dataset))
+            return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: EvaluationSet):
+        sets = {"training": False, "like": self.train_dataset, "labeled": False}
+        test_dataset = as_knowledge_dataset(test_dataset, self.args, **sets)
         with self._no_point_dropped():
-            return super().get_test_dataloader(self._evaluation_set(test_dataset, labeled=False))
+            return super().get_test_dataloader(test_dataset)
 
     @contextmanager
     def _no_point_dropped(self) -> Iterator[None]:
@@ -87,20 +125,51 @@ class EvaluationMixin(Trainer):
         finally:
             self.args.dataloader_drop_last = drop_last
 
-    def _evaluation_set(self, dataset, labeled: bool = True):
-        if isinstance(dataset, datasets.Dataset | KnowledgeDataset):
-            return as_knowledge_dataset(dataset, self.args, training=False, like=self.train_dataset, labeled=labeled)
-        return dataset
+    def evaluate(
+        self,
+        eval_dataset: str | EvaluationSets | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        num_lines = len(self.state.log_history)
+        with self._measured(ranked=True):
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.eval_dataset is not None and not isinstance(eval_dataset, str | None):
+            self.other_evaluations += self.state.log_history[num_lines:]
+        return metrics
 
-    def predict(self, *args, **kwargs) -> PredictionOutput:
-        self._claim_accelerator()
-        return super().predict(*args, **kwargs)
+    def predict(
+        self, test_dataset: EvaluationSet, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        with self._measured(ranked=False):
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+    @contextmanager
+    def _measured(self, ranked: bool) -> Iterator[None]:
+        """Add accuracy to the metrics; without metrics of the user, `ranked` gathers the five best classes alone."""
         self._claim_accelerator()
-        # A loader draws a seed from the global generator. Forked, evaluation leaves no trace in the training.
-        with self.cost.paused(), torch.random.fork_rng(devices=[]):
-            return super().evaluate(*args, **kwargs)
+        own, preprocess = self.compute_metrics, self.preprocess_logits_for_metrics
+        if isinstance(own, Accuracy):  # One of several sets.
+            yield
+            return
+        check_metrics(own, preprocess, self.args)
+        self.compute_metrics = Accuracy(own, self.student.num_classes)
+        if own is None and ranked:
+            self.preprocess_logits_for_metrics = rank_classes
+        try:
+            # A loader draws a seed from the global generator. Forked, evaluation leaves no trace in the training.
+            with self.cost.paused(), torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            self.compute_metrics, self.preprocess_logits_for_metrics = own, preprocess
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        key = metric_key(self.args.metric_for_best_model)
+        if key is None or key in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        if not asks_for_best(self.args):
+            return False
+        raise unknown_name("metric_for_best_model", self.args.metric_for_best_model, metrics)
 
     def evaluation_loop(self, dataloader, description, *args, **kwargs) -> EvalLoopOutput:
         if description == "Evaluation":

@@ -31,9 +31,10 @@ class EpochLines(TrainerCallback):
             self._line = _training_line(logs, args.num_train_epochs)
             if args.eval_strategy == args.logging_strategy:
                 return
-        elif "eval_loss" in logs:
+        elif keys := [key for key in logs if key.startswith("eval_") and key.endswith("_loss")]:
             self._line = self._line or _epoch(logs, args.num_train_epochs)
-            self._line += f"  top-1 {logs['eval_top1']:6.2f} %"
+            # Several sets have a line each; networks that learned along come after the student, with longer names.
+            self._line += _evaluated(logs, min(keys, key=len).removesuffix("_loss"))
         self._flush()
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -57,6 +58,12 @@ def show_progress(trainer: Trainer, quiet: bool = False) -> None:
 
 def _epoch(logs: Mapping[str, Any], num_epochs: int) -> str:
     return f"epoch {logs['epoch']:>4.4g}/{num_epochs}"
+
+
+def _evaluated(logs: Mapping[str, Any], prefix: str) -> str:
+    name = prefix.removeprefix("eval").replace("_", " ", 1)
+    top1 = logs.get(f"{prefix}_top1")
+    return f"  loss{name} {logs[f'{prefix}_loss']:.3f}" if top1 is None else f"  top-1{name} {top1:6.2f} %"
 
 
 def _training_line(logs: Mapping[str, Any], num_epochs: int) -> str:

@@ -14,7 +14,7 @@ from transformers.utils import PushInProgress, logging
 
 from ..artifacts.cards import CARD_NAME, write_card
 from ..artifacts.results import write_results
-from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run
+from ..artifacts.run_folder import RECIPE_NAME, RESULTS_NAME, pictures_of, read_run, weights_of
 from ..hub import hub_errors
 from ..hub.upload import files_to_replace
 from .results import run_results
@@ -63,12 +63,13 @@ class PublishingMixin:
             _check_repository(repo_id)
         # An unknown argument is an error before anything is staged.
         inspect.signature(self.create_model_card).bind(**card)
+        card = _card_options(**card)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if not self.is_world_process_zero():
             return None
         links = {"mask_repo": mask_repo, "teacher_repo": teacher_repo}
         options = {"commit_message": commit_message, "revision": revision, "private": private, "overwrite": overwrite}
-        push = partial(self._push, self._stage(), repo_id, **options, **links, **_card_options(**card))
+        push = partial(self._push, self._stage(), repo_id, **options, **links, **card)
         if not blocking:
             return self._uploads.submit(push)
         # Earlier pushes go first. Then push in this thread, where Ctrl-C works.
@@ -95,22 +96,23 @@ class PublishingMixin:
             model_name: Name of the student.
             finetuned_from: Repository of the network that the student started from.
             dataset, dataset_tags: The Hub's id of the data set.
-            tasks, dataset_args: Ignored.
+            tasks: "image-classification", which the card states anyhow.
+            dataset_args: Refused: the card states the data of the run.
 
         Raises:
             RuntimeError: When nothing has been trained yet.
+            ValueError: For another task, and for `dataset_args`.
         """
         # Cards and pictures bring matplotlib, which a training that publishes nothing need not import.
         from ..reporting import student_card
 
+        texts = {"language": language, "license": license, "tags": tags, "model_name": model_name}
+        card = _card_options(finetuned_from, dataset_tags, dataset, tasks, dataset_args, **texts)
         if not self.is_world_process_zero():
             return
         with TemporaryDirectory() as folder:
             self._write_run(Path(folder))
             results, recipe = read_run(folder)
-        card = _card_options(
-            finetuned_from, dataset_tags, dataset, language=language, license=license, tags=tags, model_name=model_name
-        )
         output = Path(self.args.output_dir)
         card = student_card(results, recipe, pictures_of(output), teacher_repo=self._teacher_repository(), **card)
         write_card(output / CARD_NAME, card)
@@ -170,7 +172,7 @@ class PublishingMixin:
             if checkpoint is None:
                 self._save(folder.name)
             else:
-                for name in ("config.json", "model.safetensors"):
+                for name in weights_of(checkpoint):
                     shutil.copyfile(checkpoint / name, Path(folder.name) / name)
         except BaseException:
             folder.cleanup()
@@ -229,6 +231,10 @@ def _check_repository(repo_id: str) -> None:
 
 def _card_options(finetuned_from=None, dataset_tags=None, dataset=None, tasks=None, dataset_args=None, **same):
     """Map transformers' card arguments to ours; the card states the task by itself."""
+    if tasks not in (None, "image-classification", ["image-classification"]):
+        raise ValueError(f"tasks is {tasks!r}: a student is for 'image-classification'; leave it out.")
+    if dataset_args is not None:
+        raise ValueError("dataset_args is not taken: the card states the data of the run. Use dataset and tags.")
     return {"base_model": finetuned_from, "dataset": dataset_tags or dataset, **same}
 
 

@@ -14,6 +14,7 @@ from ..artifacts.environment import cpu_name, library_versions
 from ..artifacts.results import FORMAT_VERSION, TYPE, Results
 from ..methods import method_options
 from ..models import network_name
+from .metrics import metric_key
 
 
 def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> Results:
@@ -21,13 +22,16 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
 
     Cost is relative to training on all points in every epoch: `planned` by the schedule, `paid` by the points drawn. Losses
     are means over an epoch's log lines. Accuracy is in percent, None for a run that was never evaluated; it has "saved"
-    beside "last" and "best" when the final weights are not the last epoch's. Seconds count training alone.
+    beside "last" and "best" when the final weights are not the last epoch's. Of several evaluation sets, "accuracy" and the
+    history are of the one that `metric_for_best_model` names, or else of the first. Seconds count training alone.
     """
     args, schedule, cost = trainer.args, trainer.schedule, trainer.cost
+    log, best, evaluated = evaluations(trainer), _best_step(trainer), main_set(trainer)
+    prefix = "eval" if evaluated is None else f"eval_{evaluated}"
     trained = [epoch for epoch in range(schedule.num_epochs) if cost.points[epoch]]
     if not trained:
         raise RuntimeError("There are no results yet: train() first.")
-    history = [_epoch_history(trainer, epoch) for epoch in trained]
+    history = [_epoch_history(trainer, epoch, log, prefix) for epoch in trained]
     results = {
         "type": TYPE,
         "format_version": FORMAT_VERSION,
@@ -45,10 +49,13 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         "num_points": cost.num_points,
         "num_epochs": schedule.num_epochs,
         "epochs_trained": trainer.state.epoch,
-        "optimisation": _optimization(args),  # The key of format 1.
-        "accuracy": _accuracy(trainer.state.log_history, "eval", _best_step(trainer)),
+        "optimisation": _optimization(trainer),  # The key of format 1.
+        "accuracy": _accuracy(log, prefix, best),
+        # The name of the set of "accuracy", and all sets by name; None and empty where there is one without a name.
+        "evaluation_set": evaluated,
+        "evaluation_sets": {name: _accuracy(log, f"eval_{name}", best) for name in _set_names(trainer)},
         # Networks that learned along: their last weights are saved, which need not be their best.
-        "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
+        "networks": {name: _accuracy(log, f"{prefix}_{name}") for name in trainer.method.networks()},
         "cost": {
             "planned": schedule.absolute_cost / (cost.num_points * cost.num_epochs),
             "paid": cost.relative_cost,
@@ -68,20 +75,39 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
     return json.loads(json.dumps(results, allow_nan=False))
 
 
-def _epoch_history(trainer: Trainer, epoch: int) -> dict[str, float | None]:
-    log = trainer.state.log_history
+def main_set(trainer: Trainer) -> str | None:
+    """Return the evaluation set that chooses the best model, or else the first of several; None for a single one."""
+    names = _set_names(trainer)
+    chosen = metric_key(trainer.args.metric_for_best_model) or ""
+    return next(
+        (name for name in sorted(names, key=len, reverse=True) if chosen.startswith(f"eval_{name}_")), None
+    ) or (names[0] if names else None)
+
+
+def _set_names(trainer: Trainer) -> list[str]:
+    return list(trainer.eval_dataset) if isinstance(trainer.eval_dataset, dict) else []
+
+
+def evaluations(trainer: Trainer) -> list[dict[str, float]]:
+    """Return the lines of the log, without evaluations on other sets than the trainer's own."""
+    return [
+        line for line in trainer.state.log_history if not any(line is other for other in trainer.other_evaluations)
+    ]
+
+
+def _epoch_history(trainer: Trainer, epoch: int, log: list[dict[str, float]], prefix: str) -> dict[str, float | None]:
     # The log counts finished epochs: 3.0 is the end of epoch 2.
     lines = [line for line in log if "loss" in line and epoch < line["epoch"] <= epoch + 1]
-    evaluations = [line for line in log if "eval_loss" in line and epoch < line["epoch"] <= epoch + 1]
-    last = evaluations[-1] if evaluations else {}
+    evaluated = [line for line in log if f"{prefix}_loss" in line and epoch < line["epoch"] <= epoch + 1]
+    last = evaluated[-1] if evaluated else {}
     parts = sorted({name for line in log for name in line if name.startswith("loss_")})
     return {
         "epoch": epoch + 1,
         "num_kept": trainer.schedule.num_kept(epoch),
         "stage": trainer.schedule.stage(epoch),
-        "top1": _number(last.get("eval_top1")),
-        "top5": _number(last.get("eval_top5")),
-        "eval_loss": _number(last.get("eval_loss")),
+        "top1": _number(last.get(f"{prefix}_top1")),
+        "top5": _number(last.get(f"{prefix}_top5")),
+        "eval_loss": _number(last.get(f"{prefix}_loss")),
         **{name: _mean(lines, name) for name in ["loss", *parts]},
         "learning_rate": _number(lines[-1].get("learning_rate")) if lines else None,
     }
@@ -95,11 +121,11 @@ def _best_step(trainer: Trainer) -> int | None:
 def _accuracy(log: list[dict[str, float]], prefix: str, saved_step: int | None = None) -> dict[str, Any] | None:
     top1, top5 = f"{prefix}_top1", f"{prefix}_top5"
     lines = [line for line in log if top1 in line]
-    evaluations = [{"top1": line[top1], "top5": line.get(top5), "epoch": line["epoch"]} for line in lines]
-    if not evaluations:
+    values = [{"top1": line[top1], "top5": line.get(top5), "epoch": line["epoch"]} for line in lines]
+    if not values:
         return None
-    accuracy = {"last": evaluations[-1], "best": max(evaluations, key=lambda line: line["top1"])}
-    saved = [evaluation for evaluation, line in zip(evaluations, lines, strict=True) if line["step"] == saved_step]
+    accuracy = {"last": values[-1], "best": max(values, key=lambda line: line["top1"])}
+    saved = [value for value, line in zip(values, lines, strict=True) if line["step"] == saved_step]
     return accuracy | {"saved": saved[-1]} if saved else accuracy
 
 
@@ -122,15 +148,17 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     return {"num_kept": len(mask.kept), "num_mixed": num_mixed, "stage": mask.stage, "provenance": mask.provenance}
 
 
-def _optimization(args) -> dict[str, Any]:
+def _optimization(trainer: Trainer) -> dict[str, Any]:
+    args = trainer.args
     names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
     names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
-    return {
+    described = {
         "optimiser": str(getattr(args.optim, "value", args.optim)),
         **{name: getattr(args, name) for name in names},
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
     }
+    return described | trainer.own_optimization
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class SavingMixin(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self._save_network(self.student, folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
         if state := self.method.state_dict():
             save_tensors(folder / METHOD_NAME, state)
 

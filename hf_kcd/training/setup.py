@@ -1,6 +1,6 @@
 """Builds what a `DistillationTrainer` trains: data sets, networks and method that fit together, checked before a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -17,9 +17,10 @@ from ..methods.registry import get_method
 from ..models import label_names, load_model
 from ..models.configuration import described_as, set_images
 from ..models.saving import rebuild
+from .arguments import Network, Teacher
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
-from .evaluation import as_knowledge_dataset
+from .evaluation import EvaluationSets, as_evaluation_sets, as_knowledge_dataset
 from .model import DistillationModel
 from .networks import (
     as_student_expects,
@@ -32,25 +33,6 @@ from .networks import (
 from .soft_labels import check_method, teacher_spec
 
 logger = logging.get_logger(__name__)
-
-Network = nn.Module | str
-Teacher = Network | Sequence[Network] | SoftLabels | None
-
-
-# Arguments of transformers.Trainer that cannot work here, each with the reason and the way out.
-_REFUSED = {
-    "data_collator": "batches come ready from KnowledgeDataset: choose how images are prepared with a Preprocessing",
-    "compute_loss_func": "the method computes the loss: register a DistillationMethod",
-    "model_init": "a method is built for one student: make a trainer for each trial",
-    "preprocess_logits_for_metrics": "it belongs to metrics of your own: give compute_metrics too",
-}
-
-
-def check_arguments(arguments: dict[str, Any]) -> None:
-    """Refuse arguments of `transformers.Trainer` that cannot work here."""
-    for name, reason in _REFUSED.items():
-        if arguments.get(name) is not None:
-            raise ValueError(f"{name} is not taken: {reason}.")
 
 
 def check_launch(args: DistillationConfig) -> None:
@@ -86,30 +68,33 @@ def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCal
 
 
 def build_student_and_data(
-    student: Network,
+    student: Network | None,
     args: DistillationConfig,
     train_dataset: datasets.Dataset | KnowledgeDataset,
-    eval_dataset: datasets.Dataset | KnowledgeDataset | None,
+    eval_dataset: EvaluationSets | None,
     blends: bool,
-) -> tuple[nn.Module, KnowledgeDataset, KnowledgeDataset | None]:
-    """Make what was passed by name or as plain data; a training changes only its own copy of a `KnowledgeDataset`."""
-    if isinstance(train_dataset, KnowledgeDataset):
-        student = load_model(student, train_dataset.num_classes) if isinstance(student, str) else student
-        warn_of_other_images(student, train_dataset)
-        train_dataset = as_knowledge_dataset(train_dataset, args, training=True).copy(blends)
-    else:
+) -> tuple[nn.Module | None, KnowledgeDataset, KnowledgeDataset | dict[str, KnowledgeDataset] | None]:
+    """Make what was passed by name or as plain data; a training changes only its own copy of a `KnowledgeDataset`.
+
+    There is no student yet where `model_init` makes one for each training.
+    """
+    if isinstance(train_dataset, datasets.Dataset):
         image_column, label_column = find_columns(train_dataset)
         if isinstance(student, str):
             student = load_model(student, train_dataset.features[label_column].num_classes)
-        preprocessing = as_student_expects(student, train_dataset, image_column)
+        preprocessing = None if student is None else as_student_expects(student, train_dataset, image_column)
         train_dataset = KnowledgeDataset(train_dataset, preprocessing, seed=args.seed)
-    names = label_names(student)
+    else:
+        train_dataset = as_knowledge_dataset(train_dataset, args, training=True)
+        student = load_model(student, train_dataset.num_classes) if isinstance(student, str) else student
+        if student is not None:
+            warn_of_other_images(student, train_dataset)
+        train_dataset = train_dataset.copy(blends)
+    names = None if student is None else label_names(student)
     # Without names the student is new, as a rule: it learns whatever order the data has.
     if names is not None:
         train_dataset = train_dataset.with_classes(names, "student", "training set")
-    if eval_dataset is not None:
-        eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
-    return student, train_dataset, eval_dataset
+    return student, train_dataset, as_evaluation_sets(eval_dataset, args, train_dataset)
 
 
 def build_model(
@@ -117,13 +102,13 @@ def build_model(
     teacher: Teacher,
     args: DistillationConfig,
     train_dataset: KnowledgeDataset,
-    eval_dataset: KnowledgeDataset | None,
+    eval_dataset: KnowledgeDataset | Mapping[str, KnowledgeDataset] | None,
 ) -> DistillationModel:
     """Build the module that is trained: the student under its method, with the teachers beside it."""
     soft_labels = teacher if isinstance(teacher, SoftLabels) else None
     num_classes = train_dataset.num_classes
     given = as_teachers(None if soft_labels else teacher)
-    teachers = [load_model(one, num_classes) if isinstance(one, str) else one for one in given]
+    teachers = [one if isinstance(one, nn.Module) else load_model(one, num_classes) for one in given]
     _check_classes(student, teachers, train_dataset, eval_dataset)
     roles = [f"assistant {number}" if number else "teacher" for number in range(len(teachers))]
     columns = [train_dataset.columns_of(label_names(one), who) for who, one in zip(roles, teachers, strict=True)]
@@ -157,17 +142,6 @@ def build_model(
         return DistillationModel(student, method, teachers, *shown, args.channels_last, columns)
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) -> None:
-    """Refuse an optimizer of the user that leaves out weights that a method trains, such as adapters."""
-    if optimizer is None:
-        return
-    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-    missing = [name for name, weight in method.named_parameters() if weight.requires_grad and id(weight) not in held]
-    if missing:
-        fault = f"The optimizer leaves out weights that the method trains ({', '.join(missing[:3])})"
-        raise ValueError(f"{fault}: set optim, or pass optimizer_cls_and_kwargs, so that it gets them too.")
-
-
 def build_schedule(
     args: DistillationConfig, train_dataset: KnowledgeDataset, kcd: KCDTrainerCallback | None
 ) -> CondensationSchedule:
@@ -193,7 +167,10 @@ def select_points(
 
 
 def _check_classes(
-    student: nn.Module, teachers: list[nn.Module], train: KnowledgeDataset, evaluation: KnowledgeDataset | None
+    student: nn.Module,
+    teachers: list[nn.Module],
+    train: KnowledgeDataset,
+    evaluation: KnowledgeDataset | Mapping[str, KnowledgeDataset] | None,
 ) -> None:
     if any(student is teacher for teacher in teachers):
         raise ValueError("Student and teacher are the same object, and the teacher is frozen: load the network twice.")
@@ -201,7 +178,11 @@ def _check_classes(
     if (train.labels == first).all():
         fault = f"All {train.num_points} points of the training set are of one class ({train.class_names[first]})"
         raise ValueError(f"{fault}: there is nothing to tell apart. Give at least two classes.")
-    parts = {"student": student, "training set": train, "evaluation set": evaluation}
+    parts = {"student": student, "training set": train}
+    if isinstance(evaluation, Mapping):
+        parts |= {f"evaluation set {name}": one for name, one in evaluation.items()}
+    else:
+        parts["evaluation set"] = evaluation
     parts |= {f"assistant {number}" if number else "teacher": teacher for number, teacher in enumerate(teachers)}
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +10,43 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from ..artifacts.files import load_tensors
 from ..artifacts.run_lock import hold_folder
-from ..condensation import KnowledgeCondenser, KnowledgeMask
+from ..condensation import KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
 from ..models import network_name
-from ..models.configuration import set_images
+from .arguments import (
+    OptimizerClass,
+    Optimizers,
+    check_functions,
+    check_model,
+    check_optimizer,
+    check_optimizers,
+    describe_optimizers,
+)
 from .checkpoint import STATE_NAME
+from .condensing import CondensingMixin
 from .config import DistillationConfig
-from .cost import CostTracker
-from .evaluation import EvaluationMixin
+from .evaluation import EvaluationMixin, EvaluationSets
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
-from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
-from .networks import data_config
+from .metrics import check_best_metric, check_metrics, finite_rows
+from .processor import as_processor_says, check_processor, check_same_images
 from .publishing import PublishingMixin
 from .saving import SavingMixin
-from .setup import (
-    build_model,
-    build_schedule,
-    build_student_and_data,
-    check_arguments,
-    check_launch,
-    check_optimizer,
-    check_sources,
-    find_callback,
-    select_points,
-)
+from .setup import build_student_and_data, check_launch, check_sources, find_callback, select_points
 from .shrinking_epochs import ShrinkingEpochsTrainer
+from .trials import TrialsMixin
 
 
-class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, ShrinkingEpochsTrainer):
+class DistillationTrainer(
+    PublishingMixin, SavingMixin, EvaluationMixin, TrialsMixin, CondensingMixin, ShrinkingEpochsTrainer
+):
     """Train a student under a distillation method, with condensation when a `KCDTrainerCallback` is among the callbacks.
 
     It is `transformers.Trainer` for a shrinking data set: steps, epoch fraction and learning rate follow the schedule,
@@ -56,16 +58,23 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             the teacher and its assistants; or its `SoftLabels` of the points that `mask` selects.
         args: How to train.
         train_dataset: A `datasets.Dataset` with an image and a label column, or a `KnowledgeDataset`.
-        eval_dataset: The same, for evaluation.
+        eval_dataset: The same, for evaluation; or several by name, whose metrics are called `eval_<name>_top1`.
         callbacks: Trainer callbacks; at most one `KCDTrainerCallback`.
-        compute_metrics: Metrics from logits [N, classes] and labels, beside top-1 and top-5 accuracy in percent.
+        compute_metrics: Metrics from logits [N, classes] and labels, beside `top1` and `top5` in percent and `accuracy`, a
+            fraction.
         mask: A published mask: train on its points from the start instead of all (Fig. 4).
         mask_mixing: With `mask`: mix its borderline points with their partners, or only select the points.
         preprocess_logits_for_metrics: With `compute_metrics`: turns logits and labels into its predictions.
-        **kwargs: Other arguments of `transformers.Trainer`.
+        model_init: Makes the student, anew for each training, instead of `model`; its argument, if it has one, is the trial
+            of a `hyperparameter_search`. The teacher stays.
+        processing_class: An image processor. Its size, mean and standard deviation prepare the images of a plain data set,
+            and it is saved with the student.
+        optimizers: An optimizer, and a scheduler that is stepped after every update, instead of those of `args`.
+        optimizer_cls_and_kwargs: A class of optimizers and its arguments, instead of `args.optim`.
+        data_collator, compute_loss_func: Refused: a `KnowledgeDataset` makes whole batches, and the method computes the loss.
 
     Raises:
-        TypeError: For a data set without points to select.
+        TypeError: For objects of a wrong kind, and a data set without points to select.
         ValueError: For networks and data of different class counts, and whatever else cannot work. Nothing is written then.
     """
 
@@ -73,17 +82,22 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
 
     def __init__(
         self,
-        model: nn.Module | str,
+        model: nn.Module | str | None = None,
         teacher: nn.Module | str | Sequence[nn.Module | str] | SoftLabels | None = None,
         args: DistillationConfig | None = None,
         train_dataset: datasets.Dataset | KnowledgeDataset | None = None,
-        eval_dataset: datasets.Dataset | KnowledgeDataset | None = None,
+        eval_dataset: EvaluationSets | None = None,
         callbacks: list[TrainerCallback] | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         mask: KnowledgeMask | None = None,
         mask_mixing: bool = True,
         preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
-        **kwargs: Any,
+        model_init: Callable[..., nn.Module] | None = None,
+        processing_class: BaseImageProcessor | None = None,
+        optimizers: Optimizers = (None, None),
+        optimizer_cls_and_kwargs: OptimizerClass | None = None,
+        data_collator: Callable | None = None,
+        compute_loss_func: Callable | None = None,
     ) -> None:
         args = DistillationConfig("distillation") if args is None else args
         if not isinstance(args, DistillationConfig):
@@ -93,50 +107,51 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         # The trainer adapts its own copy.
         args = copy.copy(args)
         check_launch(args)
-        check_arguments(
-            {**kwargs, "preprocess_logits_for_metrics": None if compute_metrics else preprocess_logits_for_metrics}
-        )
-        self.kcd = find_callback(callbacks)
-        check_sources(args, teacher, self.kcd, mask)
+        check_functions(data_collator, compute_loss_func)
+        check_model(model, teacher, model_init)
+        check_optimizers(optimizers, optimizer_cls_and_kwargs, model_init)
+        check_metrics(compute_metrics, preprocess_logits_for_metrics, args)
+        check_processor(processing_class)
+        callbacks = [each() if isinstance(each, type) else each for each in callbacks or []]
+        kcd = find_callback(callbacks)
+        self.args, self.model_init = args, model_init
         self.soft_labels = teacher if isinstance(teacher, SoftLabels) else None
         self.mask, self.mask_mixing = mask, mask_mixing
-        # The name of the data and the command line, for results and cards.
-        self.data_name = name_of(train_dataset) if isinstance(train_dataset, datasets.Dataset) else "images"
-        self.command: str | None = None
-        blends = bool(self.kcd and self.kcd.config.cumulative_mixing) or bool(mask and mask.mixing_history)
-        student, train_dataset, eval_dataset = build_student_and_data(model, args, train_dataset, eval_dataset, blends)
-        model = build_model(student, teacher, args, train_dataset, eval_dataset)
+        check_sources(args, teacher, kcd, mask)
+        self.command: str | None = None  # The command line, for results and cards; so is the name of the data.
+        self._is_plain = isinstance(train_dataset, datasets.Dataset)
+        self.data_name = name_of(train_dataset) if self._is_plain else "images"
+        train_dataset = as_processor_says(train_dataset, processing_class, args.seed)
+        blends = bool(kcd and kcd.config.cumulative_mixing) or bool(mask and mask.mixing_history)
+        model, *sets = build_student_and_data(model, args, train_dataset, eval_dataset, blends)
+        self.train_dataset, self.eval_dataset = sets
+        check_same_images(processing_class, self.train_dataset)
+        self._teachers = teacher
+        self.own_optimization = describe_optimizers(optimizers, optimizer_cls_and_kwargs)
+        model = self._first_model(model)
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
-        select_points(train_dataset, mask, mask_mixing, self.soft_labels)
-        self.schedule = build_schedule(args, train_dataset, self.kcd)
+        check_best_metric(args, compute_metrics is not None, self.eval_dataset, model.method.networks())
+        check_optimizer(optimizers[0], model.student, model.method)
+        select_points(self.train_dataset, mask, mask_mixing, self.soft_labels)
+        self._schedule_epochs(kcd)
         super().__init__(
             model=model,
             args=args,
             data_collator=collate,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
             callbacks=callbacks,
-            compute_metrics=with_accuracy(compute_metrics) if compute_metrics else compute_accuracy,
-            # Ranked classes need less memory than logits. Metrics of the user get the logits, as from any Trainer.
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics if compute_metrics else rank_classes,
-            **kwargs,
+            optimizers=tuple(optimizers),
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        check_optimizer(self.optimizer, self.method)
-        self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)
+        self.model_init = model_init  # Trainer knows none when it is given a network.
         self._reset_step_records()
-        if self.kcd is not None:
-            condenser = KnowledgeCondenser(
-                self.kcd.config,
-                train_dataset.num_points,
-                args.num_train_epochs,
-                seed=args.seed,
-                device=args.device,
-                dataset=train_dataset.identity,
-                labels=train_dataset.labels,
-                provenance=self._provenance(),
-            )
-            self.kcd.attach(condenser, train_dataset, args.output_dir if self.is_world_process_zero() else None)
+        if kcd is not None:
+            self._condense(kcd)
 
     # ---- What people ask a trainer for ----
 
@@ -167,35 +182,41 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         """The distillation method, with everything it trains beside the student."""
         return self.model.method
 
-    @property
-    def knowledge_mask(self) -> KnowledgeMask:
-        """The knowledge mask of the latest selection, or the mask that is trained on; a RuntimeError before the first."""
-        mask = self.mask if self.kcd is None else self.kcd.mask
-        if mask is None:
-            advice = "train() first" if self.kcd else "pass a KCDTrainerCallback in callbacks, then train()"
-            raise RuntimeError(f"No knowledge mask yet: {advice}.")
-        return mask
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train, from the start or from a checkpoint.
 
         Args:
             resume_from_checkpoint: A checkpoint's folder, or True for the latest whole one of `output_dir`.
-            **kwargs: Other arguments of `transformers.Trainer.train`.
+            trial: A trial of `hyperparameter_search`.
+            ignore_keys_for_eval: As for `transformers.Trainer`: of a network that returns a dictionary, which no student does.
 
         Raises:
             FileNotFoundError: When there is no whole checkpoint.
             ValueError: When the checkpoint is incomplete, or belongs to another run; when another process trains into
                 `output_dir`.
         """
-        # What the student knows from now on. Its configuration says so when it becomes a teacher.
-        with hold_folder(self.args.output_dir) if self.args.should_save else nullcontext():
-            checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-            set_images(self.student.pretrained_cfg, data_config(self.train_dataset.preprocessing))
-            self.student.pretrained_cfg["label_names"] = list(self.train_dataset.class_names)
-            self._claim_accelerator()
-            with self.model.in_use(checkpointing=self.args.activation_checkpointing):
-                return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        if self.model_init is not None:
+            self._begin_trial(trial)
+        elif trial is not None:
+            raise ValueError("trial is not taken without model_init, which makes the student of each trial.")
+        self._claim_accelerator()
+        try:
+            with (
+                hold_folder(self.args.output_dir) if self.args.should_save else nullcontext(),
+                ExitStack() as self._networks_in_use,
+            ):
+                checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+                if self.model_init is None:
+                    self._use(self.model)
+                return super().train(checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            # Also after an error, so that callbacks can be changed again.
+            self.is_in_train = False
 
     # ---- A training ----
 
@@ -220,6 +241,8 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         )
         self._reset_step_records()
         if self.kcd is not None:
+            if self.model_init is not None:
+                self._condense(self.kcd, trial)
             self.kcd.reset()
             if resume_from_checkpoint is not None:
                 self.kcd.restore(load_tensors(Path(resume_from_checkpoint) / STATE_NAME)[0])

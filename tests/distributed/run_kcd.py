@@ -147,7 +147,7 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
         **{"drawn": witness.drawn, "selected": witness.selected, "points": trainer.cost.points},
         "top1": metrics["eval_top1"],
         "logged": [[line["loss"], line["loss_ce"]] for line in trainer.state.log_history if "loss_ce" in line],
-        "predictions": predictions.predictions.tolist(),
+        "predictions": (-predictions.predictions).argsort(axis=1)[:, :5].tolist(),
         "labels": predictions.label_ids.tolist(),
     }
     write_json(folder / f"{name}.rank{rank}.json", seen)

@@ -109,7 +109,7 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path, finished):
         _ = make_trainer(tmp_path).knowledge_mask
 
 
-def test_the_callback_in_a_plain_trainer_or_added_too_late_says_where_it_belongs(tmp_path):
+def test_the_callback_in_a_plain_trainer_says_where_it_belongs(tmp_path):
     class Classifier(nn.Linear):
         def forward(self, x, labels):
             return {"loss": super().forward(x).sum()}
@@ -117,11 +117,8 @@ def test_the_callback_in_a_plain_trainer_or_added_too_late_says_where_it_belongs
     args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
     data = [{"x": torch.zeros(3), "labels": 0}] * 8
     plain = transformers.Trainer(Classifier(3, 2), args, train_dataset=data, callbacks=[KCDTrainerCallback()])
-    late = make_trainer(tmp_path)
-    late.add_callback(KCDTrainerCallback())
-    for trainer in (plain, late):
-        with pytest.raises(RuntimeError, match=r"point ids.*logits.*callbacks of hf_kcd\.DistillationTrainer"):
-            trainer.train()
+    with pytest.raises(RuntimeError, match=r"point ids.*logits.*callbacks of hf_kcd\.DistillationTrainer"):
+        plain.train()
 
 
 def test_mixing_into_images_that_are_not_in_memory_is_refused_at_once(tmp_path):

@@ -12,8 +12,8 @@ OVERRIDDEN = """
     train set_initial_training_values _init_training_state _prepare_for_training _run_epoch create_scheduler
     get_decay_parameter_names get_optimizer_cls_and_kwargs training_step _prepare_inputs compute_loss log
     floating_point_ops _get_grad_norm
-    create_accelerator_and_postprocess predict
-    evaluate evaluation_loop get_eval_dataloader get_test_dataloader prediction_step
+    create_accelerator_and_postprocess call_model_init add_callback pop_callback remove_callback
+    evaluate predict evaluation_loop get_eval_dataloader get_test_dataloader prediction_step _determine_best_metric
     save_model _save _save_checkpoint _load_from_checkpoint _load_best_model
     push_to_hub create_model_card init_hf_repo _push_from_checkpoint
 """.split()  # noqa: SIM905
@@ -39,6 +39,13 @@ def test_an_override_takes_what_the_installed_trainer_passes(name):
     for parameter, other in zip(own, theirs, strict=False):
         if parameter.kind not in PASSED_ON and other.default is not inspect.Parameter.empty:
             assert parameter.default is not inspect.Parameter.empty, f"{name}: {parameter.name} has a default there"
+
+
+def test_the_trainer_takes_every_argument_of_transformers_trainer():
+    own, theirs = inspect.signature(DistillationTrainer).parameters, inspect.signature(Trainer).parameters
+    assert set(theirs) <= set(own)
+    assert not any(parameter.kind in PASSED_ON for parameter in own.values())
+    assert own["optimizers"].default == theirs["optimizers"].default == (None, None)
 
 
 def test_no_other_method_of_the_trainer_is_overridden():
