@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 
 from ..artifacts.files import load_tensors
 from ..condensation import KnowledgeCondenser, KnowledgeMask
@@ -22,6 +22,7 @@ from .evaluation import EvaluationMixin, as_knowledge_dataset
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
 from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
+from .optimizers import class_and_options
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .setup import (
@@ -88,7 +89,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             {**kwargs, "preprocess_logits_for_metrics": None if compute_metrics else preprocess_logits_for_metrics}
         )
         self.kcd = find_callback(callbacks)
-        check_sources(args, teacher, self.kcd, mask)
+        check_sources(args, teacher, self.kcd, mask, mask_mixing)
         self.soft_labels = teacher if isinstance(teacher, SoftLabels) else None
         self.mask, self.mask_mixing = mask, mask_mixing
         # The name of the data and the command line, for results and cards.
@@ -212,10 +213,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: DistillationConfig, model: nn.Module | None = None) -> tuple[Any, Any]:
-        cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        if cls is torch.optim.SGD:
-            kwargs = {"momentum": args.momentum, "nesterov": args.nesterov, **kwargs}
-        return cls, kwargs
+        return class_and_options(args, model)
 
     # ---- A step ----
 
