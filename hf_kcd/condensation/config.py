@@ -57,7 +57,10 @@ class KCDConfig:
 
     def _check_effect(self) -> None:
         """Refuse switches that nothing reads."""
-        switches = {"cost_exponent": (0.03, "value", RANDOM), "max_perturbation": (0.3, "augmentation", "none")}
+        switches: dict[str, tuple[Any, str, str]] = {
+            "cost_exponent": (0.03, "value", RANDOM),
+            "max_perturbation": (0.3, "augmentation", "none"),
+        }
         # Recipes of the released code without mixing hold both.
         if (self.partners, self.cumulative_mixing) != ("newly_discarded", True):
             switches |= {"partners": ("discarded", "augmentation", "none")}
