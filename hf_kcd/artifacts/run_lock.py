@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +47,9 @@ def hold_folder(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter == 1:
-            (folder / _OWNER_NAME).unlink(missing_ok=True)
+            # The folder may be gone, which another error tells.
+            with suppress(OSError):
+                (folder / _OWNER_NAME).unlink()
         lock.release()
 
 

@@ -48,6 +48,8 @@ _COMMON = [
     "disable_tqdm",
 ]
 _TEACHER = ("teacher", "teacher_checkpoint", "assistants")
+_SCHEDULE = ("lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
+_SCHEDULE += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 # Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
 _KINDS = {int: "N", float: "X"}
@@ -159,6 +161,9 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
         from_line |= {"condense"}
     if values["soft_labels"] and "soft_labels" in from_line:
         values.update({name: None for name in _TEACHER if name not in from_line})
+    # Another schedule on the command line replaces the file's, with the settings that belong to it.
+    if {"lr_schedule", "lr_scheduler_type"} & from_line:
+        values |= {name: parser.get_default(name) for name in _SCHEDULE if name not in from_line}
     config = RunConfig(**{name: values[name] for name in _names(RunConfig)})
     if values["output_dir"] is None:
         raise ValueError("output_dir is missing: name the folder to write to, e.g. --output_dir runs/first.")

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import unknown_name
 from .schedule import FIRST_SELECTIONS, SHAPES, CondensationSchedule
 from .summary import AUGMENTATIONS, PARTNERS
-from .value import available_values
+from .value import RANDOM, available_values
 
 
 def option(default: Any, help: str) -> Any:
@@ -53,6 +53,23 @@ class KCDConfig:
             raise ValueError(f"max_perturbation is {self.max_perturbation}: give a share from 0 to 1, such as 0.3.")
         if not math.isfinite(self.cost_exponent):
             raise ValueError(f"cost_exponent is {self.cost_exponent}: give a finite number; the paper uses 0.03.")
+        self._check_effect()
+
+    def _check_effect(self) -> None:
+        """Refuse switches that nothing reads."""
+        switches: dict[str, tuple[Any, str, str]] = {
+            "cost_exponent": (0.03, "value", RANDOM),
+            "max_perturbation": (0.3, "augmentation", "none"),
+        }
+        # Recipes of the released code without mixing hold both.
+        if (self.partners, self.cumulative_mixing) != ("newly_discarded", True):
+            switches |= {"partners": ("discarded", "augmentation", "none")}
+            switches |= {"cumulative_mixing": (False, "augmentation", "none")}
+        for name, (default, switch, setting) in switches.items():
+            if getattr(self, switch) == setting and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but has no effect with {switch}={setting!r}: leave it out."
+                )
 
     @classmethod
     def paper(cls, **overrides: Any) -> "KCDConfig":

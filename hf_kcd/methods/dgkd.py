@@ -31,7 +31,12 @@ class DGKD(TAKD):
 
     def __init__(self, *args, kd_weight: float = 1.0, temperature: float = 5.0, num_dropped: int = 1) -> None:
         super().__init__(*args, kd_weight=kd_weight, temperature=temperature)
-        self.num_dropped = min(whole_number("num_dropped", num_dropped, at_least=0), len(self.teacher_spec) - 1)
+        others = len(self.teacher_spec) - 1
+        if whole_number("num_dropped", num_dropped, at_least=0) > max(1, others):
+            raise ValueError(
+                f"num_dropped is {num_dropped} of {others + 1} teachers: one must stay, so drop at most {others}."
+            )
+        self.num_dropped = min(num_dropped, others)
 
     def divergence(self, student: ModelOutputs, teacher: list[ModelOutputs]) -> Tensor:
         divergences = torch.stack([kd_loss(student.logits, one.logits, self.temperature) for one in teacher])

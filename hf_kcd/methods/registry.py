@@ -100,6 +100,8 @@ def create_method(
     for option in options:
         if option not in valid:
             raise unknown_name(f"option of method {name!r}", option, valid)
+    if teacher_layers is not None and not teachers:
+        raise ValueError(f"teacher_layers is {teacher_layers!r}, but there is no teacher: leave it out.")
     if len(teachers) > 1 and not cls.many_teachers:
         several = ", ".join(sorted(other for other, method in METHODS.items() if method.many_teachers))
         raise ValueError(f"Method {name!r} got {len(teachers)} teachers: give one. With several: {several}.")

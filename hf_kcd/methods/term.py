@@ -37,6 +37,8 @@ class TermMethod(DistillationMethod):
         self.weight = self.weight if weight is None else weight
         check_weights(weight=self.weight, ce_weight=ce_weight, kd_weight=kd_weight)
         check_temperature(temperature)
+        if temperature != 4.0 and not kd_weight:
+            raise ValueError(f"temperature is {temperature}, but it is KD's, whose kd_weight is 0: set kd_weight too.")
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
         self.temperature = temperature

@@ -1,6 +1,5 @@
 """Checks the arguments of a `DistillationTrainer` that transformers.Trainer has too, before anything is built."""
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -94,32 +93,6 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, student: nn.Module,
     if missing:
         fault = f"The optimizer leaves out weights that the method trains ({', '.join(missing[:3])})"
         raise ValueError(f"{fault}: set optim, or pass optimizer_cls_and_kwargs, so that it gets them too.")
-
-
-def describe_optimizers(optimizers: Optimizers, cls_and_kwargs: OptimizerClass | None) -> dict[str, Any]:
-    """Describe an optimizer and a scheduler of the user for the results, in the place of what `args` say."""
-    optimizer, scheduler = optimizers
-    described: dict[str, Any] = {}
-    if optimizer is not None:
-        group = optimizer.param_groups[0]
-        described["optimiser"] = type(optimizer).__name__
-        described["learning_rate"] = float(group.get("initial_lr", group["lr"]))
-        described |= {name: group.get(name) for name in ("momentum", "nesterov", "weight_decay")}
-    elif cls_and_kwargs is not None:
-        cls, kwargs = cls_and_kwargs
-        described["optimiser"] = getattr(cls, "__name__", type(cls).__name__)
-        # A rate that is not given is the class's own.
-        described["learning_rate"] = kwargs.get("lr", _default(cls, "lr"))
-        described |= {name: kwargs.get(name, _default(cls, name)) for name in ("momentum", "nesterov")}
-    if scheduler is not None:
-        described["lr_schedule"] = type(scheduler).__name__
-        described |= dict.fromkeys(("lr_decay_epochs", "lr_decay_rate", "warmup_epochs"))
-    return described
-
-
-def _default(cls: Callable, name: str) -> Any:
-    parameter = inspect.signature(cls).parameters.get(name)
-    return None if parameter is None or parameter.default is inspect.Parameter.empty else parameter.default
 
 
 def _check_network(role: str, network: Any) -> None:

@@ -30,7 +30,7 @@ class CondensingMixin(Trainer):
             if self.kcd is not None:
                 raise ValueError("2 KCDTrainerCallbacks would rewrite one selection: remove_callback the first.")
             self._check_not_training()
-            check_sources(self.args, self.soft_labels, callback, self.mask)
+            check_sources(self.args, self.soft_labels, callback, self.mask, self.mask_mixing)
             if callback.config.cumulative_mixing:
                 self.train_dataset = self.train_dataset.copy(blends=True)
             self._schedule_epochs(callback)

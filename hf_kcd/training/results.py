@@ -16,6 +16,9 @@ from ..methods import method_options
 from ..models import network_name
 from .metrics import metric_key
 
+# Settings of `lr_schedule`.
+_OF_SCHEDULE = ("lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
+
 
 def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> Results:
     """Collect the results of a trainer that has trained, as plain JSON values.
@@ -149,16 +152,28 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
 
 
 def _optimization(trainer: Trainer) -> dict[str, Any]:
-    args = trainer.args
-    names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
-    names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
-    described = {
-        "optimiser": str(getattr(args.optim, "value", args.optim)),
-        **{name: getattr(args, name) for name in names},
+    """Describe what was computed: settings that the optimizer or the schedule did not read are None."""
+    args, group = trainer.args, trainer.optimizer.param_groups[0]
+    own = trainer.optimizer_name is None
+    found = {
+        "optimiser": type(trainer.optimizer.optimizer).__name__ if own else trainer.optimizer_name,
+        "learning_rate": trainer.optimizer.defaults["lr"] if own else args.learning_rate,
+        **{name: getattr(args, name) for name in ("lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")},
+        "momentum": group.get("momentum"),
+        "nesterov": group.get("nesterov"),
+        "weight_decay": group.get("weight_decay") if own else args.weight_decay,
+        "max_grad_norm": args.max_grad_norm,
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
-        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "precision": {"no": "fp32"}.get(trainer.accelerator.mixed_precision, trainer.accelerator.mixed_precision),
     }
-    return described | trainer.own_optimization
+    if not own and args.optim_args:
+        found["optim_args"] = args.optim_args
+    if not trainer._created_lr_scheduler:
+        return {**found, "lr_schedule": type(trainer.lr_scheduler).__name__, **dict.fromkeys(_OF_SCHEDULE)}
+    if args.lr_scheduler_type is not None:
+        found |= {"lr_schedule": args.lr_scheduler_type, **dict.fromkeys(_OF_SCHEDULE)}
+        return {**found, "warmup_steps": args.warmup_steps, "lr_scheduler_kwargs": args.lr_scheduler_kwargs}
+    return found if args.lr_schedule == "multistep" else {**found, "lr_decay_rate": None}
 
 
 def _machine(device: torch.device) -> dict[str, Any]:

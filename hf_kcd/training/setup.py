@@ -30,15 +30,14 @@ from .networks import (
     data_config,
     warn_of_other_images,
 )
+from .schedules import check_steps
 from .soft_labels import check_method, teacher_spec
 
 logger = logging.get_logger(__name__)
 
 
 def check_launch(args: DistillationConfig) -> None:
-    """Refuse launchers that shard weights, DeepSpeed and FSDP."""
-    if args.deepspeed or args.fsdp:
-        raise ValueError("DeepSpeed and FSDP shard weights that a step needs whole: launch with DDP (torchrun).")
+    """Use one device per process."""
     if args.n_gpu > 1:
         # DataParallel would split batches, and the record would miss points.
         args._n_gpu = 1
@@ -55,8 +54,12 @@ def find_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback
     return found[0] if found else None
 
 
-def check_sources(args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCallback | None, mask: Any) -> None:
+def check_sources(
+    args: DistillationConfig, teacher: Teacher, kcd: KCDTrainerCallback | None, mask: Any, mask_mixing: bool = True
+) -> None:
     """Refuse a mask or soft labels under a `KCDTrainerCallback`, and soft labels for a method that needs the network."""
+    if mask is None and not mask_mixing:
+        raise ValueError("mask_mixing is False, but there is no mask whose points could be mixed: leave it out.")
     if kcd is not None and mask is not None:
         raise ValueError("A mask fixes the points of the whole training: leave out KCDTrainerCallback, or the mask.")
     if isinstance(teacher, SoftLabels):
@@ -151,9 +154,11 @@ def build_schedule(
         schedule = kcd.config.schedule(train_dataset.num_points, epochs)
     else:
         schedule = CondensationSchedule(len(train_dataset), epochs, epochs, 1.0, first_selection="after_first_stage")
-    return schedule.with_batches(
+    schedule = schedule.with_batches(
         args.train_batch_size, args.world_size, args.gradient_accumulation_steps, args.dataloader_drop_last
     )
+    check_steps(args, schedule)
+    return schedule
 
 
 def select_points(

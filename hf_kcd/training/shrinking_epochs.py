@@ -6,6 +6,8 @@ from transformers import Trainer
 
 from ..condensation import CondensationSchedule
 from .cost import CostTracker
+from .optimizers import TIMM, create_timm_optimizer
+from .schedules import create_lr_scheduler
 
 
 class ShrinkingEpochsTrainer(Trainer):
@@ -17,20 +19,31 @@ class ShrinkingEpochsTrainer(Trainer):
 
     schedule: CondensationSchedule  # With its batches known.
     cost: CostTracker
+    # Name of the optimizer that the trainer made; None for one of the user's.
+    optimizer_name: str | None = None
 
     def set_initial_training_values(self, args, dataloader):
         _, _, num_examples, _, total_batch_size, _, _ = super().set_initial_training_values(args, dataloader)
         schedule = self.schedule
         total_updates = schedule.total_updates
+        max_steps = min(args.max_steps, total_updates) if args.max_steps > 0 else total_updates
         return (
             schedule.num_epochs,
             schedule.updates(0),
             num_examples,
-            schedule.absolute_cost,
+            # Rates such as train_samples_per_second are computed from it.
+            self._points_until(max_steps),
             total_batch_size,
             schedule.batches(0),
-            min(args.max_steps, total_updates) if args.max_steps > 0 else total_updates,
+            max_steps,
         )
+
+    def _points_until(self, step: int) -> int:
+        """Return how many points are drawn up to a step."""
+        schedule, (epoch, batches) = self.schedule, self.schedule.locate(step)
+        round_size = schedule.batch_size * schedule.world_size
+        whole = sum(min(schedule.num_kept(one), schedule.batches(one) * round_size) for one in range(epoch))
+        return whole + batches * round_size
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
@@ -71,12 +84,16 @@ class ShrinkingEpochsTrainer(Trainer):
         # A loader draws one seed per iterator, and persistent workers need fewer: a shared generator would notice.
         train_dataloader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed * 2**20 + epoch)
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            self.optimizer_name = self.args.optim
+            if self.args.optim.startswith(TIMM):
+                self.optimizer = create_timm_optimizer(self.args, self.model)
+        return super().create_optimizer(model)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.lr_scheduler is None:
-            factor, schedule = self.args.learning_rate_factor(), self.schedule
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer, lambda step: factor(schedule.epoch_at(min(step, schedule.total_updates)))
-            )
+            self.lr_scheduler = create_lr_scheduler(self.args, self.schedule, optimizer or self.optimizer)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -10,7 +10,7 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, EvalPrediction, Trainer, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from ..artifacts.files import load_tensors
@@ -27,7 +27,6 @@ from .arguments import (
     check_model,
     check_optimizer,
     check_optimizers,
-    describe_optimizers,
 )
 from .checkpoint import STATE_NAME
 from .condensing import CondensingMixin
@@ -36,6 +35,7 @@ from .evaluation import EvaluationMixin, EvaluationSets
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
 from .metrics import check_best_metric, check_metrics, finite_rows
+from .optimizers import class_and_options
 from .processor import as_processor_says, check_processor, check_same_images
 from .publishing import PublishingMixin
 from .saving import SavingMixin
@@ -117,7 +117,7 @@ class DistillationTrainer(
         self.args, self.model_init = args, model_init
         self.soft_labels = teacher if isinstance(teacher, SoftLabels) else None
         self.mask, self.mask_mixing = mask, mask_mixing
-        check_sources(args, teacher, kcd, mask)
+        check_sources(args, teacher, kcd, mask, mask_mixing)
         self.command: str | None = None  # The command line, for results and cards; so is the name of the data.
         self._is_plain = isinstance(train_dataset, datasets.Dataset)
         self.data_name = name_of(train_dataset) if self._is_plain else "images"
@@ -127,7 +127,6 @@ class DistillationTrainer(
         self.train_dataset, self.eval_dataset = sets
         check_same_images(processing_class, self.train_dataset)
         self._teachers = teacher
-        self.own_optimization = describe_optimizers(optimizers, optimizer_cls_and_kwargs)
         model = self._first_model(model)
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
@@ -264,10 +263,7 @@ class DistillationTrainer(
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: DistillationConfig, model: nn.Module | None = None) -> tuple[Any, Any]:
-        cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        if cls is torch.optim.SGD:
-            kwargs = {"momentum": args.momentum, "nesterov": args.nesterov, **kwargs}
-        return cls, kwargs
+        return class_and_options(args, model)
 
     # ---- A step ----
 

@@ -19,6 +19,9 @@ from .setup import build_model
 class TrialsMixin(Trainer):
     """Makes everything that depends on the student and the arguments anew for each training; the teacher stays."""
 
+    # Also before transformers' constructor, which sets it, for the first student of `model_init`.
+    is_in_train = False
+
     def call_model_init(self, trial: Any = None) -> DistillationModel:
         """Make a student with `model_init`, and the method around it."""
         student = super().call_model_init(trial)

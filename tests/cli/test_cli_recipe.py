@@ -96,7 +96,7 @@ def test_files_that_are_no_recipe_and_missing_files_and_folders_are_refused(tmp_
 
 @pytest.mark.parametrize("condense", [True, False])
 def test_saved_recipe_reads_back_as_itself(read, tmp_path, condense):
-    words = '--adam_beta1 0.8 --lr_decay_epochs 3 5 --num_train_epochs 7 --method_options {"temperature":2.5}'
+    words = '--optim adamw_torch --learning_rate 0.001 --adam_beta1 0.8 --lr_decay_epochs 3 5 --num_train_epochs 7 --method_options {"temperature":2.5}'
     recipe = read(words + (" --condense --preset released_code --cost_exponent 0" if condense else ""))
     recipe.save(tmp_path / "saved.yaml")
     again = read_recipe("distill", ["--config", str(tmp_path / "saved.yaml"), "--output_dir", "x"])
@@ -120,6 +120,21 @@ def test_a_file_overrides_its_base_and_the_command_line_both(tmp_path):
     (tmp_path / "pairs" / "pair.yaml").write_text("base: ../method.yaml\n")
     with pytest.raises(ValueError, match="based on"):
         read_recipe("distill", words)
+
+
+@pytest.mark.parametrize("schedule", ["--lr_schedule cosine", "--lr_scheduler_type cosine --warmup_steps 0.1"])
+def test_a_schedule_on_the_command_line_replaces_the_files_with_all_that_belongs_to_it(tmp_path, schedule):
+    file = tmp_path / "file.yaml"
+    file.write_text("{lr_schedule: multistep, lr_decay_epochs: [3, 4], lr_decay_rate: 0.2, warmup_epochs: 1}")
+    words = ["--config", str(file), "--output_dir", "x", *schedule.split()]
+    args = read_recipe("distill", words).args
+    assert (args.lr_decay_epochs, args.lr_decay_rate, args.warmup_epochs) == (None, 0.1, 0)
+    with pytest.raises(ValueError, match="lr_decay_rate is 0.3"):
+        read_recipe("distill", [*words, "--lr_decay_rate", "0.3"])
+    # In one file, they contradict each other.
+    file.write_text("{lr_schedule: cosine, lr_decay_epochs: [3, 4]}")
+    with pytest.raises(ValueError, match=r"lr_decay_epochs is \[3.0, 4.0\]"):
+        read_recipe("distill", words[:4])
 
 
 def test_a_folder_is_not_taken_for_a_hub_id_elsewhere(read, tmp_path):

@@ -55,7 +55,7 @@ def test_parts_are_the_weighted_sum_of_the_paper(name, options, ce_weight, kd_we
     assert all(part.isfinite() and part.dtype == torch.float32 for part in parts.values())
 
 
-@pytest.mark.parametrize(("count", "num_dropped", "left"), [(3, 1, 2), (4, 2, 2), (2, 5, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("count", "num_dropped", "left"), [(3, 1, 2), (4, 2, 2), (2, 1, 1), (1, 1, 1)])
 def test_dgkd_drops_so_many_at_random_each_equally_often(count, num_dropped, left):
     student, _, batch = example(1)
     method = create_method("dgkd", SPEC, [SPEC] * count, 7, num_dropped=num_dropped)

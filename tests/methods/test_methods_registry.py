@@ -95,6 +95,10 @@ def test_an_option_that_was_renamed_still_works_with_a_warning():
         ("kd", {"temprature": 1}, "option of method 'kd' 'temprature'. Did you mean 'temperature'"),
         ("ce", {"temperature": 1}, "option of method 'ce'"),
         ("kd", {"teacher": None}, "needs a teacher.*'ce'"),
+        # Options that nothing reads.
+        ("at", {"temperature": 2}, "temperature is 2.*kd_weight is 0"),
+        ("dgkd", {"num_dropped": 2}, "num_dropped is 2 of 1 teachers"),
+        ("dml", {"teacher": None, "teacher_layers": [1]}, r"teacher_layers is \[1\].*no teacher"),
     ],
 )
 def test_errors_say_what_to_do(name, options, message):

@@ -23,16 +23,57 @@ from hf_kcd.training import DistillationTrainer, KCDConfig, KCDTrainerCallback
         ({"method_options": "[1, 2]"}, "give a mapping"),
         *(({"num_train_epochs": n}, f"num_train_epochs is {n}: .*whole") for n in (2.5, 0, float("nan"))),
         ({"hub_token": "hf_abc"}, "hf auth login"),
-        ({"lr_scheduler_type": "cosine"}, "lr_schedule"),
-        ({"warmup_steps": 10}, "warmup_epochs"),
+        *(
+            ({name: value}, f"{name} is .*: give a (finite|whole) number")
+            for name in ("learning_rate", "momentum", "weight_decay", "max_grad_norm", "gradient_accumulation_steps")
+            for value in (-1, float("nan"))
+        ),
         ({"lr_schedule": "cosin"}, "'cosine'"),
+        ({"lr_schedule": "cosine", "lr_decay_epochs": [3]}, r"lr_decay_epochs is \[3\].*cosine"),
+        ({"lr_schedule": "constant", "lr_decay_rate": 0.2}, "lr_decay_rate is 0.2.*constant"),
+        # Schedulers of transformers.
+        ({"lr_scheduler_type": "cosin"}, "'cosine'"),
+        *(
+            ({"lr_scheduler_type": "cosine", name: value}, f"{name} is .*lr_scheduler_type='cosine'")
+            for name, value in (("lr_schedule", "cosine"), ("warmup_epochs", 1), ("lr_decay_epochs", [3]))
+        ),
+        ({"warmup_steps": 10}, "warmup_steps is 10.*lr_scheduler_type.*warmup_epochs"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "lr_scheduler_kwargs .*lr_scheduler_type"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"cycles": 2}}, "'cycles'.*num_cycles"),
+        ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": [2]}, "give a mapping"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 1}}, "lr_end"),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "timescale"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "num_decay_steps"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "no warm-up"),
+        ({"lr_scheduler_type": "linear", "warmup_steps": 36}, "longer than the 36 steps"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "eval strategy"),
+        (
+            {"lr_scheduler_type": "greedy", "eval_strategy": "epoch", "lr_scheduler_kwargs": {"mode": "min"}},
+            "mode is 'min'.*greater_is_better=True",
+        ),
+        # Optimizers.
+        ({"optim": "sdg"}, "'sgd'"),
+        ({"optim": "timm:adamW2"}, "'timm:adamw'"),
+        ({"optim": "adamw_torch", "learning_rate": None}, "learning_rate is missing.*adamw_torch"),
+        *(({"optim": name}, name) for name in ("lomo", "galore_adamw", "schedule_free_sgd", "timm:adahessian")),
+        ({"optim": "lion_32bit"}, "install `bitsandbytes`"),
+        ({"optim_args": "momentum"}, "name=value"),
+        ({"optim_args": "momentun=0.8"}, "'momentum'"),
+        ({"optim_args": "weight_decay=0.1"}, "option weight_decay"),
+        ({"optim_args": "momentum=0.8", "momentum": 0.7}, "give it once"),
+        ({"optim": "adamw_torch", "optim_args": "eps=1e-3"}, "'eps'"),
+        ({"optim": "timm:adamw", "optim_args": "layer_decy=0.7"}, "layer_decy"),
+        ({"optim": "timm:adamw", "optim_args": "layer_decay=2"}, "layer_decay is 2"),
+        ({"optim": "timm:lion", "optim_args": "eps=1"}, "no eps"),
+        ({"nesterov": True, "momentum": 0}, "Nesterov momentum requires"),
+        ({"optim": "adamw_torch", "nesterov": True}, "nesterov is True.*adamw_torch"),
+        ({"optim": "adagrad", "momentum": 0.8}, "momentum is 0.8.*adagrad"),
+        ({"adam_beta1": 0.8}, "adam_beta1 is 0.8.*sgd"),
+        ({"fp16": True}, "fp16 .*CPU would compute in float32"),
+        ({"mask_mixing": False}, "mask_mixing is False.*no mask"),
+        ({"method": "ce", "teacher_layers": [1]}, r"teacher_layers is \[1\].*no teacher"),
         ({"lr_decay_epochs": [3, 9]}, "inside the 6 epochs"),
         ({"warmup_epochs": 6}, "warmup_epochs is 6"),
-        ({"auto_find_batch_size": True}, "set the batch size yourself"),
-        *(({name: True}, f"{name} is True") for name in ("remove_unused_columns", "logging_nan_inf_filter")),
-        ({"label_names": ["label"]}, "label_names"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1"),
-        ({"ignore_data_skip": True}, "ignore_data_skip"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
         # Networks and data that do not fit together.
         ({"teacher": None}, r"'kd' needs a teacher.*'ce'"),
@@ -72,6 +113,16 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(tmp_path, op
         ({"max_perturbation": 1.5}, "max_perturbation is 1.5"),
         ({"cost_exponent": float("inf")}, "cost_exponent is inf"),
         ({"final_ration": 0.7}, "'final_ratio'"),
+        # Switches that nothing reads.
+        ({"value": "random", "cost_exponent": 0}, "cost_exponent is 0.*value='random'"),
+        *(
+            ({"augmentation": "none", name: value}, f"{name} is .*augmentation='none'")
+            for name, value in (
+                ("max_perturbation", 0.5),
+                ("partners", "newly_discarded"),
+                ("cumulative_mixing", True),
+            )
+        ),
     ],
 )
 def test_a_condensation_that_cannot_be(fields, message):

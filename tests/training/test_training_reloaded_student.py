@@ -139,7 +139,7 @@ def test_a_student_that_nobody_could_load_is_refused_before_the_training(tmp_pat
 
 
 def test_a_compiled_student_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(ValueError, match="compiled: pass the network itself, and torch_compile=True"):
+    with pytest.raises(ValueError, match="compiled: give its _orig_mod, and set torch_compile=True"):
         make_trainer(tmp_path, model=torch.compile(network()))
 
 
