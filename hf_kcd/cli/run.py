@@ -7,7 +7,6 @@ from pathlib import Path
 import datasets
 import torch
 from torch import nn
-from transformers import set_seed
 
 from ..artifacts.identity import find_columns
 from ..artifacts.results import Results, write_results
@@ -23,6 +22,7 @@ from ..training.checkpoint import last_whole_checkpoint
 from ..training.interruption import interruptible
 from ..training.progress import show_progress
 from ..training.results import run_results
+from ..training.seeding import seeded
 from .options import RunFailed, say
 from .recipe import Recipe, RunConfig
 
@@ -47,7 +47,8 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
         datasets.disable_progress_bars()
     with args.main_process_first(desc="data"):
         data = load_run_data(config)
-    trainer = _make_trainer(recipe, data)
+    with seeded(args.seed):
+        trainer = _make_trainer(recipe, data)
     trainer.data_name, trainer.command = config.data, recipe.command
     show_progress(trainer, quiet)
     folder = Path(args.output_dir)
@@ -107,11 +108,11 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     """Make the student and its training set from what `load_run_data` loaded."""
     config, args = recipe.config, recipe.args
     _, label_column = find_columns(data.train, **config.columns)
-    # The student's first weights are a function of the seed alone.
-    set_seed(args.seed)
     num_classes = data.train.features[label_column].num_classes
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
-    student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
+    # The student's first weights are a function of the seed alone.
+    with seeded(args.seed):
+        student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
     preprocessing = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
         preprocessing = data.preprocessing.as_network_expects(student)

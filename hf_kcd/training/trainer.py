@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from ..artifacts.files import load_tensors
 from ..condensation import KnowledgeCondenser, KnowledgeMask
@@ -24,6 +24,7 @@ from .first_phase import run_first_phase
 from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
 from .publishing import PublishingMixin
 from .saving import SavingMixin
+from .seeding import seeded
 from .setup import (
     build_model,
     build_schedule,
@@ -97,7 +98,9 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         train_dataset = as_knowledge_dataset(train_dataset, args, training=True)
         if eval_dataset is not None:
             eval_dataset = as_knowledge_dataset(eval_dataset, args, training=False, like=train_dataset)
-        model = build_model(model, teacher, args, train_dataset, eval_dataset)
+        # Networks made by their names and the method's own weights are functions of the seed alone.
+        with seeded(args.seed):
+            model = build_model(model, teacher, args, train_dataset, eval_dataset)
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
@@ -179,7 +182,10 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             FileNotFoundError: When there is no whole checkpoint.
             ValueError: When the checkpoint is incomplete, or belongs to another run.
         """
-        return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        # Since the constructor seeded the generators, others may have drawn from them: another trainer, the caller.
+        set_seed(self.args.seed)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     # ---- A training ----
 
