@@ -53,6 +53,11 @@ def _has_numbers(value: Any, *names: str) -> bool:
     return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
 
 
+def _is_first_phase(value: dict[str, Any]) -> bool:
+    # Earlier files lack it.
+    return value.get("first_phase") is None or _is_number(value["first_phase"])
+
+
 def _is_accuracy(value: Any) -> bool:
     return isinstance(value, dict) and all(_has_numbers(value.get(name), "top1", "epoch") for name in ("last", "best"))
 
@@ -78,8 +83,12 @@ _SHAPES = {
     "mask": lambda value: value is None or _has_numbers(value, "num_mixed"),
     "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
     "accuracy": lambda value: value is None or _is_accuracy(value),
-    "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
-    "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
+    "cost": lambda value: (
+        _has_numbers(value, "planned", "paid", "points") and value["points"] > 0 and _is_first_phase(value)
+    ),
+    "seconds": lambda value: (
+        _has_numbers(value, "training") and isinstance(value.get("per_stage"), list) and _is_first_phase(value)
+    ),
     "seed": lambda value: isinstance(value, int),
     "history": _is_history,
 }

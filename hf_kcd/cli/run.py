@@ -19,6 +19,7 @@ from ..publishing import push_student
 from ..reporting import describe_run, write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
+from ..training.first_phase import describe_first_phase
 from ..training.interruption import interruptible
 from ..training.progress import show_progress
 from ..training.results import run_results
@@ -69,7 +70,10 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
             # Last, because a folder with results is a finished run.
             write_results(folder / RESULTS_NAME, results)
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
+        # A resumed run repeats its steps to the bit, also one that broke.
+        resumable = not isinstance(error, FloatingPointError) and any(folder.glob("checkpoint-*"))
+        resume = "; --resume continues from its last checkpoint" if resumable else ""
+        raise RunFailed(f"{error} (The run is in {folder}{resume}.)") from error
     if args.push_to_hub and trainer.is_world_process_zero():
         _publish(folder, trainer)
     if not quiet:
@@ -177,6 +181,8 @@ def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
         f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
         f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."
     )
+    if trainer.method.first_phase is not None:
+        text += f"\n{describe_first_phase(trainer.method, trainer.schedule.batches(0))}"
     if (kcd := recipe.kcd) is None:
         return text
     return (

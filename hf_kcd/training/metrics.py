@@ -60,8 +60,3 @@ def with_accuracy(compute_metrics: Callable[..., dict[str, Any]]) -> Callable[..
         return {**(compute_accuracy(prediction) if is_logits else {}), **compute_metrics(prediction, **options)}
 
     return compute
-
-
-def finite_rows(*logits: Tensor | None) -> Tensor:
-    """Return which rows of all given logits [B, classes] are finite: [B] bool, without a host sync."""
-    return torch.stack([each.isfinite().all(-1) for each in logits if each is not None]).all(0)

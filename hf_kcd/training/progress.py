@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, and one line per epoch everywhere."""
+"""Progress of a training: a bar on a terminal, and one line per epoch everywhere, also of a first phase."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,8 @@ class EpochLines(TrainerCallback):
             self._line = _training_line(logs, args.num_train_epochs)
             if args.eval_strategy == args.logging_strategy:
                 return
+        elif "first_phase_loss" in logs:
+            self._line = _first_phase_line(logs, kwargs["model"].method.first_phase.epochs)
         elif "eval_loss" in logs:
             self._line = self._line or _epoch(logs, args.num_train_epochs)
             self._line += f"  top-1 {logs['eval_top1']:6.2f} %"
@@ -57,6 +59,11 @@ def show_progress(trainer: Trainer, quiet: bool = False) -> None:
 
 def _epoch(logs: Mapping[str, Any], num_epochs: int) -> str:
     return f"epoch {logs['epoch']:>4.4g}/{num_epochs}"
+
+
+def _first_phase_line(logs: Mapping[str, Any], num_epochs: int) -> str:
+    epoch = f"first phase, epoch {logs['first_phase_epoch']:>2}/{num_epochs}"
+    return f"{epoch}  loss {logs['first_phase_loss']:.3f}  lr {logs['first_phase_learning_rate']:.4g}"
 
 
 def _training_line(logs: Mapping[str, Any], num_epochs: int) -> str:

@@ -21,7 +21,7 @@ from .cost import CostTracker
 from .evaluation import EvaluationMixin, as_knowledge_dataset
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
-from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
+from .metrics import compute_accuracy, rank_classes, with_accuracy
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .seeding import seeded
@@ -202,14 +202,10 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
                 self.kcd.restore(load_tensors(Path(resume_from_checkpoint) / STATE_NAME)[0])
         return position
 
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.method.first_phase is not None and resume_from_checkpoint is None:
+    def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
+        if self.method.first_phase is not None and self.state.global_step == 0:
             run_first_phase(self, model, train_dataloader)
-        return model, train_dataloader
-
-    def _run_epoch(self, *args, **kwargs):
-        super()._run_epoch(*args, **kwargs)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
         self._finite.check()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -258,8 +254,8 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         """Record the step's values and loss parts, on the device."""
         student_logits, teacher_logits = outputs["student_logits"], outputs.get("teacher_logits")
         point_ids = outputs["point_ids"]
-        finite = finite_rows(student_logits, teacher_logits) & outputs["loss"].detach().isfinite()
-        self._finite.note(finite, point_ids, self.state.global_step)
+        step = self.state.global_step
+        finite = self._finite.note(step, point_ids, outputs["loss"], student_logits, teacher_logits)
         if self.kcd is not None:
             self.kcd.condenser.observe(point_ids, student_logits, teacher_logits, outputs["labels"], finite)
         for name, part in outputs["parts"].items():
