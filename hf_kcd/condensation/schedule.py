@@ -132,6 +132,13 @@ class CondensationSchedule:
             return num_kept // self.batch_size // self.world_size
         return _ceil_div(_ceil_div(num_kept, self.batch_size), self.world_size)
 
+    def batch_rows(self, epoch: int) -> tuple[int, int]:
+        """Return the points in the smallest and in the largest batch of an epoch; several processes fill up the last one."""
+        if self.batches(epoch) and not self.drop_last and self.world_size == 1:
+            rest = self.num_kept(epoch) % self.batch_size or self.batch_size
+            return rest, min(self.batch_size, self.num_kept(epoch))
+        return self.batch_size, self.batch_size
+
     def updates(self, epoch: int) -> int:
         """Return the number of optimizer updates in an epoch; the last one may gather fewer batches."""
         return _ceil_div(self.batches(epoch), self.accumulation)

@@ -122,6 +122,9 @@ def build_schedule(
     epochs = args.num_train_epochs
     if kcd is not None:
         schedule = kcd.config.schedule(train_dataset.num_points, epochs)
+        if kcd.config.final_ratio < 1 and schedule.num_kept(epochs - 1) == train_dataset.num_points:
+            fault = f"final_ratio={kcd.config.final_ratio} drops none of the {train_dataset.num_points} points"
+            raise ValueError(f"{fault} in {schedule.num_stages} stages: lower it, or train for fewer stages.")
     else:
         schedule = CondensationSchedule(len(train_dataset), epochs, epochs, 1.0, first_selection="after_first_stage")
     return schedule.with_batches(

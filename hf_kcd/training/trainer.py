@@ -15,6 +15,7 @@ from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
 from ..models import network_name
+from .batches import check_batches
 from .checkpoint import STATE_NAME
 from .config import DistillationConfig
 from .cost import CostTracker
@@ -105,6 +106,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             args.ddp_find_unused_parameters = True
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
         self.schedule = build_schedule(args, train_dataset, self.kcd)
+        check_batches(model, self.schedule, train_dataset.preprocessing.network_size)
         super().__init__(
             model=model,
             args=args,
