@@ -119,7 +119,11 @@ def group_results(results: list[Results]) -> dict[str, list[Results]]:
     """Group runs that differ only in their seed and machine, by name; experiments with equal names get a number."""
     experiments: dict[str, list[Results]] = {}
     for result in results:
-        experiments.setdefault(json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True), []).append(result)
+        settings = {name: result.get(name) for name in _SETTINGS}
+        if settings["condensation"]:
+            # Files of earlier versions lack the option.
+            settings["condensation"] = {"min_per_class": 0, **settings["condensation"]}
+        experiments.setdefault(json.dumps(settings, sort_keys=True), []).append(result)
     groups: dict[str, list[Results]] = {}
     for experiment in experiments.values():
         label = run_label(experiment[0])

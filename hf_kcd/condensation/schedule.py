@@ -134,10 +134,12 @@ class CondensationSchedule:
 
     def batch_rows(self, epoch: int) -> tuple[int, int]:
         """Return the points in the smallest and in the largest batch of an epoch; several processes fill up the last one."""
-        if self.batches(epoch) and not self.drop_last and self.world_size == 1:
-            rest = self.num_kept(epoch) % self.batch_size or self.batch_size
-            return rest, min(self.batch_size, self.num_kept(epoch))
-        return self.batch_size, self.batch_size
+        size, num_kept = self.batch_size, self.num_kept(epoch)
+        if size is None:
+            raise ValueError("Batches have no size yet: give batch_size, or call with_batches(batch_size).")
+        if self.drop_last or self.world_size > 1:
+            return size, size
+        return num_kept % size or size, min(size, num_kept)
 
     def updates(self, epoch: int) -> int:
         """Return the number of optimizer updates in an epoch; the last one may gather fewer batches."""

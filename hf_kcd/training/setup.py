@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
-from ..condensation import CondensationSchedule, KnowledgeMask
+from ..condensation import CondensationSchedule, KnowledgeCondenser, KnowledgeMask
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels
 from ..methods import as_teachers, create_method
 from ..methods.registry import get_method
@@ -16,6 +17,8 @@ from .callback import KCDTrainerCallback
 from .config import DistillationConfig
 from .model import DistillationModel
 from .soft_labels import check_method, teacher_spec
+
+logger = logging.get_logger(__name__)
 
 Network = nn.Module | str
 Teacher = Network | Sequence[Network] | SoftLabels | None
@@ -132,6 +135,24 @@ def build_schedule(
     )
 
 
+def attach_condenser(
+    kcd: KCDTrainerCallback | None, args: DistillationConfig, train_dataset: KnowledgeDataset
+) -> None:
+    """Join a callback with the run, which finds what cannot be condensed; the condenser's provenance comes later."""
+    if kcd is None:
+        return
+    condenser = KnowledgeCondenser(
+        kcd.config,
+        train_dataset.num_points,
+        args.num_train_epochs,
+        seed=args.seed,
+        device=args.device,
+        dataset=train_dataset.identity,
+        labels=train_dataset.labels,
+    )
+    kcd.attach(condenser, train_dataset, args.output_dir if args.process_index == 0 else None)
+
+
 def select_points(
     train_dataset: KnowledgeDataset, mask: KnowledgeMask | None, mixing: bool, soft_labels: SoftLabels | None
 ) -> None:
@@ -140,6 +161,12 @@ def select_points(
         train_dataset.apply(mask, mixing)
     # Also None: the data set may come from a training with soft labels.
     train_dataset.use_soft_labels(soft_labels)
+    num_empty = train_dataset.num_classes - len(train_dataset.labels[train_dataset.selected].unique())
+    if num_empty:
+        logger.warning(
+            f"{num_empty:,} of {train_dataset.num_classes:,} classes have no point to train on: the student will not see them. "
+            "Give more points, or data without these classes."
+        )
 
 
 def _check_classes(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from ..artifacts.files import load_tensors
-from ..condensation import KnowledgeCondenser, KnowledgeMask
+from ..condensation import KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
@@ -27,6 +27,7 @@ from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .seeding import seeded
 from .setup import (
+    attach_condenser,
     build_model,
     build_schedule,
     check_arguments,
@@ -107,6 +108,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
         self.schedule = build_schedule(args, train_dataset, self.kcd)
         check_batches(model, self.schedule, train_dataset.preprocessing.network_size)
+        attach_condenser(self.kcd, args, train_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -123,17 +125,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)
         self._reset_step_records()
         if self.kcd is not None:
-            condenser = KnowledgeCondenser(
-                self.kcd.config,
-                train_dataset.num_points,
-                args.num_train_epochs,
-                seed=args.seed,
-                device=args.device,
-                dataset=train_dataset.identity,
-                labels=train_dataset.labels,
-                provenance=self._provenance(),
-            )
-            self.kcd.attach(condenser, train_dataset, args.output_dir if self.is_world_process_zero() else None)
+            self.kcd.condenser.provenance = self._provenance()
 
     # ---- What people ask a trainer for ----
 
