@@ -54,6 +54,11 @@ def _has_numbers(value: Any, *names: str) -> bool:
     return isinstance(value, dict) and all(_is_number(value.get(name)) for name in names)
 
 
+def _is_first_phase(value: dict[str, Any]) -> bool:
+    # Earlier files lack it.
+    return value.get("first_phase") is None or _is_number(value["first_phase"])
+
+
 def _is_accuracy(value: Any) -> bool:
     return isinstance(value, dict) and all(_has_numbers(value.get(name), "top1", "epoch") for name in ("last", "best"))
 
@@ -80,8 +85,12 @@ _SHAPES = {
     "soft_labels": lambda value: value is None or _has_numbers(value, "num_views", "top_k", "bits"),
     "accuracy": lambda value: value is None or _is_accuracy(value),
     "evaluation_set": lambda value: value is None or _is_name(value),
-    "cost": lambda value: _has_numbers(value, "planned", "paid", "points") and value["points"] > 0,
-    "seconds": lambda value: _has_numbers(value, "training") and isinstance(value.get("per_stage"), list),
+    "cost": lambda value: (
+        _has_numbers(value, "planned", "paid", "points") and value["points"] > 0 and _is_first_phase(value)
+    ),
+    "seconds": lambda value: (
+        _has_numbers(value, "training") and isinstance(value.get("per_stage"), list) and _is_first_phase(value)
+    ),
     "seed": lambda value: isinstance(value, int),
     "history": _is_history,
 }
@@ -112,7 +121,11 @@ def group_results(results: list[Results]) -> dict[str, list[Results]]:
     """Group runs that differ only in their seed and machine, by name; experiments with equal names get a number."""
     experiments: dict[str, list[Results]] = {}
     for result in results:
-        experiments.setdefault(json.dumps([result.get(name) for name in _SETTINGS], sort_keys=True), []).append(result)
+        settings = {name: result.get(name) for name in _SETTINGS}
+        if settings["condensation"]:
+            # Files of earlier versions lack the option.
+            settings["condensation"] = {"min_per_class": 0, **settings["condensation"]}
+        experiments.setdefault(json.dumps(settings, sort_keys=True), []).append(result)
     groups: dict[str, list[Results]] = {}
     for experiment in experiments.values():
         label = run_label(experiment[0])

@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import torch
 from torch import nn
-from transformers import set_seed
 
 from ..artifacts.classes import class_positions
 from ..artifacts.identity import find_columns
@@ -24,9 +23,11 @@ from ..publishing import push_student
 from ..reporting import describe_run, write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
 from ..training.checkpoint import last_whole_checkpoint
+from ..training.first_phase import describe_first_phase
 from ..training.interruption import TrainingStopped, interruptible
 from ..training.progress import show_progress
 from ..training.results import run_results
+from ..training.seeding import seeded
 from .options import RunFailed, RunStopped, say
 from .recipe import Recipe, RunConfig
 
@@ -51,7 +52,8 @@ def train(recipe: Recipe, quiet: bool = False) -> Results:
         datasets.disable_progress_bars()
     with args.main_process_first(desc="data"):
         data = load_run_data(config)
-    trainer = _make_trainer(recipe, data)
+    with seeded(args.seed):
+        trainer = _make_trainer(recipe, data)
     trainer.data_name, trainer.command = config.data, recipe.command
     show_progress(trainer, quiet)
     with hold_folder(args.output_dir) if args.should_save else nullcontext():
@@ -82,7 +84,10 @@ def _train(trainer: DistillationTrainer, recipe: Recipe, checkpoint: str | None,
     except TrainingStopped as stop:
         raise RunStopped(f"{stop}, with a whole checkpoint in {folder}") from None
     except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        raise RunFailed(f"{error} (The run is in {folder}; --resume continues from its last checkpoint.)") from error
+        # A resumed run repeats its steps to the bit, also one that broke.
+        resumable = not isinstance(error, FloatingPointError) and any(folder.glob("checkpoint-*"))
+        resume = "; --resume continues from its last checkpoint" if resumable else ""
+        raise RunFailed(f"{error} (The run is in {folder}{resume}.)") from error
     if args.push_to_hub and trainer.is_world_process_zero():
         _publish(folder, trainer)
     if not quiet:
@@ -120,11 +125,11 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     """Make the student and its training set from what `load_run_data` loaded."""
     config, args = recipe.config, recipe.args
     _, label_column = find_columns(data.train, **config.columns)
-    # The student's first weights are a function of the seed alone.
-    set_seed(args.seed)
     num_classes = data.train.features[label_column].num_classes
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
-    student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
+    # The student's first weights are a function of the seed alone.
+    with seeded(args.seed):
+        student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
     brought = config.student_checkpoint is not None or brings_weights(config.student)
     if brought and not config.new_classifier and label_names(student) is None:
         class_positions(None, data.train.features[label_column].names, "student", "training set")
@@ -196,6 +201,8 @@ def _announcement(trainer: DistillationTrainer, recipe: Recipe) -> str:
         f"Training {config.student} ({num_parameters:,} parameters) {source} with method {args.method} on {config.data}: "
         f"{len(trainer.train_dataset):,} points, {args.num_train_epochs} epochs, seed {args.seed}, on {args.device.type}."
     )
+    if trainer.method.first_phase is not None:
+        text += f"\n{describe_first_phase(trainer.method, trainer.schedule.batches(0))}"
     if (kcd := recipe.kcd) is None:
         return text
     return (

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..artifacts.identity import DatasetIdentity
 from .config import KCDConfig
 from .mask import KnowledgeMask
-from .ranking import random_scores, rank_points
+from .ranking import keep_of_each_class, random_scores, rank_points
 from .record import KnowledgeRecord
 from .selection import Selection
 from .summary import summarize_knowledge
@@ -62,6 +62,12 @@ class KnowledgeCondenser:
         self.seed, self.dataset, self.labels, self.provenance = seed, dataset, labels, provenance or {}
         self._device = device
         self._value = get_value(config.value)
+        if config.min_per_class:
+            if labels is None:
+                raise ValueError(f"min_per_class={config.min_per_class} needs the class of every point: give labels.")
+            # The last selection is the smallest: what does not fit is refused now, not after some stages.
+            num_kept = self.schedule.num_kept(num_epochs)
+            keep_of_each_class(torch.arange(num_points), num_kept, labels, config.min_per_class)
         self.reset()
 
     def reset(self) -> None:
@@ -110,7 +116,10 @@ class KnowledgeCondenser:
         config = self.config
         before, num_kept = (self.schedule.num_kept(epoch) for epoch in (self.epoch - 1, self.epoch))
         mixing = (config.max_perturbation, config.augmentation, config.partners)
-        self.selection = summarize_knowledge(rank_points(self._scores()), num_kept, *mixing, before).selection
+        order = rank_points(self._scores())
+        if config.min_per_class and self.labels is not None:
+            order = keep_of_each_class(order, num_kept, self.labels, config.min_per_class)
+        self.selection = summarize_knowledge(order, num_kept, *mixing, before).selection
         self._selected_before = self.epoch
         self._selected_by = self.record.state_dict()
         if config.cumulative_mixing:

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from ..errors import unknown_name
+from ..errors import unknown_name, whole_number
 from .schedule import FIRST_SELECTIONS, SHAPES, CondensationSchedule
 from .summary import AUGMENTATIONS, PARTNERS
 from .value import RANDOM, available_values
@@ -40,11 +40,15 @@ class KCDConfig:
     cumulative_mixing: bool = option(
         False, "Mix into the 8-bit images for good, stage after stage, as the released code does."
     )
+    min_per_class: int = option(
+        0, "Most valuable points of each class that every stage keeps; the number of kept points stays the same."
+    )
 
     def __post_init__(self) -> None:
         # The schedule checks epochs and points once their numbers are known.
         if not isinstance(self.final_ratio, (int, float)) or not 0 < self.final_ratio <= 1:
             raise ValueError(f"final_ratio is {self.final_ratio}: give a share of the points, above 0 and up to 1.")
+        object.__setattr__(self, "min_per_class", whole_number("min_per_class", self.min_per_class, at_least=0))
         names = {"value": available_values(), "shape": SHAPES, "first_selection": FIRST_SELECTIONS}
         for name, valid in {**names, "augmentation": AUGMENTATIONS, "partners": PARTNERS}.items():
             if getattr(self, name) not in valid:

@@ -126,6 +126,13 @@ class KnowledgeMask(Artifact):
         recorded, kept = self.frequency > 0, self.kept_mask
         return self.value[recorded & kept].numpy(), self.value[recorded & ~kept].numpy()
 
+    @property
+    def classes(self) -> tuple[int, int] | None:
+        """Number of classes with a kept point, and of those with any point; None where the labels are unknown."""
+        if self.labels is None:
+            return None
+        return len(self.labels[self.kept].unique()), len(self.labels.unique())
+
     def select(
         self, dataset: datasets.Dataset, *, image_column: str | None = None, label_column: str | None = None
     ) -> datasets.Dataset:
@@ -142,7 +149,7 @@ class KnowledgeMask(Artifact):
         return int((self.kept_mask ^ other.kept_mask).sum())
 
     def description(self) -> Facts:
-        """Describe the mask: counts, lowest and highest shares and frequencies, quantiles (5 to 95 %), and its facts."""
+        """Describe the mask: counts (also of classes with a kept and with any point), lowest and highest shares and frequencies, quantiles (5 to 95 %), and its facts."""
         kept, mixed = self.kept_mask, self.selection.is_mixed
         shares, num_mixed = self.perturbation[mixed], int(mixed.sum())
         if self.mixing_history:
@@ -153,6 +160,7 @@ class KnowledgeMask(Artifact):
             "num_points": self.num_points,
             "num_kept": len(self.kept),
             "num_mixed": num_mixed,
+            "classes": self.classes,
             "shares": [shares.min().item(), shares.max().item()] if len(shares) else None,
             "cumulative_mixing": bool(self.mixing_history),
             "recorded": bool((self.frequency > 0).any()),

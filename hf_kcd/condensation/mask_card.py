@@ -132,6 +132,9 @@ def _making(mask: dict[str, Any], results: Results | None) -> dict[str, str]:
         "Kept": f"{num_kept:,} of {num_points:,} points ({num_kept / num_points:.1%})",
         "Mixed": "none",
     }
+    if mask["classes"]:
+        left, num_classes = mask["classes"]
+        rows["Classes"] = f"{left:,} of {num_classes:,} have a kept point"
     if mask["cumulative_mixing"]:
         stages = "stage after stage into the 8-bit images for good (`cumulative_mixing`)"
         rows["Mixed"] = f"{mask['num_mixed']:,}, {stages}"

@@ -29,6 +29,36 @@ def rank_points(scores: torch.Tensor | np.ndarray | Sequence[float]) -> torch.Te
     return torch.argsort(scores, descending=True, stable=True)
 
 
+def keep_of_each_class(order: torch.Tensor, num_kept: int, labels: torch.Tensor, min_per_class: int) -> torch.Tensor:
+    """Reorder a ranking so that its first points include the most valuable ones of every class.
+
+    Args:
+        order: [N] int64, all ids from the most valuable to the least (`rank_points`).
+        num_kept: Number of points to keep, K.
+        labels: [N] int64, the class of every point.
+        min_per_class: Points of each class among the K; all points of a class that has fewer.
+
+    Returns:
+        [N] int64: the K kept points, then the others, both in their order in the ranking.
+
+    Raises:
+        ValueError: When the classes need more than K points.
+    """
+    classes = labels[order]
+    by_class, sizes = classes.argsort(stable=True), classes.bincount()
+    rank_in_class = torch.empty_like(order)
+    rank_in_class[by_class] = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[classes[by_class]]
+    reserved = rank_in_class < min_per_class
+    num_free = num_kept - int(reserved.sum())
+    if num_free < 0:
+        raise ValueError(
+            f"min_per_class={min_per_class} needs {num_kept - num_free} points of {int((sizes > 0).sum())} classes, but a stage "
+            f"keeps {num_kept}: lower min_per_class, or raise final_ratio."
+        )
+    kept = reserved | ((~reserved).cumsum(0) <= num_free)
+    return torch.cat([order[kept], order[~kept]])
+
+
 def random_scores(num_points: int, seed: int, epoch: int) -> torch.Tensor:
     """Draw a score for every point: the baseline that an estimated value has to beat.
 

@@ -132,6 +132,15 @@ class CondensationSchedule:
             return num_kept // self.batch_size // self.world_size
         return _ceil_div(_ceil_div(num_kept, self.batch_size), self.world_size)
 
+    def batch_rows(self, epoch: int) -> tuple[int, int]:
+        """Return the points in the smallest and in the largest batch of an epoch; several processes fill up the last one."""
+        size, num_kept = self.batch_size, self.num_kept(epoch)
+        if size is None:
+            raise ValueError("Batches have no size yet: give batch_size, or call with_batches(batch_size).")
+        if self.drop_last or self.world_size > 1:
+            return size, size
+        return num_kept % size or size, min(size, num_kept)
+
     def updates(self, epoch: int) -> int:
         """Return the number of optimizer updates in an epoch; the last one may gather fewer batches."""
         return _ceil_div(self.batches(epoch), self.accumulation)

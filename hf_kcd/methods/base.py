@@ -57,6 +57,8 @@ class DistillationMethod(nn.Module):
     teacher_reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     # Whether it learns from several teachers; the constructor and `forward` then get lists.
     many_teachers: ClassVar[bool] = False
+    # The fewest points of a batch that its loss learns from: more than one where it compares them.
+    fewest_points: ClassVar[int] = 1
     # Whether the teacher normalizes with the statistics of the batch; its running statistics stay unchanged.
     teacher_batch_statistics: ClassVar[bool] = False
     # Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough.
@@ -95,6 +97,10 @@ class DistillationMethod(nn.Module):
             A batch with the same keys and any number of rows, and further entries that `forward` needs.
         """
         return batch
+
+    def num_rows(self, num_points: int) -> int:
+        """Return the rows of the batch that `prepare_batch` makes of a number of points; by default as many."""
+        return num_points
 
     def forward(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, Tensor]:
         """Compute the named parts of the loss, already weighted; training minimizes their sum.

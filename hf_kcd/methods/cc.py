@@ -21,6 +21,7 @@ class CC(TermMethod):
 
     paper = "Peng et al., ICCV 2019"
     reads = ("logits", "embedding")
+    fewest_points = 2
     weight = 0.02
 
     def __init__(self, *args, common_dim: int = 128, **options) -> None:

@@ -53,6 +53,17 @@ class ContrastiveMethod(TermMethod):
         self.teacher_projection = nn.Linear(self.teacher_spec.embedding_dim, embedding_dim)
         self.memory = ContrastMemory(self.num_points, embedding_dim, num_negatives, momentum)
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Class of every point; setting them finds, before the first step, that one class leaves no negatives."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Tensor | None) -> None:
+        self._labels = labels
+        if labels is not None:
+            self.memory.set_labels(labels)
+
     def contrast(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> tuple[Tensor, ...]:
         """Project the embeddings, compare them with the memory, and store them there.
 

@@ -17,6 +17,7 @@ class PKT(TermMethod):
 
     paper = "Passalis and Tefas, ECCV 2018"
     reads = ("logits", "embedding")
+    fewest_points = 2
     weight = 30000.0
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from .term import TermMethod
 
 @register_method("rkd")
 class RKD(TermMethod):
-    """CE + 25 x the smooth L1 of distances + 50 x the smooth L1 of angles; 0 for a single point.
+    """CE + 25 x the smooth L1 of distances + 50 x the smooth L1 of angles; 0 for one or two points.
 
     Args:
         weight: Weight of both relations together.
@@ -19,6 +19,7 @@ class RKD(TermMethod):
 
     paper = "Park et al., CVPR 2019"
     reads = ("logits", "embedding")
+    fewest_points = 3  # With two, the only distance is 1 and the only angles are 0.
 
     def __init__(self, *args, distance_weight: float = 25.0, angle_weight: float = 50.0, **options) -> None:
         super().__init__(*args, **options)

@@ -14,6 +14,7 @@ class SP(TermMethod):
 
     paper = "Tung and Mori, ICCV 2019"
     reads = ("logits", "features")
+    fewest_points = 2
     weight = 3000.0
 
     def term(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> Tensor:

@@ -38,6 +38,7 @@ class SSKD(DistillationMethod):
 
     paper = "Xu et al., 2020"
     reads = ("logits", "embedding")
+    fewest_points = 2
 
     def __init__(
         self,
@@ -79,6 +80,9 @@ class SSKD(DistillationMethod):
     @property
     def step_cost(self) -> float:
         return 4.0
+
+    def num_rows(self, num_points: int) -> int:
+        return 4 * num_points
 
     def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
         images = batch["pixel_values"]

@@ -65,6 +65,9 @@ class UNIX(DistillationMethod):
         """C = k / n + 1 / (F_t / F_s + 2): a backward pass counts as a forward one, the scoring pass as one of n images."""
         return self.keep_ratio + 1 / (self.cost_ratio + 2)
 
+    def num_rows(self, num_points: int) -> int:
+        return max(1, round(self.keep_ratio * num_points))
+
     def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
         images = batch["pixel_values"]
         with torch.no_grad():
@@ -74,7 +77,7 @@ class UNIX(DistillationMethod):
         torch.clear_autocast_cache()
         entropy = -(log_probabilities.exp() * log_probabilities).sum(1)
         num_drawn = len(images)
-        num_kept = max(1, round(self.keep_ratio * num_drawn))
+        num_kept = self.num_rows(num_drawn)
         kept = entropy.argsort(descending=True, stable=True)[:num_kept]
         others = torch.randperm(num_drawn, device=images.device)[:num_kept]
         # Beta(1, 1) is uniform. It is drawn on the CPU, so that no step waits for the accelerator.

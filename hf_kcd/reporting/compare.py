@@ -66,6 +66,7 @@ def describe_mask(mask: KnowledgeMask, labels: Sequence[int] | np.ndarray | torc
         f"  from       {_origin(facts['provenance'])}",
         f"  stage      {facts['stage']}",
         f"  kept       {num_kept:,} ({num_kept / num_points:.1%}), discarded {num_points - num_kept:,}",
+        f"  classes    {_classes(facts['classes'])}",
         f"  mixed      {mixed}",
         f"  frequency  {low} to {high} epochs recorded per point",
         "  value               5 %      25 %    median      75 %      95 %",
@@ -83,6 +84,10 @@ def _origin(provenance: Mapping[str, object]) -> str:
         return "unknown"
     seed = f", seed {provenance['seed']}" if "seed" in provenance else ""
     return (f"{teacher} teaching " if teacher is not None else "") + f"{student} under {method}{seed}"
+
+
+def _classes(counts: tuple[int, int] | None) -> str:
+    return "unknown" if counts is None else f"{counts[0]:,} of {counts[1]:,} have a kept point"
 
 
 def _kept_per_class(mask: KnowledgeMask, labels: np.ndarray) -> str:

@@ -30,7 +30,11 @@ def describe_run(results: Results, folder: str | Path) -> str:
     lines.append(f"  cost      {paid:.2%} of the points of a whole training (planned {planned:.2%})")
     if step not in (None, 1.0):
         lines.append(f"            {paid * step:.2%} of its computation: a step costs {step:.2f} steps of KD")
-    lines += [f"  time      {results['seconds']['training']:.1f} s of training", f"  folder    {folder}"]
+    time = f"{results['seconds']['training']:.1f} s of training"
+    if (first := results["cost"].get("first_phase")) is not None:
+        lines.append(f"            and {first:.2%} of its points in the method's first phase")
+        time += f", {results['seconds']['first_phase']:.1f} s of the first phase before"
+    lines += [f"  time      {time}", f"  folder    {folder}"]
     for name, accuracy in results["networks"].items():
         reached = "" if accuracy is None else f", top-1 {accuracy['last']['top1']:.2f} %"
         lines.append(f"  beside it {Path(folder) / name}{reached}")

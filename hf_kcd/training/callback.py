@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..artifacts.run_folder import STAGES_FOLDER
 from ..condensation import KCDConfig, KnowledgeCondenser, KnowledgeMask
 from ..data import KnowledgeDataset
+
+logger = logging.get_logger(__name__)
 
 
 class KCDTrainerCallback(TrainerCallback):
@@ -76,8 +79,19 @@ class KCDTrainerCallback(TrainerCallback):
         while self.condenser.epoch < epoch:
             if self.condenser.end_epoch() is not None:
                 self._apply()
+                self._warn_of_empty_classes()
                 if self.output_dir is not None:
                     self.mask.save_pretrained(self.output_dir / STAGES_FOLDER / f"stage-{self.mask.stage:02d}")
+
+    def _warn_of_empty_classes(self) -> None:
+        if self.output_dir is None or self.mask.classes is None:
+            return
+        left, num_classes = self.mask.classes
+        if left < num_classes:
+            logger.warning(
+                f"Stage {self.mask.stage} keeps no point of {num_classes - left:,} of {num_classes:,} classes: the student "
+                "will not see them. min_per_class=1 keeps the most valuable point of each, a larger final_ratio more points."
+            )
 
     def _apply(self) -> None:
         if self.condenser.selection is not None:

@@ -66,7 +66,9 @@ class CondensingMixin(Trainer):
             labels=dataset.labels,
             provenance=self._provenance(),
         )
-        kcd.attach(condenser, dataset, self._get_output_dir(trial) if self.is_world_process_zero() else None)
+        # The constructor comes here before transformers', so that what cannot be condensed is found before a folder is made.
+        folder = self.args.output_dir if trial is None else self._get_output_dir(trial)
+        kcd.attach(condenser, dataset, folder if self.args.process_index == 0 else None)
         self.kcd = kcd
 
     def _stop_condensing(self) -> None:

@@ -100,11 +100,6 @@ def _whole(values: Any) -> Any:
     return np.concatenate(arrays) if all(isinstance(array, np.ndarray) and array.ndim for array in arrays) else None
 
 
-def finite_rows(*logits: Tensor | None) -> Tensor:
-    """Return which rows of all given logits [B, classes] are finite: [B] bool, without a host sync."""
-    return torch.stack([each.isfinite().all(-1) for each in logits if each is not None]).all(0)
-
-
 def metric_key(name: str | None) -> str | None:
     """Return a metric's key in the log, as Trainer does for `metric_for_best_model`."""
     return name if name is None or name.startswith("eval_") else f"eval_{name}"

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, and one line per epoch everywhere."""
+"""Progress of a training: a bar on a terminal, and one line per epoch everywhere, also of a first phase."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +31,8 @@ class EpochLines(TrainerCallback):
             self._line = _training_line(logs, args.num_train_epochs)
             if args.eval_strategy == args.logging_strategy:
                 return
+        elif "first_phase_loss" in logs:
+            self._line = _first_phase_line(logs, kwargs["model"].method.first_phase.epochs)
         elif keys := [key for key in logs if key.startswith("eval_") and key.endswith("_loss")]:
             self._line = self._line or _epoch(logs, args.num_train_epochs)
             # Several sets have a line each; networks that learned along come after the student, with longer names.
@@ -64,6 +66,11 @@ def _evaluated(logs: Mapping[str, Any], prefix: str) -> str:
     name = prefix.removeprefix("eval").replace("_", " ", 1)
     top1 = logs.get(f"{prefix}_top1")
     return f"  loss{name} {logs[f'{prefix}_loss']:.3f}" if top1 is None else f"  top-1{name} {top1:6.2f} %"
+
+
+def _first_phase_line(logs: Mapping[str, Any], num_epochs: int) -> str:
+    epoch = f"first phase, epoch {logs['first_phase_epoch']:>2}/{num_epochs}"
+    return f"{epoch}  loss {logs['first_phase_loss']:.3f}  lr {logs['first_phase_learning_rate']:.4g}"
 
 
 def _training_line(logs: Mapping[str, Any], num_epochs: int) -> str:

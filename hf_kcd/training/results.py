@@ -26,7 +26,8 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
     Cost is relative to training on all points in every epoch: `planned` by the schedule, `paid` by the points drawn. Losses
     are means over an epoch's log lines. Accuracy is in percent, None for a run that was never evaluated; it has "saved"
     beside "last" and "best" when the final weights are not the last epoch's. Of several evaluation sets, "accuracy" and the
-    history are of the one that `metric_for_best_model` names, or else of the first. Seconds count training alone.
+    history are of the one that `metric_for_best_model` names, or else of the first. Seconds count training alone; a method's
+    first phase is counted apart.
     """
     args, schedule, cost = trainer.args, trainer.schedule, trainer.cost
     log, best, evaluated = evaluations(trainer), _best_step(trainer), main_set(trainer)
@@ -63,10 +64,16 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
             "planned": schedule.absolute_cost / (cost.num_points * cost.num_epochs),
             "paid": cost.relative_cost,
             "points": sum(cost.points),
+            # Points of a method's first phase, relative to the same whole training; not in `paid`. None without one.
+            "first_phase": cost.first_phase_cost if cost.first_phase_points else None,
             # A method's step cost includes the teacher, which soft labels save.
             "step": trainer.method.step_cost if trainer.soft_labels is None else None,
         },
-        "seconds": {"training": sum(cost.seconds), "per_stage": _seconds_per_stage(trainer, trained)},
+        "seconds": {
+            "training": sum(cost.seconds),
+            "first_phase": cost.first_phase_seconds if cost.first_phase_points else None,
+            "per_stage": _seconds_per_stage(trainer, trained),
+        },
         "seed": args.seed,
         "world_size": args.world_size,
         "versions": {"python": platform.python_version(), **library_versions()},

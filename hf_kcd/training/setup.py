@@ -152,6 +152,9 @@ def build_schedule(
     epochs = args.num_train_epochs
     if kcd is not None:
         schedule = kcd.config.schedule(train_dataset.num_points, epochs)
+        if kcd.config.final_ratio < 1 and schedule.num_kept(epochs - 1) == train_dataset.num_points:
+            fault = f"final_ratio={kcd.config.final_ratio} drops none of the {train_dataset.num_points} points"
+            raise ValueError(f"{fault} in {schedule.num_stages} stages: lower it, or train for fewer stages.")
     else:
         schedule = CondensationSchedule(len(train_dataset), epochs, epochs, 1.0, first_selection="after_first_stage")
     schedule = schedule.with_batches(
@@ -169,6 +172,12 @@ def select_points(
         train_dataset.apply(mask, mixing)
     # Also None: the data set may come from a training with soft labels.
     train_dataset.use_soft_labels(soft_labels)
+    num_empty = train_dataset.num_classes - len(train_dataset.labels[train_dataset.selected].unique())
+    if num_empty:
+        logger.warning(
+            f"{num_empty:,} of {train_dataset.num_classes:,} classes have no point to train on: the student will not see them. "
+            "Give more points, or data without these classes."
+        )
 
 
 def _check_classes(

@@ -10,7 +10,7 @@ import datasets
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import BaseImageProcessor, EvalPrediction, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, TrainerCallback, set_seed
 from transformers.trainer_utils import TrainOutput
 
 from ..artifacts.files import load_tensors
@@ -28,17 +28,19 @@ from .arguments import (
     check_optimizer,
     check_optimizers,
 )
+from .batches import check_batches
 from .checkpoint import STATE_NAME
 from .condensing import CondensingMixin
 from .config import DistillationConfig
 from .evaluation import EvaluationMixin, EvaluationSets
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
-from .metrics import check_best_metric, check_metrics, finite_rows
+from .metrics import check_best_metric, check_metrics
 from .optimizers import class_and_options
 from .processor import as_processor_says, check_processor, check_same_images
 from .publishing import PublishingMixin
 from .saving import SavingMixin
+from .seeding import seeded
 from .setup import build_student_and_data, check_launch, check_sources, find_callback, select_points
 from .shrinking_epochs import ShrinkingEpochsTrainer
 from .trials import TrialsMixin
@@ -123,17 +125,22 @@ class DistillationTrainer(
         self.data_name = name_of(train_dataset) if self._is_plain else "images"
         train_dataset = as_processor_says(train_dataset, processing_class, args.seed)
         blends = bool(kcd and kcd.config.cumulative_mixing) or bool(mask and mask.mixing_history)
-        model, *sets = build_student_and_data(model, args, train_dataset, eval_dataset, blends)
-        self.train_dataset, self.eval_dataset = sets
-        check_same_images(processing_class, self.train_dataset)
         self._teachers = teacher
-        model = self._first_model(model)
+        # Networks made by their names and the method's own weights are functions of the seed alone.
+        with seeded(args.seed):
+            model, *sets = build_student_and_data(model, args, train_dataset, eval_dataset, blends)
+            self.train_dataset, self.eval_dataset = sets
+            check_same_images(processing_class, self.train_dataset)
+            self.model = model = self._first_model(model)
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         check_best_metric(args, compute_metrics is not None, self.eval_dataset, model.method.networks())
         check_optimizer(optimizers[0], model.student, model.method)
         select_points(self.train_dataset, mask, mask_mixing, self.soft_labels)
         self._schedule_epochs(kcd)
+        check_batches(model, self.schedule, self.train_dataset.preprocessing.network_size)
+        if kcd is not None:
+            self._condense(kcd)
         super().__init__(
             model=model,
             args=args,
@@ -149,8 +156,6 @@ class DistillationTrainer(
         )
         self.model_init = model_init  # Trainer knows none when it is given a network.
         self._reset_step_records()
-        if kcd is not None:
-            self._condense(kcd)
 
     # ---- What people ask a trainer for ----
 
@@ -210,6 +215,8 @@ class DistillationTrainer(
                 ExitStack() as self._networks_in_use,
             ):
                 checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+                # Since the constructor seeded the generators, others may have drawn from them: another trainer, the caller.
+                set_seed(self.args.seed)
                 if self.model_init is None:
                     self._use(self.model)
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -247,14 +254,10 @@ class DistillationTrainer(
                 self.kcd.restore(load_tensors(Path(resume_from_checkpoint) / STATE_NAME)[0])
         return position
 
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.method.first_phase is not None and resume_from_checkpoint is None:
+    def _run_epoch(self, model, epoch, train_dataloader, **kwargs):
+        if self.method.first_phase is not None and self.state.global_step == 0:
             run_first_phase(self, model, train_dataloader)
-        return model, train_dataloader
-
-    def _run_epoch(self, *args, **kwargs):
-        super()._run_epoch(*args, **kwargs)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
         self._finite.check()
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -299,8 +302,8 @@ class DistillationTrainer(
         """Record the step's values and loss parts, on the device."""
         student_logits, teacher_logits = outputs["student_logits"], outputs.get("teacher_logits")
         point_ids = outputs["point_ids"]
-        finite = finite_rows(student_logits, teacher_logits) & outputs["loss"].detach().isfinite()
-        self._finite.note(finite, point_ids, self.state.global_step)
+        step = self.state.global_step
+        finite = self._finite.note(step, point_ids, outputs["loss"], student_logits, teacher_logits)
         if self.kcd is not None:
             self.kcd.condenser.observe(point_ids, student_logits, teacher_logits, outputs["labels"], finite)
         for name, part in outputs["parts"].items():

@@ -177,6 +177,17 @@ def test_finite_for_extreme_values(case):
             assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@every_loss
+@pytest.mark.parametrize("sign", [1, -1])
+def test_finite_for_the_largest_float16_everywhere(case, sign):
+    # 65504 squared is beyond float16, and a sum over a map's positions far beyond.
+    student, teacher = case.tensors(lambda shape: torch.full(shape, 65504.0, dtype=torch.float16))
+    teacher = [sign * tensor for tensor in teacher]
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=autocast):
+            assert evaluate(case, student, teacher)[0].isfinite()
+
+
 @pytest.mark.parametrize(
     "name", ["at", "nst", "fsp", "hcl", "sp", "rkd", "pkt", "cc", "ft", "hint", "kd", "dkd", "dml"]
 )

@@ -1,5 +1,7 @@
 """NaN and infinity: reported with step and points, and never a value."""
 
+import sys
+
 import pytest
 import torch
 from tiny_runs import PAPER, Before, Spy, dropout_network, make_trainer, network
@@ -39,6 +41,8 @@ def test_a_broken_network_is_reported_at_its_step(tmp_path, value, who):
     trainer = make_trainer(tmp_path, PAPER, [breaking(networks[who], 8, value)], method="spy", **networks)
     with pytest.raises(FloatingPointError, match="NaN or infinite at step 8, points ") as error:
         trainer.train()
+    advice = {"model": "Lower learning_rate", "teacher": "Check the teacher's weights"}
+    assert advice[who] in str(error.value)
     last = trainer.method.steps[-1]["point_ids"].tolist()
     assert len(trainer.method.steps) == 9
     assert ", ".join(map(str, last)) in str(error.value)
@@ -52,10 +56,12 @@ def test_only_the_points_that_broke_are_named(tmp_path):
     trainer = make_trainer(tmp_path, method="test_infinite_input", model=student, teacher=teacher)
     with pytest.raises(FloatingPointError, match=r"at step (\d+), points ") as error:
         trainer.train()
-    broken = [step for step in trainer.method.steps if step["epoch"] >= 1][-1]["point_ids"]
-    # A loss over the batch is broken with one row, so all its rows are named; the others before it were not.
-    assert {5, 40} & set(broken.tolist())
-    assert "points " + ", ".join(map(str, broken.tolist())) in str(error.value)
+    # The loss over the batch is broken with one row. The first step of epoch 1 that shows one of them:
+    batch = trainer.method.steps[-1]["point_ids"].tolist()
+    broken = [point for point in batch if point in (5, 40)]
+    assert broken and len(batch) == 16
+    assert f"points {', '.join(map(str, broken))}. " in str(error.value)
+    assert "Check the images of these points" in str(error.value)
 
 
 def test_a_broken_loss_over_finite_logits_is_reported_and_not_recorded(tmp_path):
@@ -67,10 +73,9 @@ def test_a_broken_loss_over_finite_logits_is_reported_and_not_recorded(tmp_path)
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path, monkeypatch):
     # As on an accelerator, where a step is checked when a log line or a checkpoint is due.
-    def note(self, finite, point_ids, step):
-        self._pending.append((step, finite, point_ids))
-
-    monkeypatch.setattr(FiniteCheck, "note", note)
+    check = FiniteCheck.check
+    caller = lambda: sys._getframe(2).f_code.co_name  # noqa: E731
+    monkeypatch.setattr(FiniteCheck, "check", lambda self: None if caller() == "note" else check(self))
     # Broken at the first step of an epoch that ends with step 11; the next checkpoint would be that of step 8.
     student = network()
     options = {"logging_strategy": "no", "save_strategy": "steps", "save_steps": 4}
@@ -85,4 +90,4 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path, monkeypatch):
 
 def test_many_points_are_counted_instead_of_listed():
     with pytest.raises(FloatingPointError, match=r"points 0, 1, .*, 15, … \(40 points\)"):
-        FiniteCheck().note(torch.zeros(40, dtype=torch.bool), torch.arange(40), 3)
+        FiniteCheck().note(3, torch.arange(40), torch.tensor(torch.nan))
