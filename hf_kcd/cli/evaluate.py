@@ -43,7 +43,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     model = load_trained_model(options.model, dataset.num_classes, options.checkpoint)
     if options.checkpoint is None:
         # The configuration beside the weights says what images they were trained on.
-        dataset = KnowledgeDataset(data.eval, data.preprocessing.as_network_expects(model), training=False)
+        dataset = KnowledgeDataset(data.eval, data.preprocessing.evaluation_of(model), training=False)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model.eval().to(device)
     ranked, labels = [], []

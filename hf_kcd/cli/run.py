@@ -112,9 +112,12 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     num_classes = data.train.features[label_column].num_classes
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
     student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
-    preprocessing = data.preprocessing.for_network(config.image_size)
+    prepared = data.preprocessing
+    if config.image_augmentation is not None:
+        prepared = prepared.with_augmentation(config.image_augmentation)
+    preprocessing = prepared.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
-        preprocessing = data.preprocessing.as_network_expects(student)
+        preprocessing = prepared.as_network_expects(student)
     return student, KnowledgeDataset(data.train, preprocessing, seed=args.seed, **config.columns)
 
 

@@ -14,7 +14,8 @@ class DistillationModel(nn.Module):
     """A student with its distillation method. It also runs the teacher, which is not a submodule.
 
     Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
-    Teachers are put in eval mode, frozen, never saved and never wrapped; `mean`, `std` and `image_size` are of the images.
+    Teachers are put in eval mode, frozen, never saved and never wrapped; `mean`, `std` and `image_size` are of the student's
+    images. A teacher of larger images gets `teacher_pixel_values` where a batch has them.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -42,10 +43,11 @@ class DistillationModel(nn.Module):
         # The values of points come from the student's logits, whatever the method reads.
         student_reads = method.student_reads | {"logits"}
         self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
+        self._image_size = max(image_size)
         self._read_teachers: list[tuple[TeacherImages, OutputReader]] = []
         if method.teacher_reads and self.teachers:
             for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
-                images = TeacherImages(image_config(one), mean, std, image_size)
+                images = TeacherImages(image_config(one), mean, std)
                 self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
         # DDP skips these when it broadcasts buffers at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronized_buffers]
@@ -60,6 +62,11 @@ class DistillationModel(nn.Module):
     def teacher(self) -> nn.Module | None:
         """The network to learn from; the first of several."""
         return self.teachers[0] if self.teachers else None
+
+    @property
+    def teacher_sizes(self) -> set[int]:
+        """Height or width, the larger, of the images that each teacher is shown; empty when none of them is."""
+        return {max(images.size) for images, _ in self._read_teachers}
 
     def train(self, mode: bool = True) -> "DistillationModel":
         super().train(mode)
@@ -92,7 +99,7 @@ class DistillationModel(nn.Module):
         images = batch["pixel_values"]
         teacher = None if teacher_logits is None else ModelOutputs(logits=teacher_logits)
         if teacher is None and method.teacher_reads:
-            teacher = self._run_teachers(images)
+            teacher = self._run_teachers(images, batch.get("teacher_pixel_values", images))
         runs_student = not self.in_first_phase or method.first_phase.trains_student
         student = self._read_student(images) if runs_student else None
         losses = method.first_phase_losses if self.in_first_phase else method
@@ -103,8 +110,11 @@ class DistillationModel(nn.Module):
         return outputs | method.observation(student, teacher[0] if method.many_teachers else teacher, batch)
 
     @torch.no_grad()
-    def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
-        outputs = [read(prepare(images)) for prepare, read in self._read_teachers]
+    def _run_teachers(self, images: Tensor, larger_images: Tensor) -> ModelOutputs | list[ModelOutputs]:
+        outputs = [
+            read(prepare(larger_images if max(prepare.size) > self._image_size else images))
+            for prepare, read in self._read_teachers
+        ]
         return outputs if self.method.many_teachers else outputs[0]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -6,16 +6,20 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import KnowledgeDataset, Preprocessing, SoftLabels
-from ..methods import as_teachers, create_method
+from ..data.preprocessing import check_channels
+from ..methods import DistillationMethod, as_teachers, create_method
 from ..methods.registry import get_method
 from ..models import image_config, load_model, network_name
 from .callback import KCDTrainerCallback
 from .config import DistillationConfig
 from .model import DistillationModel
 from .soft_labels import check_method, teacher_spec
+
+logger = logging.get_logger(__name__)
 
 Network = nn.Module | str
 Teacher = Network | Sequence[Network] | SoftLabels | None
@@ -115,6 +119,24 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, method: nn.Module) 
         raise ValueError(f"{fault}: set optim, or pass optimizer_cls_and_kwargs, so that it gets them too.")
 
 
+def show_teacher(train_dataset: KnowledgeDataset, model: DistillationModel) -> None:
+    """Let a teacher that was trained on larger images than the student's see them, where the data has them."""
+    method, sizes = model.method, model.teacher_sizes
+    changes_images = type(method).prepare_batch is not DistillationMethod.prepare_batch
+    changes_students_alone = changes_images and not method.prepares_teacher_images
+    needed = None if changes_students_alone or train_dataset.soft_labels is not None else max(sizes, default=None)
+    shown = train_dataset.show_teacher(needed)
+    student = train_dataset.preprocessing.network_size
+    reason = "because the preprocessing keeps no more pixels"
+    if changes_students_alone:
+        reason = f"because method {method.name!r} changes only the student's (see prepares_teacher_images)"
+    for size in sizes:
+        if size < student or (size > student and shown is None):
+            how = f"enlarged, {reason}" if size > student else "reduced"
+            seen = f"is shown the student's {student} x {student}, {how}"
+            logger.warning_once(f"The teacher was trained on images of {size} x {size} and {seen}.")
+
+
 def build_schedule(
     args: DistillationConfig, train_dataset: KnowledgeDataset, kcd: KCDTrainerCallback | None
 ) -> CondensationSchedule:
@@ -154,6 +176,7 @@ def _check_classes(
 
 def _check_images(student: nn.Module, size: int) -> None:
     """Run the student once on an image of the data's size."""
+    check_channels(network_name(student), image_config(student).input_size[0])
     weight = next(student.parameters())
     training = student.training
     student.eval()
@@ -176,6 +199,10 @@ def _data_config(preprocessing: Preprocessing) -> dict[str, Any]:
         "input_size": (3, preprocessing.network_size, preprocessing.network_size),
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "interpolation": "bilinear",
-        "crop_pct": 0.875 if preprocessing.any_size else 1.0,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.shown_share,
+        "crop_mode": preprocessing.crop_mode,
+        # timm's validation would go back to those of the published weights.
+        "test_input_size": None,
+        "test_crop_pct": None,
     }

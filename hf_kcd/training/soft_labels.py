@@ -74,15 +74,15 @@ def _teacher_logits(
     teacher: nn.Module, dataset: KnowledgeDataset, loader: DataLoader, num_views: int, device: torch.device | str
 ) -> Iterator[Tensor]:
     """Yield the teacher's logits of every batch, view by view."""
-    preprocessing = dataset.preprocessing
-    size = (preprocessing.network_size, preprocessing.network_size)
-    prepare = TeacherImages(image_config(teacher), preprocessing.mean, preprocessing.std, size)
+    prepare = TeacherImages(image_config(teacher), dataset.mean, dataset.std)
     prepare.apply(lambda tensor: tensor.to(device))
     teacher.eval().to(device)
+    dataset.show_teacher(max(prepare.size))
     for view in range(num_views):
         dataset.set_epoch(view)
         for batch in loader:
-            logits = teacher(prepare(batch["pixel_values"].to(device))).float()
+            images = batch.get("teacher_pixel_values", batch["pixel_values"])
+            logits = teacher(prepare(images.to(device))).float()
             finite = logits.isfinite().all(1)
             if not bool(finite.all()):
                 point = int(batch["point_ids"].to(device)[~finite][0])
@@ -90,6 +90,7 @@ def _teacher_logits(
                     f"{network_name(teacher)} answers point {point} with NaN or infinity: check its weights."
                 )
             yield logits
+    dataset.show_teacher(None)
 
 
 def _by_point(batches: list[Tensor | None], num_views: int) -> Tensor | None:

@@ -14,6 +14,7 @@ from ..condensation import KnowledgeCondenser, KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
+from ..methods.base import IMAGES
 from ..models import network_name
 from .checkpoint import STATE_NAME
 from .config import DistillationConfig
@@ -22,6 +23,7 @@ from .evaluation import EvaluationMixin, as_knowledge_dataset
 from .finite import FiniteCheck
 from .first_phase import run_first_phase
 from .metrics import compute_accuracy, finite_rows, rank_classes, with_accuracy
+from .progress import ImagesLine
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .setup import (
@@ -33,6 +35,7 @@ from .setup import (
     check_sources,
     find_callback,
     select_points,
+    show_teacher,
 )
 from .shrinking_epochs import ShrinkingEpochsTrainer
 
@@ -101,6 +104,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
         if model.method.has_unused_parameters:
             args.ddp_find_unused_parameters = True
         select_points(train_dataset, mask, mask_mixing, self.soft_labels)
+        show_teacher(train_dataset, model)
         self.schedule = build_schedule(args, train_dataset, self.kcd)
         super().__init__(
             model=model,
@@ -114,6 +118,7 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             preprocess_logits_for_metrics=preprocess_logits_for_metrics if compute_metrics else rank_classes,
             **kwargs,
         )
+        self.add_callback(ImagesLine())
         check_optimizer(self.optimizer, self.method)
         self.cost = CostTracker(train_dataset.num_points, args.num_train_epochs)
         self._reset_step_records()
@@ -179,7 +184,10 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
             FileNotFoundError: When there is no whole checkpoint.
             ValueError: When the checkpoint is incomplete, or belongs to another run.
         """
-        return super().train(resume_from_checkpoint=self._checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+        # Another trainer of the same data set may have another teacher.
+        show_teacher(self.train_dataset, self.model)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     # ---- A training ----
 
@@ -232,7 +240,8 @@ class DistillationTrainer(PublishingMixin, SavingMixin, EvaluationMixin, Shrinki
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
         if self.args.channels_last:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+            for name in IMAGES & inputs.keys():
+                inputs[name] = inputs[name].contiguous(memory_format=torch.channels_last)
         return inputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
