@@ -78,8 +78,9 @@ class ImageReader:
             except _UNREADABLE:
                 # Pillow tries some formats by seeking beyond the end, which Arrow refuses.
                 return Image.open(BytesIO(content.as_buffer()))
-        local = path is not None and os.path.isfile(path)
-        return Image.open(path) if local else self._decode({"path": path, "bytes": None})
+        if path is not None and os.path.isfile(path):
+            return Image.open(path)
+        return self._decode({"path": path, "bytes": None})
 
     def _image(self, point: int, row: dict | None) -> Image.Image:
         if row is None:
