@@ -187,7 +187,8 @@ def _of_color(network: nn.Module) -> ImageConfig:
 def check_channels(name: str, channels: int) -> None:
     """Refuse a network that does not take RGB images."""
     if channels != 3:
+        count = "1 channel" if channels == 1 else f"{channels} channels"
         raise ValueError(
-            f"{name} takes images of {channels} channels, and images are shown to it in RGB: make it with in_chans=3; a gray "
-            "image has three equal channels."
+            f"{name} takes images of {count}, and images are shown to it in RGB: make it with in_chans=3; a gray image has three "
+            "equal channels."
         )

@@ -281,5 +281,5 @@ def test_another_augmentation_keeps_size_and_normalization_and_takes_the_same_im
 def test_a_gray_network_is_refused_by_name():
     network = timm.create_model("cifar_resnet8", in_chans=1, num_classes=3)
     for prepare in (CIFAR_PREPROCESSING.as_network_expects, CIFAR_PREPROCESSING.evaluation_of):
-        with pytest.raises(ValueError, match="cifar_resnet8 takes images of 1 channels.*in_chans=3"):
+        with pytest.raises(ValueError, match="cifar_resnet8 takes images of 1 channel, .*in_chans=3"):
             prepare(network)

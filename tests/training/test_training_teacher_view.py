@@ -184,3 +184,16 @@ def test_soft_labels_are_of_what_the_teacher_would_see():
     spread = float((expected.max(1).values - expected.min(1).values).max())
     found = labels.logits(torch.arange(64), 1)
     assert (found - expected).abs().max() < spread / 131_070 + 1e-4
+
+
+def test_gray_networks_and_data_sets_with_a_transform_are_refused_when_the_trainer_is_made(tmp_path):
+    changed = IMAGES.with_transform(lambda rows: rows)
+    for options, message in (
+        ({"model": network(in_chans=1)}, "cifar_resnet8 takes images of 1 channel, "),
+        ({"teacher": network(in_chans=1)}, "teacher takes images of 1 channels"),
+        ({"train_dataset": changed}, "transform"),
+        ({"eval_dataset": changed}, "transform"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_trainer(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
