@@ -77,8 +77,9 @@ class DatasetIdentity:
             try:
                 digest.update(_image_bytes(row[image_column]))
             except (OSError, SyntaxError, TypeError) as error:
+                place = f"point {point} ({row[image_column]['path']})" if row[image_column] else f"point {point}"
                 advice = "Remove or replace it, or fetch the data again."
-                raise ValueError(f"The image of point {point} cannot be read ({error}). {advice}") from error
+                raise ValueError(f"The image of {place} cannot be read ({error}). {advice}") from error
         names = tuple(dataset.features[label_column].names)
         return cls(len(dataset), names, label_digest(read_labels(dataset, label_column)), digest.hexdigest())
 

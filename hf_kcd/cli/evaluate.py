@@ -46,7 +46,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     _, label_column = find_columns(data.eval, **config.columns)
     model = load_trained_model(options.model, data.eval.features[label_column].num_classes, options.checkpoint)
     # The configuration beside the weights says what images they were trained on.
-    preprocessing = data.preprocessing if options.checkpoint else data.preprocessing.as_network_expects(model)
+    preprocessing = data.preprocessing if options.checkpoint else data.preprocessing.evaluation_of(model)
     dataset = KnowledgeDataset(data.eval, preprocessing, training=False, **config.columns)
     check_labeled(dataset)
     dataset = dataset.with_classes(label_names(model), "network", "evaluation set")

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..artifacts.files import atomic_file
+from ..data.preprocessing import AUGMENTATIONS
 from ..errors import unknown_name, whole_number
 from ..training import DistillationConfig, KCDConfig
 from .data import DataConfig, option
@@ -67,6 +68,10 @@ class RunConfig(DataConfig):
     new_classifier: bool = option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
     freeze_backbone: bool = option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
     image_size: int | None = option(None, "Size to resize images to; by default the data's or the network's.")
+    image_augmentation: str | None = option(
+        None,
+        "How training cuts and mirrors images: crop_flip, crop, resized_crop_flip, resized_crop or none; the data's own.",
+    )
     teacher: str | None = option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
     teacher_checkpoint: str | None = option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
     assistants: list[str] | None = field(
@@ -89,6 +94,10 @@ class RunConfig(DataConfig):
                 setattr(self, name, f"./{value}")
         if self.preset not in _PRESETS:
             raise unknown_name("preset", self.preset, _PRESETS)
+        if self.image_augmentation is not None and self.image_augmentation not in AUGMENTATIONS:
+            raise unknown_name("image_augmentation", self.image_augmentation, tuple(AUGMENTATIONS))
+        if self.image_size is not None:
+            whole_number("image_size", self.image_size, hint="Leave it out for the data's size.")
         if self.train_points is not None:
             whole_number("train_points", self.train_points, hint="Leave it out for all points.")
         for name in ("teacher_checkpoint", "assistants"):

@@ -133,9 +133,12 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     brought = config.student_checkpoint is not None or brings_weights(config.student)
     if brought and not config.new_classifier and label_names(student) is None:
         class_positions(None, data.train.features[label_column].names, "student", "training set")
-    preprocessing = data.preprocessing.for_network(config.image_size)
+    prepared = data.preprocessing
+    if config.image_augmentation is not None:
+        prepared = prepared.with_augmentation(config.image_augmentation)
+    preprocessing = prepared.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
-        preprocessing = data.preprocessing.as_network_expects(student)
+        preprocessing = prepared.as_network_expects(student)
     return student, KnowledgeDataset(data.train, preprocessing, seed=args.seed, **config.columns)
 
 

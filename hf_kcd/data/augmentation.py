@@ -6,7 +6,8 @@ import math
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import functional
+from timm.data.transforms_factory import transforms_imagenet_eval
+from torchvision import transforms
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _CROP_ATTEMPTS = 10
@@ -56,19 +57,28 @@ def crop_and_flip(
     return padded.flatten(2).gather(2, index.expand(-1, channels, -1)).view(images.shape)
 
 
-def resized_crop(image: Image.Image, size: int, draws: np.ndarray) -> Image.Image:
+def resized_crop(image: Image.Image, size: int, draws: np.ndarray, mirror: bool = True) -> Image.Image:
     """Cut a random part of an image, resize it and mirror it half of the time, as Inception does (Szegedy et al., 2015).
 
     The part covers 8 to 100 % of the area at a ratio of 3/4 to 4/3; it is the center when ten attempts do not fit.
     """
     box = _random_box(image.width, image.height, draws[:-1].reshape(_CROP_ATTEMPTS, 4))
     part = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[-1] < 0.5 else part
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror and draws[-1] < 0.5 else part
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to 256/224 of `size` pixels and cut the center, as ImageNet is evaluated."""
-    return functional.center_crop(functional.resize(image, [round(size * 256 / 224)]), [size, size])
+@functools.lru_cache(maxsize=8)
+def evaluation_view(
+    size: int, crop_pct: float, interpolation: str, crop_mode: str, mean: tuple[float, ...]
+) -> transforms.Compose:
+    """Return what timm does to an image before it becomes a tensor in evaluation.
+
+    By default its shorter side becomes `size / crop_pct` pixels, rounded down, and its center is cut out.
+    """
+    options = {"crop_mode": crop_mode, "interpolation": interpolation, "mean": mean}
+    whole = transforms_imagenet_eval(size, crop_pct, **options, use_prefetcher=True)
+    # The last step makes a tensor.
+    return transforms.Compose(whole.transforms[:-1])
 
 
 def _random_box(width: int, height: int, attempts: np.ndarray) -> tuple[int, int, int, int]:

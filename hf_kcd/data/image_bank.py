@@ -8,16 +8,18 @@ from PIL import Image
 
 from ..condensation.selection import Selection
 from .decoding import ImageReader, to_tensor
+from .survey import FoundImages
 
 _DECODE_BATCH = 512
+_MOST_SIZES = 8
 _BLEND_CHUNK = 4096
 
 
 class ImageBank:
     """Images by point id, kept on a device when all have one size and fit the budget in bytes, else decoded each time."""
 
-    def __init__(self, reader: ImageReader, memory_budget: int, device: torch.device) -> None:
-        images = _decode_all(reader, memory_budget)
+    def __init__(self, reader: ImageReader, found: FoundImages, memory_budget: int, device: torch.device) -> None:
+        images = _decode_all(reader, found, memory_budget)
         if images is None and device.type != "cpu":
             raise ValueError(
                 f"Images are kept on {device} only if all have one size and take at most {memory_budget} bytes. Leave device "
@@ -89,10 +91,11 @@ def mix(images: torch.Tensor, partners: torch.Tensor, perturbation: torch.Tensor
     return images.float() * (1 - share) + partners.float() * share
 
 
-def _decode_all(reader: ImageReader, memory_budget: int) -> torch.Tensor | None:
+def _decode_all(reader: ImageReader, found: FoundImages, memory_budget: int) -> torch.Tensor | None:
     """All images in shared memory, uint8 [N, 3, H, W]; None when they differ in size or exceed the budget."""
-    sizes = reader.sample_sizes(8)
-    height, width = next(iter(sizes))
+    # One image of each size, so that one that the reader refuses is found before the others are decoded.
+    sizes = {picture.size for picture in reader.read(list(found.first.values())[:_MOST_SIZES])}
+    width, height = next(iter(sizes))
     num_bytes = len(reader) * 3 * height * width
     if len(sizes) > 1 or num_bytes > memory_budget:
         return None

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -14,11 +15,12 @@ from ..artifacts.classes import class_positions
 from ..artifacts.identity import DatasetIdentity, find_columns
 from ..condensation.mask import KnowledgeMask
 from ..condensation.selection import Ids, Selection, Shares
-from .augmentation import RESIZED_CROP_DRAWS, center_crop, crop_and_flip, resized_crop, uniform
+from .augmentation import RESIZED_CROP_DRAWS, crop_and_flip, resized_crop, uniform
+from .checks import checked_labels, refuse_transform
 from .decoding import ImageReader, to_tensor
 from .image_bank import ImageBank, mix
 from .live_selection import LiveSelection
-from .preprocessing import Preprocessing, guess_preprocessing
+from .preprocessing import Preprocessing, preprocessing_of
 from .renamed import recipe_attribute, warn_renamed
 from .soft_labels import SoftLabels
 
@@ -26,6 +28,7 @@ Batch = dict[str, torch.Tensor]
 
 # Two series of random numbers, so that an image is cut differently as a partner than as a point.
 _POINT_STREAM, _PARTNER_STREAM = 0, 1
+_FEW_IMAGES = 1000
 
 
 def collate(batch: Batch) -> Batch:
@@ -57,10 +60,12 @@ class KnowledgeDataset(Dataset[Batch]):
         image_column, label_column: Names of its columns.
         mean, std: Those of the preprocessing, pixels in [0, 1].
         identity: `DatasetIdentity` of the data set, by which masks and soft labels know it.
+        found: `FoundImages`, the modes and sizes of its images.
 
     Raises:
         TypeError: When `dataset` is not a map-style data set.
-        ValueError: When columns, labels or images are missing or do not fit, or a `device` has images not in memory.
+        ValueError: When columns, labels or images are missing or do not fit, when the data set has a transform of its own,
+            or a `device` has images not in memory.
 
     Example:
         >>> data = KnowledgeDataset(load_dataset("uoft-cs/cifar100")["train"], CIFAR_PREPROCESSING)
@@ -90,7 +95,12 @@ class KnowledgeDataset(Dataset[Batch]):
         image_column, label_column = find_columns(dataset, image_column, label_column)
         if len(dataset) == 0:
             raise ValueError("The data set has no points. Check the split, or the filter that made it.")
-        self.preprocessing = preprocessing or recipe or guess_preprocessing(dataset, image_column)
+        refuse_transform(dataset)
+        reader = ImageReader(dataset, image_column)
+        preprocessing = preprocessing or recipe
+        # Where the sizes decide nothing, fewer images show what there is.
+        self.found = reader.survey() if preprocessing is None else reader.survey(limit=_FEW_IMAGES)
+        self.preprocessing = preprocessing or preprocessing_of(self.found)
         self.training = training
         self.seed = seed
         self.device = torch.device(device or "cpu")
@@ -101,11 +111,17 @@ class KnowledgeDataset(Dataset[Batch]):
         # In the order that the data has. That of `class_names` may become a network's (`with_classes`).
         self._given_names = tuple(self.class_names)
         self.num_classes = len(self.class_names)
-        self.labels = _read_labels(dataset, label_column, self.num_classes, unlabeled=not training)
+        self.labels = checked_labels(dataset, label_column, self.num_classes, unlabeled=not training)
         self.labeled = bool(self.labels[0] >= 0)
         self.mean, self.std = self.preprocessing.mean, self.preprocessing.std
-        size = None if self.preprocessing.any_size else self.preprocessing.size
-        self._bank = ImageBank(ImageReader(dataset, image_column, size), memory_budget, self.device)
+        self._prepared = self.preprocessing
+        if not training and self.preprocessing.fit and len(self.found.sizes) > 1:
+            # Images of several sizes are resized once, as timm does, not first to one size and then for the network.
+            self._prepared = replace(self.preprocessing, size=self.preprocessing.network_size, resize=None)
+        if not self._prepared.any_size:
+            fit = self._prepared.evaluation_view if self._prepared.fit else None
+            reader = ImageReader(dataset, image_column, self._prepared.size, fit)
+        self._bank = ImageBank(reader, self.found, memory_budget, self.device)
         # After decoding, whose error names the point of a broken image.
         self.identity = DatasetIdentity.of(dataset, image_column, label_column)
         # One multiplication and one addition normalize the 8-bit pixels.
@@ -114,6 +130,7 @@ class KnowledgeDataset(Dataset[Batch]):
         self._shift = (-mean / std).float().to(self.device)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._live = LiveSelection(self.num_points)
+        self._teacher_side: int | None = None
 
     def copy(self, blends: bool = False) -> "KnowledgeDataset":
         """Return the same points and images, with a selection, epoch and soft labels of its own.
@@ -247,6 +264,32 @@ class KnowledgeDataset(Dataset[Batch]):
             return order if columns is None else columns
         return [columns[position] for position in order]
 
+    def describe(self) -> str:
+        """Say in one sentence what images there are, and how they are shown."""
+        text = f"{self.found}, {self.preprocessing.describe(self.training, fits=len(self.found.sizes) > 1)}"
+        if self._teacher_side is not None:
+            text += f"; the teacher sees the same at {self._teacher_side} x {self._teacher_side}"
+        return f"{text}."
+
+    def show_teacher(self, size: int | None) -> int | None:
+        """Add what a teacher of larger images sees to the batches of training, `teacher_pixel_values`, or nothing for None.
+
+        It is the same part of each image, mirrored and mixed alike, with more of its pixels.
+
+        Args:
+            size: Height and width of the teacher's images.
+
+        Returns:
+            Height and width of `teacher_pixel_values`; None when `pixel_values` hold all that the teacher can see.
+        """
+        self._teacher_side = None
+        preprocessing = self.preprocessing
+        if self.training and size is not None and size > preprocessing.network_size:
+            # Images of one size are there already, before they are resized for the student.
+            side = size if preprocessing.any_size else preprocessing.size
+            self._teacher_side = side if side > preprocessing.network_size else None
+        return self._teacher_side
+
     def selection_digest(self) -> str:
         """Return a SHA-256 of the selection and its mixing by `select` and `blend`; equal digests, equal images."""
         digest = hashlib.sha256()
@@ -267,25 +310,28 @@ class KnowledgeDataset(Dataset[Batch]):
         Returns:
             `pixel_values` float32 [B, 3, H, W] of the preprocessing's `network_size`, normalized; `labels` (if `labeled`),
             `point_ids` and `partner_ids` int64 [B], -1 for no partner; `perturbation` float32 [B]; with soft labels
-            `teacher_logits` float32 [B, classes].
+            `teacher_logits` float32 [B, classes]; after `show_teacher`, where it gave a size, `teacher_pixel_values` float32
+            [B, 3, h, w].
         """
         if self.device.type != "cpu" and get_worker_info() is not None:
             raise RuntimeError(f"Workers cannot read images on {self.device}: set dataloader_num_workers=0.")
         rows = torch.from_numpy(np.array(positions, dtype=np.int64))
         ids, partners, perturbation = (values[rows] for values in self._live.read())
-        images = self._images(ids, _POINT_STREAM)
+        # The student's images, and behind them the teacher's where these are cut from the originals, too.
+        views = self._images(ids, _POINT_STREAM)
         mixed = perturbation.nonzero()[:, 0]
         if len(mixed):
-            images = images.float()
-            partner_images = self._images(partners[mixed], _PARTNER_STREAM)
+            partners_of_mixed = self._images(partners[mixed], _PARTNER_STREAM)
             share, rows = perturbation[mixed].to(self.device), mixed.to(self.device)
-            images.index_copy_(0, rows, mix(images.index_select(0, rows), partner_images, share))
+            views = [view.float() for view in views]
+            for view, partner_images in zip(views, partners_of_mixed, strict=True):
+                view.index_copy_(0, rows, mix(view.index_select(0, rows), partner_images, share))
         if self.training and self.preprocessing.augmentation in ("crop_flip", "crop"):
-            images = self._random_crop(images, ids)
-        images = images.float().mul_(self._scale).add_(self._shift)
-        if self.preprocessing.resize is not None:
-            side = self.preprocessing.resize
-            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self.preprocessing.size)
+            views = [self._random_crop(view, ids) for view in views]
+        views = [view.float().mul_(self._scale).add_(self._shift) for view in views]
+        images, largest = views[0], views[-1]
+        if (side := self._prepared.resize) is not None:
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=side < self._prepared.size)
         batch = {
             "pixel_values": images,
             "labels": self.labels[ids].to(self.device),
@@ -295,6 +341,8 @@ class KnowledgeDataset(Dataset[Batch]):
         }
         if not self.labeled:
             del batch["labels"]
+        if self._teacher_side is not None:
+            batch["teacher_pixel_values"] = largest
         if self.soft_labels is not None:
             batch["teacher_logits"] = self.soft_labels.logits(batch["point_ids"], self._seed_and_view()[1])
         return batch
@@ -311,36 +359,30 @@ class KnowledgeDataset(Dataset[Batch]):
             return self.seed, int(self._epoch)
         return self.soft_labels.seed, int(self._epoch) % self.soft_labels.num_views
 
-    def _images(self, ids: torch.Tensor, stream: int) -> torch.Tensor:
-        """Images of one size, uint8 [B, 3, H, W]; images of any size are cut and resized to it."""
+    def _images(self, ids: torch.Tensor, stream: int) -> list[torch.Tensor]:
+        """Images of one size, uint8 [B, 3, H, W], for the student and, where they are cut from the originals, the teacher."""
         if not self.preprocessing.any_size:
-            return self._bank.read(ids)
-        pictures, size = self._bank.pictures(ids), self.preprocessing.size
-        if self.training:
-            draws = uniform(*self._seed_and_view(), ids.numpy(), RESIZED_CROP_DRAWS, stream)
-            pictures = [resized_crop(picture, size, row) for picture, row in zip(pictures, draws, strict=True)]
-        else:
-            pictures = [center_crop(picture, size) for picture in pictures]
-        return to_tensor(pictures).to(self.device)
+            return [self._bank.read(ids)]
+        pictures, sizes = self._bank.pictures(ids), [self.preprocessing.size]
+        if not self.training:
+            show = self.preprocessing.evaluation_view
+            return [to_tensor([show(picture) for picture in pictures]).to(self.device)]
+        if self._teacher_side is not None:
+            sizes.append(self._teacher_side)
+        draws, mirror = (
+            uniform(*self._seed_and_view(), ids.numpy(), RESIZED_CROP_DRAWS, stream),
+            self.preprocessing.mirrors,
+        )
+        return [
+            to_tensor([resized_crop(one, size, row, mirror) for one, row in zip(pictures, draws, strict=True)]).to(
+                self.device
+            )
+            for size in sizes
+        ]
 
     def _random_crop(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         padding = self.preprocessing.padding
         draws = uniform(*self._seed_and_view(), ids.numpy(), 3)
         corners = torch.from_numpy((draws[:, :2] * (2 * padding + 1)).astype(np.int64)).to(self.device)
-        mirrored = (draws[:, 2] < 0.5) & (self.preprocessing.augmentation == "crop_flip")
+        mirrored = (draws[:, 2] < 0.5) & self.preprocessing.mirrors
         return crop_and_flip(images, corners[:, 0], corners[:, 1], torch.from_numpy(mirrored).to(self.device), padding)
-
-
-def _read_labels(dataset: datasets.Dataset, column: str, num_classes: int, unlabeled: bool) -> torch.Tensor:
-    # pandas turns a missing label into NaN, which the range check finds.
-    labels = dataset.with_format(None).select_columns(column).to_pandas()[column].to_numpy()
-    valid = (labels >= 0) & (labels < num_classes)
-    if unlabeled and ((labels == -1) | (labels != labels)).all():
-        return torch.full((len(labels),), -1).share_memory_()
-    if not valid.all():
-        point = int(np.argmin(valid))
-        raise ValueError(
-            f"Point {point} has the label {labels[point]}, but classes run from 0 to {num_classes - 1}. Choose a split with "
-            "labels, or filter these points."
-        )
-    return torch.from_numpy(labels.astype(np.int64)).share_memory_()

@@ -11,6 +11,8 @@ from ..errors import whole_number
 from ..models import ModelOutputs, ModelSpec
 
 Batch = dict[str, Tensor]
+# The entries of a batch that are images: the student's, and a teacher's where they are larger.
+IMAGES = frozenset({"pixel_values", "teacher_pixel_values"})
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class DistillationMethod(nn.Module):
     teacher_batch_statistics: ClassVar[bool] = False
     # Whether it creates networks of the teacher's architecture, so that stored logits of the teacher are not enough.
     copies_teacher: ClassVar[bool] = False
+    # Whether `prepare_batch` also changes `teacher_pixel_values`, the larger images of a teacher. A method that overrides it and
+    # does not say so gets none: its teacher sees the student's images.
+    prepares_teacher_images: ClassVar[bool] = False
     # Names of large buffers that every process keeps equal by itself, so that DDP need not send them in each step.
     unsynchronized_buffers: ClassVar[tuple[str, ...]] = ()
     # The phase before the training, if there is one.
@@ -90,7 +95,8 @@ class DistillationMethod(nn.Module):
 
         Args:
             batch: `pixel_values` [B, C, H, W] float, `labels` [B] int64, `point_ids` [B] int64, `partner_ids` [B] int64
-                (-1: not mixed), `perturbation` [B] float32.
+                (-1: not mixed), `perturbation` [B] float32; for a teacher of larger images, and where the method
+                `prepares_teacher_images`, the same images as `teacher_pixel_values` [B, C, h, w].
             student: The student network, for methods that run it first.
 
         Returns:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..losses import cross_entropy_loss, sskd_losses
 from ..losses.common import check_shares, check_temperature, product, unit, widen
 from ..models import ModelOutputs
-from .base import Batch, DistillationMethod, FirstPhase, check_weights, register_method
+from .base import IMAGES, Batch, DistillationMethod, FirstPhase, check_weights, register_method
 
 
 @register_method("sskd")
@@ -37,6 +37,7 @@ class SSKD(DistillationMethod):
     """
 
     paper = "Xu et al., 2020"
+    prepares_teacher_images = True
     reads = ("logits", "embedding")
     fewest_points = 2
 
@@ -85,9 +86,10 @@ class SSKD(DistillationMethod):
         return 4 * num_points
 
     def prepare_batch(self, batch: Batch, student: nn.Module) -> Batch:
-        images = batch["pixel_values"]
-        rotated = torch.stack([images.rot90(quarter, (2, 3)) for quarter in range(4)], dim=1).flatten(0, 1)
-        return {name: values.repeat_interleave(4, 0) for name, values in batch.items()} | {"pixel_values": rotated}
+        return {
+            name: _rotated(values) if name in IMAGES else values.repeat_interleave(4, 0)
+            for name, values in batch.items()
+        }
 
     def point_rows(self, batch: Batch) -> slice:
         return slice(None, None, 4)
@@ -105,6 +107,10 @@ class SSKD(DistillationMethod):
         embeddings = self.student_head(student.embedding), teacher_embedding
         parts = sskd_losses(student.logits, teacher.logits, *embeddings, batch["labels"][::4], **self.loss_options)
         return {name: weight * parts[name] for name, weight in self.weights.items() if weight}
+
+
+def _rotated(images: Tensor) -> Tensor:
+    return torch.stack([images.rot90(quarter, (2, 3)) for quarter in range(4)], dim=1).flatten(0, 1)
 
 
 def _projection_head(width: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ from ..losses import kd_loss, unix_mask
 from ..losses.common import check_shares, check_temperature, soften
 from ..models import ModelOutputs, ModelSpec
 from ..models.catalog import count_macs
-from .base import Batch, DistillationMethod, register_method
+from .base import IMAGES, Batch, DistillationMethod, register_method
 from .networks import untrained_network
 
 
@@ -35,6 +35,7 @@ class UNIX(DistillationMethod):
     """
 
     paper = "Xu et al., 2020"
+    prepares_teacher_images = True
 
     def __init__(
         self,
@@ -84,8 +85,9 @@ class UNIX(DistillationMethod):
         strength = float(torch.rand(()))
         mask = unix_mask(num_drawn, round(self.base_ratio * num_drawn), self.steepness, strength)[:num_kept]
         mask = mask.to(images.device, images.dtype, non_blocking=True)[:, None, None, None]
-        mixed = (1 - mask) * images[kept] + mask * images[others]
-        prepared = {name: values[kept] for name, values in batch.items()} | {"pixel_values": mixed}
+        prepared = {name: values[kept] for name, values in batch.items()}
+        for name in IMAGES & batch.keys():
+            prepared[name] = (1 - mask) * prepared[name] + mask * batch[name][others]
         return prepared | {"drawn_logits": scores, "drawn_labels": batch["labels"], "drawn_ids": batch["point_ids"]}
 
     def observation(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, Tensor]:

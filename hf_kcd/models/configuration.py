@@ -17,12 +17,15 @@ class ImageConfig:
         input_size: Channels, height and width.
         mean, std: Their normalization, per channel of an image in [0, 1].
         interpolation: How they were resized, in timm's words ("bicubic", "bilinear").
+        crop_pct, crop_mode: The share of a resized image that evaluation shows, and how it is cut.
     """
 
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
 
 
 def image_config(model: nn.Module) -> ImageConfig:
@@ -32,7 +35,9 @@ def image_config(model: nn.Module) -> ImageConfig:
     channels = getattr(model, "in_chans", config["input_size"][0])
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
     mean, std = _per_channel(config["mean"], channels), _per_channel(config["std"], channels)
-    return ImageConfig((channels, *size), mean, std, config["interpolation"])
+    return ImageConfig(
+        (channels, *size), mean, std, *(config[name] for name in ("interpolation", "crop_pct", "crop_mode"))
+    )
 
 
 def set_images(config: dict[str, Any], images: Mapping[str, Any]) -> None:

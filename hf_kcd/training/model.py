@@ -19,9 +19,9 @@ class DistillationModel(nn.Module):
 
     Called with images alone, it is the student. Attributes it lacks (`num_classes`, `default_cfg`) come from the student.
     Teachers are never saved and never wrapped. While the model is `in_use` they are in eval mode, frozen and on the student's
-    device; then they are left as they came. `mean`, `std` and `image_size` are of the images; `channels_last` is the memory
-    format of student and teachers in use. `teacher_columns` has, for each teacher, the columns of its logits in the order of
-    the data's classes; None as they are.
+    device; then they are left as they came. `mean`, `std` and `image_size` are of the student's images; a teacher of larger
+    images gets `teacher_pixel_values` where a batch has them. `channels_last` is the memory format of student and teachers in
+    use. `teacher_columns` has, for each teacher, the columns of its logits in the order of the data's classes; None as they are.
     """
 
     # The Trainer would count labels and pass the count to a forward that takes **kwargs.
@@ -54,10 +54,11 @@ class DistillationModel(nn.Module):
         # The values of points come from the student's logits, whatever the method reads.
         student_reads = method.student_reads | {"logits"}
         self._read_student = _reader(method, "student", student, student_reads, method.student_spec)
+        self._image_size = max(image_size)
         self._read_teachers: list[tuple[TeacherImages, OutputReader]] = []
         if method.teacher_reads and self.teachers:
             for one, spec in zip(self.teachers, as_teachers(method.teacher_spec), strict=True):
-                images = TeacherImages(image_config(one), mean, std, image_size)
+                images = TeacherImages(image_config(one), mean, std)
                 self._read_teachers.append((images, _reader(method, "teacher", one, method.teacher_reads, spec)))
         # DDP skips these when it broadcasts buffers at every step.
         self._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in method.unsynchronized_buffers]
@@ -72,6 +73,11 @@ class DistillationModel(nn.Module):
     def teacher(self) -> nn.Module | None:
         """The network to learn from; the first of several."""
         return self.teachers[0] if self.teachers else None
+
+    @property
+    def teacher_sizes(self) -> set[int]:
+        """Height or width, the larger, of the images that each teacher is shown; empty when none of them is."""
+        return {max(images.size) for images, _ in self._read_teachers}
 
     @contextmanager
     def in_use(self, checkpointing: bool = False) -> Iterator["DistillationModel"]:
@@ -153,7 +159,7 @@ class DistillationModel(nn.Module):
         images = batch["pixel_values"]
         teacher = None if teacher_logits is None else ModelOutputs(logits=teacher_logits)
         if teacher is None and method.teacher_reads:
-            teacher = self._run_teachers(images)
+            teacher = self._run_teachers(images, batch.get("teacher_pixel_values", images))
         runs_student = not self.in_first_phase or method.first_phase.trains_student
         student = self._read_student(images) if runs_student else None
         losses = method.first_phase_losses if self.in_first_phase else method
@@ -164,9 +170,12 @@ class DistillationModel(nn.Module):
         return outputs | method.observation(student, teacher[0] if method.many_teachers else teacher, batch)
 
     @torch.no_grad()
-    def _run_teachers(self, images: Tensor) -> ModelOutputs | list[ModelOutputs]:
+    def _run_teachers(self, images: Tensor, larger_images: Tensor) -> ModelOutputs | list[ModelOutputs]:
+        outputs = []
         with nullcontext() if self._in_use else self._teaching():
-            outputs = [read(prepare(images).to(_dtype(read.model))) for prepare, read in self._read_teachers]
+            for prepare, read in self._read_teachers:
+                shown = prepare(larger_images if max(prepare.size) > self._image_size else images)
+                outputs.append(read(shown.to(_dtype(read.model))))
         for number, output in enumerate(outputs):
             columns = getattr(self, f"teacher_columns_{number}", None)
             if columns is not None and output.logits is not None:

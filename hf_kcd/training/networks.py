@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..data import KnowledgeDataset, Preprocessing, guess_preprocessing
+from ..data.preprocessing import check_channels
 from ..models import image_config, network_name
 from ..models.lending import lent
 from ..models.loading import knows_its_images
@@ -21,8 +22,9 @@ def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
         "input_size": (3, preprocessing.network_size, preprocessing.network_size),
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "interpolation": "bilinear",
-        "crop_pct": 0.875 if preprocessing.any_size else 1.0,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.shown_share,
+        "crop_mode": preprocessing.crop_mode,
     }
 
 
@@ -37,6 +39,7 @@ def check_student(student: nn.Module, size: int, mixed_precision: bool) -> None:
     if torch.float16 in half or (half and not mixed_precision):
         advice = "call student.float(), and pass bf16=True or fp16=True to compute in half precision"
         raise ValueError(f"The student has weights of {half.pop()}, and images and gradients are float32: {advice}.")
+    check_channels(network_name(student), image_config(student).input_size[0])
     rebuilt = rebuild(student)
     image = torch.linspace(-1, 1, 3 * size * size, device=weight.device, dtype=weight.dtype).view(1, 3, size, size)
     try:

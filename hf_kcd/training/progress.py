@@ -50,11 +50,21 @@ class EpochLines(TrainerCallback):
         self._line = ""
 
 
+class ImagesLine(TrainerCallback):
+    """Prints one line when a training starts: what images were found, and how they are shown."""
+
+    def on_train_begin(self, args, state, control, train_dataloader, **kwargs):
+        if state.is_world_process_zero:
+            tqdm.write(f"Training on {train_dataloader.dataset.describe()}")
+
+
 def show_progress(trainer: Trainer, quiet: bool = False) -> None:
     """Replace the Trainer's own printing of its log, by nothing when quiet."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if not quiet:
+    if quiet:
+        trainer.remove_callback(ImagesLine)
+    else:
         trainer.add_callback(EpochLines())
 
 

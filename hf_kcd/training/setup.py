@@ -12,7 +12,7 @@ from transformers.utils import logging
 from ..artifacts.identity import find_columns
 from ..condensation import CondensationSchedule, KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels
-from ..methods import as_teachers, create_method
+from ..methods import DistillationMethod, as_teachers, create_method
 from ..methods.registry import get_method
 from ..models import label_names, load_model
 from ..models.configuration import described_as, set_images
@@ -143,6 +143,24 @@ def build_model(
             args.channels_last = False
         shown = (preprocessing.mean, preprocessing.std, (size, size))
         return DistillationModel(student, method, teachers, *shown, args.channels_last, columns)
+
+
+def show_teacher(train_dataset: KnowledgeDataset, model: DistillationModel) -> None:
+    """Let a teacher that was trained on larger images than the student's see them, where the data has them."""
+    method, sizes = model.method, model.teacher_sizes
+    changes_images = type(method).prepare_batch is not DistillationMethod.prepare_batch
+    changes_students_alone = changes_images and not method.prepares_teacher_images
+    needed = None if changes_students_alone or train_dataset.soft_labels is not None else max(sizes, default=None)
+    shown = train_dataset.show_teacher(needed)
+    student = train_dataset.preprocessing.network_size
+    reason = "because the preprocessing keeps no more pixels"
+    if changes_students_alone:
+        reason = f"because method {method.name!r} changes only the student's (see prepares_teacher_images)"
+    for size in sizes:
+        if size < student or (size > student and shown is None):
+            how = f"enlarged, {reason}" if size > student else "reduced"
+            seen = f"is shown the student's {student} x {student}, {how}"
+            logger.warning_once(f"The teacher was trained on images of {size} x {size} and {seen}.")
 
 
 def build_schedule(

@@ -77,17 +77,17 @@ def _teacher_logits(
     teacher: nn.Module, dataset: KnowledgeDataset, loader: DataLoader, num_views: int, device: torch.device | str
 ) -> Iterator[Tensor]:
     """Yield the teacher's logits of every batch, view by view."""
-    preprocessing = dataset.preprocessing
-    size = (preprocessing.network_size, preprocessing.network_size)
-    prepare = TeacherImages(image_config(teacher), preprocessing.mean, preprocessing.std, size)
+    prepare = TeacherImages(image_config(teacher), dataset.mean, dataset.std)
     prepare.apply(lambda tensor: tensor.to(device))
+    dataset.show_teacher(max(prepare.size))
     with lent(teacher):
         teacher.eval().to(device)
         dtype = next(teacher.parameters()).dtype
         for view in range(num_views):
             dataset.set_epoch(view)
             for batch in loader:
-                logits = teacher(prepare(batch["pixel_values"].to(device)).to(dtype)).float()
+                images = batch.get("teacher_pixel_values", batch["pixel_values"])
+                logits = teacher(prepare(images.to(device)).to(dtype)).float()
                 finite = logits.isfinite().all(1)
                 if not bool(finite.all()):
                     point = int(batch["point_ids"].to(device)[~finite][0])

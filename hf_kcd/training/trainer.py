@@ -19,6 +19,7 @@ from ..condensation import KnowledgeMask
 from ..data import KnowledgeDataset, SoftLabels, collate
 from ..data.sources import name_of
 from ..methods import DistillationMethod
+from ..methods.base import IMAGES
 from ..models import network_name
 from .arguments import (
     OptimizerClass,
@@ -29,6 +30,7 @@ from .arguments import (
     check_optimizers,
 )
 from .batches import check_batches
+from .callback import KCDTrainerCallback
 from .checkpoint import STATE_NAME
 from .condensing import CondensingMixin
 from .config import DistillationConfig
@@ -38,10 +40,11 @@ from .first_phase import run_first_phase
 from .metrics import check_best_metric, check_metrics
 from .optimizers import class_and_options
 from .processor import as_processor_says, check_processor, check_same_images
+from .progress import ImagesLine
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .seeding import seeded
-from .setup import build_student_and_data, check_launch, check_sources, find_callback, select_points
+from .setup import build_student_and_data, check_launch, check_sources, find_callback, select_points, show_teacher
 from .shrinking_epochs import ShrinkingEpochsTrainer
 from .trials import TrialsMixin
 
@@ -132,15 +135,9 @@ class DistillationTrainer(
             self.train_dataset, self.eval_dataset = sets
             check_same_images(processing_class, self.train_dataset)
             self.model = model = self._first_model(model)
-        if model.method.has_unused_parameters:
-            args.ddp_find_unused_parameters = True
         check_best_metric(args, compute_metrics is not None, self.eval_dataset, model.method.networks())
         check_optimizer(optimizers[0], model.student, model.method)
-        select_points(self.train_dataset, mask, mask_mixing, self.soft_labels)
-        self._schedule_epochs(kcd)
-        check_batches(model, self.schedule, self.train_dataset.preprocessing.network_size)
-        if kcd is not None:
-            self._condense(kcd)
+        self._plan(kcd)
         super().__init__(
             model=model,
             args=args,
@@ -155,7 +152,20 @@ class DistillationTrainer(
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_init = model_init  # Trainer knows none when it is given a network.
+        self.add_callback(ImagesLine())
         self._reset_step_records()
+
+    def _plan(self, kcd: KCDTrainerCallback | None) -> None:
+        """Select the points, plan the epochs, and refuse what they cannot train."""
+        dataset, model = self.train_dataset, self.model
+        if model.method.has_unused_parameters:
+            self.args.ddp_find_unused_parameters = True
+        select_points(dataset, self.mask, self.mask_mixing, self.soft_labels)
+        show_teacher(dataset, model)
+        self._schedule_epochs(kcd)
+        check_batches(model, self.schedule, dataset.preprocessing.network_size)
+        if kcd is not None:
+            self._condense(kcd)
 
     # ---- What people ask a trainer for ----
 
@@ -282,7 +292,8 @@ class DistillationTrainer(
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = super()._prepare_inputs(inputs)
         if self.args.channels_last:
-            inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=torch.channels_last)
+            for name in IMAGES & inputs.keys():
+                inputs[name] = inputs[name].contiguous(memory_format=torch.channels_last)
         return inputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

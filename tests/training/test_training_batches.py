@@ -117,7 +117,7 @@ def test_methods_that_compare_points_refuse_batches_without_enough_of_them(tmp_p
 
 def test_contrast_with_one_class_is_refused_before_the_training(tmp_path):
     networks = {"model": network(num_classes=1), "teacher": network(9, num_classes=1)}
-    with pytest.raises(ValueError, match="same class"):
+    with pytest.raises(ValueError, match="of one class"):
         make_trainer(tmp_path / "run", method="crd", train_dataset=data(20, num_classes=1), **networks)
     assert not (tmp_path / "run").exists()
 

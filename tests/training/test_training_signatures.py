@@ -9,7 +9,7 @@ from hf_kcd.training import DistillationTrainer
 
 # A method that transformers renames is overridden no more, and would silently never be called.
 OVERRIDDEN = """
-    train set_initial_training_values _init_training_state _prepare_for_training _run_epoch create_optimizer create_scheduler
+    train set_initial_training_values _init_training_state _run_epoch create_optimizer create_scheduler
     get_decay_parameter_names get_optimizer_cls_and_kwargs training_step _prepare_inputs compute_loss log
     floating_point_ops _get_grad_norm
     create_accelerator_and_postprocess call_model_init add_callback pop_callback remove_callback

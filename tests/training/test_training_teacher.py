@@ -137,7 +137,7 @@ def normalized(pixels, mean, std) -> torch.Tensor:
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("size", "teachers"), [((8, 8), (20, 12)), ((24, 16), (8, 8)), ((8, 8), (8, 8))])
 def test_the_teacher_sees_the_pixels_at_its_size_and_with_its_normalization(size, teachers, interpolation):
-    view = TeacherImages(ImageConfig((3, *teachers), (0.1, 0.2, 0.6), (0.5, 0.4, 0.1), interpolation), MEAN, STD, size)
+    view = TeacherImages(ImageConfig((3, *teachers), (0.1, 0.2, 0.6), (0.5, 0.4, 0.1), interpolation), MEAN, STD)
     view.apply(torch.Tensor.double)
     pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     shrinks = teachers[0] < size[0]
@@ -147,16 +147,16 @@ def test_the_teacher_sees_the_pixels_at_its_size_and_with_its_normalization(size
 
 
 def test_images_that_the_teacher_knows_pass_untouched_and_other_channels_are_refused():
-    view = TeacherImages(ImageConfig((3, 8, 8), MEAN, STD, "bicubic"), MEAN, STD, (8, 8))
+    view = TeacherImages(ImageConfig((3, 8, 8), MEAN, STD, "bicubic"), MEAN, STD)
     images = torch.randn(2, 3, 8, 8)
     assert view(images) is images
     # A method may cut or enlarge the batch: the size that arrives counts.
     assert view(torch.randn(2, 3, 10, 12)).shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match="takes images of 1 channels and the data has 3"):
-        TeacherImages(ImageConfig((1, 8, 8), (0.5,), (0.5,), "bilinear"), MEAN, STD, (8, 8))
+        TeacherImages(ImageConfig((1, 8, 8), (0.5,), (0.5,), "bilinear"), MEAN, STD)
 
 
-@pytest.mark.parametrize("side", [8, 16])
+@pytest.mark.parametrize("side", [4, 8, 16])
 def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplog, side):
     teacher = network(9, pretrained_cfg_overlay={"input_size": (3, side, side)})
     teacher.pretrained_cfg.update(mean=(0.1, 0.2, 0.6), std=(0.5, 0.4, 0.1))
@@ -168,14 +168,16 @@ def test_a_teacher_of_other_images_gets_them_and_the_run_says_so(tmp_path, caplo
         trainer = make_trainer(tmp_path, method="spy", teacher=teacher, num_train_epochs=1)
     finally:
         logger.removeHandler(caplog.handler)
-    assert ("images of 16 x 16: the data's 8 x 8 are resized" in caplog.text) == (side == 16)
+    how = {4: "reduced.", 8: None, 16: "enlarged, because the preprocessing keeps no more pixels."}[side]
+    said = f"The teacher was trained on images of {side} x {side} and is shown the student's 8 x 8, {how}"
+    assert (said in caplog.text) == (how is not None) == ("shown the student's" in caplog.text)
     trainer.train()
     reference, preprocessing = copy.deepcopy(teacher).double().eval(), trainer.train_dataset.preprocessing
     for step in trainer.method.steps:
         pixels = step["pixel_values"].double() * channels(preprocessing.std) + channels(preprocessing.mean)
         assert pixels.shape[-1] == 8 and pixels.min() > -1e-6 and pixels.max() < 1 + 1e-6
-        if side == 16:
-            pixels = F.interpolate(pixels, (16, 16), mode="bilinear")
+        if side != 8:
+            pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=side < 8)
         with torch.no_grad():
             expected = reference(normalized(pixels, (0.1, 0.2, 0.6), (0.5, 0.4, 0.1)))
         assert (step["teacher_logits"] - expected).abs().max() < 1e-3 * expected.abs().max()
