@@ -15,9 +15,10 @@ from ..artifacts.files import atomic_file
 from ..errors import unknown_name, whole_number
 from ..training import DistillationConfig, KCDConfig
 from .options import current_words
+from .recipe_folder import find_recipe
 from .recipe_parser import COMMON, RecipeParser, field_names
 
-_PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
+PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
 _TEACHER = ("teacher", "teacher_checkpoint", "assistants")
 # Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
@@ -65,8 +66,8 @@ class RunConfig:
             value = getattr(self, name)
             if value and "/" in value and not value.startswith((".", "/", "~")) and Path(value).is_dir():
                 setattr(self, name, f"./{value}")
-        if self.preset not in _PRESETS:
-            raise unknown_name("preset", self.preset, _PRESETS)
+        if self.preset not in PRESETS:
+            raise unknown_name("preset", self.preset, PRESETS)
         if self.train_points is not None:
             whole_number("train_points", self.train_points, hint="Leave it out for all points.")
         for name in ("teacher_checkpoint", "assistants"):
@@ -129,13 +130,13 @@ class Recipe:
 def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Recipe:
     """Read a run from the words behind a command, and check it as far as possible without data and networks.
 
-    `--config FILE.yaml` gives values that the other words override; `defaults` differ from the fields' own.
+    `--config FILE` gives values that the other words override; `defaults` differ from the fields' own.
     """
     parser = RecipeParser(command, RunConfig)
     parser.set_defaults(logging_strategy="epoch", eval_strategy="epoch", **defaults)
     line = current_words(parser, arguments)
     file = parser.parse_known_args(line)[0].config
-    of_file = {} if file is None else parser.values_of_file(Path(file))
+    of_file = {} if file is None else parser.values_of_file(find_recipe(file))
     namespace, unknown = parser.parse_known_args(line, argparse.Namespace(**of_file))
     if unknown:
         raise parser.unknown_option(f"option of hf-kcd {command}", unknown[0])
@@ -155,7 +156,7 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     if values["output_dir"] is None:
         raise ValueError("output_dir is missing: name the folder to write to, e.g. --output_dir runs/first.")
     args = DistillationConfig(**{name: values[name] for name in field_names(DistillationConfig) if name in values})
-    kcd = _PRESETS[config.preset](**overrides) if config.condense else None
+    kcd = PRESETS[config.preset](**overrides) if config.condense else None
     if kcd is None:
         # With --condense false on the command line, a recipe that condenses also serves without condensation.
         for name in sorted(

@@ -1,7 +1,6 @@
 """The parser of a run's options: from the command line, and from a YAML file and the files that it is based on."""
 
 import argparse
-import difflib
 import itertools
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import huggingface_hub
 import yaml
 from transformers import HfArgumentParser
 
+from ..errors import near_names
 from ..training import DistillationConfig, KCDConfig
 from .options import CommandParser, add_import_option, current_name, import_module, say
 
@@ -55,7 +55,7 @@ class RecipeParser(HfArgumentParser):
         self._kinds = {name: _kinds_of(hint) for name, hint in itertools.chain(*hints)}
         self._run_config = run_config
         super().__init__(configs, prog=f"hf-kcd {command}", allow_abbrev=False, formatter_class=_OneSpelling)
-        text = "YAML file with any of the options below; the command line wins."
+        text = "YAML file with any of the options below, or a name of hf-kcd recipes; the command line wins."
         self.add_argument("--config", metavar="FILE", help=text)
         add_import_option(self)
         for action in self._actions:
@@ -126,7 +126,8 @@ class RecipeParser(HfArgumentParser):
     def unknown_option(self, kind: str, word: str) -> ValueError:
         """Build the error for an unknown option; there are too many to list them all."""
         name = word.lstrip("-").split("=")[0].replace("-", "_")
-        nearest = difflib.get_close_matches(name, sorted({action.dest for action in self._actions}), n=3, cutoff=0.5)
+        names = dict.fromkeys([*COMMON, *(action.dest for action in self._actions)])
+        nearest = near_names(name, names)
         hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
         return ValueError(f"Unknown {kind}: {word!r}. {hint}{self.prog} --help lists all of them.")
 
