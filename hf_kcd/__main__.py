@@ -1,6 +1,6 @@
 """`python -m hf_kcd` is `hf-kcd`, for `torchrun` and `accelerate launch` too."""
 
-from .cli.main import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("hf_kcd.cli.main", run_name="__main__", alter_sys=True)

@@ -15,7 +15,7 @@ from .recipe import Recipe
 from .run import assistant_folders, find_checkpoint, run, train
 
 # Condensation, masks and transferred weights are for the student alone.
-_ASSISTANT = {"student_checkpoint": None, "mask": None}
+_ASSISTANT = {"student_checkpoint": None, "student_args": None, "mask": None}
 _ASSISTANT |= dict.fromkeys(("new_classifier", "freeze_backbone", "condense"), False)
 
 
@@ -59,7 +59,8 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
         raise ValueError(f"Method {method!r} has no teacher: leave the assistants out, or choose takd or dgkd.")
     for name in recipe.config.assistants:
         load_model(name)
-    load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint)
+    config = recipe.config
+    load_model(config.student, checkpoint=config.student_checkpoint, model_args=config.student_args)
     for link in filter(_is_finished, links):
         _check_finished(link)
     if not recipe.resumes:

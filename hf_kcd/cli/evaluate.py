@@ -12,7 +12,7 @@ from ..artifacts.files import write_json
 from ..data import KnowledgeDataset, collate, load_image_data
 from ..models.loading import load_trained_model
 from ..training.metrics import compute_accuracy, rank_classes
-from .options import CommandParser
+from .options import CommandParser, mapping
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = CommandParser(__doc__, imports=True)
     parser.add_argument("model", help="a run's folder, a checkpoint's folder, hf_hub:user/name, or a timm name")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of a network given by its timm name")
+    parser.add_argument("--model_args", type=mapping, metavar="MAPPING", help="its arguments, e.g. '{img_size: 64}'")
     parser.add_argument("--data", required=True, help="digits, cifar100, imagenet, a folder, or a Hub id")
     parser.add_argument("--data_dir", metavar="FOLDER", help="folder that holds the data; nothing is downloaded then")
     parser.add_argument("--split", help="split to evaluate on [found by its name]")
@@ -40,7 +41,7 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if data.eval is None:
         raise ValueError(f"{options.data} has no split with a known name to evaluate on: give one with --split.")
     dataset = KnowledgeDataset(data.eval, data.preprocessing, training=False)
-    model = load_trained_model(options.model, dataset.num_classes, options.checkpoint)
+    model = load_trained_model(options.model, dataset.num_classes, options.checkpoint, options.model_args)
     if options.checkpoint is None:
         # The configuration beside the weights says what images they were trained on.
         dataset = KnowledgeDataset(data.eval, data.preprocessing.as_network_expects(model), training=False)

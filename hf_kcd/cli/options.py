@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 class RunFailed(Exception):
@@ -81,6 +84,17 @@ def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list
         name, sign, value = word.removeprefix("--").partition("=")
         current.append(f"--{current_name(name, valid)}{sign}{value}" if word.startswith("--") else word)
     return current
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """Read an option's mapping, such as '{img_size: 64}', as YAML or JSON."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}' ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}'")
+    return value
 
 
 def refuse_full(folder: Path, option: str) -> None:

@@ -19,7 +19,7 @@ from .recipe_folder import find_recipe
 from .recipe_parser import COMMON, RecipeParser, field_names
 
 PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
-_TEACHER = ("teacher", "teacher_checkpoint", "assistants")
+_TEACHER = ("teacher", "teacher_checkpoint", "teacher_args", "assistants")
 # Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
 
@@ -42,12 +42,22 @@ class RunConfig:
     student: str = _option(
         "cifar_resnet8", "Network to train (also --network): a timm name, folder or hf_hub:user/name.", "--network"
     )
+    student_args: dict[str, Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Arguments of the network as timm takes them (also --network_args), e.g. '{img_size: 64}'.",
+            "aliases": ["--network_args"],
+        },
+    )
     student_checkpoint: str | None = _option(None, "File with weights to start from.")
     new_classifier: bool = _option(False, "Replace the classifier of pretrained weights, to transfer to new classes.")
     freeze_backbone: bool = _option(False, "Train the classifier alone and keep the other pretrained weights fixed.")
     image_size: int | None = _option(None, "Size to resize images to; by default the data's or the network's.")
     teacher: str | None = _option(None, "Network to learn from: a timm name, a run's folder, or hf_hub:user/name.")
     teacher_checkpoint: str | None = _option(None, "Weights of a teacher given by its timm name (.safetensors, .pth).")
+    teacher_args: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Arguments of a teacher given by its timm name; see student_args."}
+    )
     assistants: list[str] | None = field(
         default=None,
         metadata={"help": "Networks between teacher and student, largest first (TAKD, DGKD); trained if need be."},
@@ -70,7 +80,7 @@ class RunConfig:
             raise unknown_name("preset", self.preset, PRESETS)
         if self.train_points is not None:
             whole_number("train_points", self.train_points, hint="Leave it out for all points.")
-        for name in ("teacher_checkpoint", "assistants"):
+        for name in ("teacher_checkpoint", "teacher_args", "assistants"):
             if getattr(self, name) and self.teacher is None:
                 raise ValueError(f"{name} is given but teacher is not: name the teacher, too.")
         if self.soft_labels and self.mask is None:
@@ -143,7 +153,7 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     values = vars(namespace)
     overrides = {name: values.pop(name) for name in field_names(KCDConfig) if name in values}
     from_line = parser.names_in(line)
-    given = {name: deepcopy(values[name]) for name in from_line | of_file.keys() if name in values}
+    given = from_line | of_file.keys()
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
     # A recipe of a pair also serves on a published mask, and without its teacher: its own contrary options are ignored.
@@ -155,13 +165,12 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     config = RunConfig(**{name: values[name] for name in field_names(RunConfig)})
     if values["output_dir"] is None:
         raise ValueError("output_dir is missing: name the folder to write to, e.g. --output_dir runs/first.")
+    # A configuration may change the values that it gets.
+    as_given = {name: deepcopy(values[name]) for name in given if name in values}
     args = DistillationConfig(**{name: values[name] for name in field_names(DistillationConfig) if name in values})
     kcd = PRESETS[config.preset](**overrides) if config.condense else None
     if kcd is None:
         # With --condense false on the command line, a recipe that condenses also serves without condensation.
-        for name in sorted(
-            (from_line if "condense" in from_line else frozenset(given) | overrides.keys())
-            & (field_names(KCDConfig) | {"preset"})
-        ):
+        for name in sorted((from_line if "condense" in from_line else given) & (field_names(KCDConfig) | {"preset"})):
             raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
-    return Recipe(config, args, kcd, f"hf-kcd {command} {shlex.join(arguments)}", given, tuple(values["imports"]))
+    return Recipe(config, args, kcd, f"hf-kcd {command} {shlex.join(arguments)}", as_given, tuple(values["imports"]))

@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from ..errors import near_names
 from ..training import DistillationConfig, KCDConfig
-from .options import CommandParser, add_import_option, current_name, import_module, say
+from .options import CommandParser, add_import_option, current_name, import_module, mapping, say
 
 # What most runs change, in the order of the help and of written files.
 COMMON = [
@@ -60,7 +60,7 @@ class RecipeParser(HfArgumentParser):
         add_import_option(self)
         for action in self._actions:
             if dict in self._kinds.get(action.dest, ()):
-                action.type = _mapping
+                action.type = _mapping_or_text if str in self._kinds[action.dest] else mapping
             if action.dest in field_names(KCDConfig):
                 # The preset fills what is not given, so absence differs from the default.
                 action.help += f" Paper: {action.default}."
@@ -184,17 +184,9 @@ def _imports_of(path: Path, value: Any) -> list[str]:
     return modules
 
 
-def _mapping(text: str) -> Any:
+def _mapping_or_text(text: str) -> Any:
     """Read a mapping such as '{img_size: 64}'; other text, which may name a file, stays as it is."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}' ({error})") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}'")
-    return value
+    return mapping(text) if text.lstrip().startswith("{") else text
 
 
 def _kinds_of(hint: Any) -> frozenset[Any]:

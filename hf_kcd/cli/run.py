@@ -95,7 +95,7 @@ def _make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
     else:
         args.eval_strategy = "no"
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
-    teachers = [load_trained_model(name, train_set.num_classes, file) for name, file in teachers_of(recipe)]
+    teachers = load_teachers(recipe, train_set.num_classes)
     source = SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers
     callbacks = None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)]
     sets = {"train_dataset": train_set, "eval_dataset": evaluation}
@@ -111,7 +111,9 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     set_seed(args.seed)
     num_classes = data.train.features[label_column].num_classes
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
-    student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
+    student = load_student(
+        config.student, num_classes, config.student_checkpoint, **transfer, model_args=config.student_args
+    )
     preprocessing = data.preprocessing.for_network(config.image_size)
     if config.image_size is None and config.student_checkpoint is None and brings_weights(config.student):
         preprocessing = data.preprocessing.as_network_expects(student)
@@ -126,6 +128,15 @@ def teachers_of(recipe: Recipe) -> list[tuple[str, str | None]]:
     assistants = assistant_folders(config, recipe.args.output_dir)
     teachers = [(config.teacher, config.teacher_checkpoint), *((folder, None) for folder in assistants)]
     return teachers if get_method(recipe.args.method).many_teachers else teachers[-1:]
+
+
+def load_teachers(recipe: Recipe, num_classes: int) -> list[nn.Module]:
+    """Load what `teachers_of` names; `teacher_args` are those of the teacher, not of its assistants."""
+    own = (recipe.config.teacher, recipe.config.teacher_checkpoint)
+    return [
+        load_trained_model(name, num_classes, file, recipe.config.teacher_args if (name, file) == own else None)
+        for name, file in teachers_of(recipe)
+    ]
 
 
 def assistant_folders(config: RunConfig, output_dir: str) -> list[str]:

@@ -1,8 +1,9 @@
 """Networks by name, folder or Hub id, and the folder format that timm, transformers and `load_model` read."""
 
 import difflib
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,19 @@ _HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 _FOLDER_PREFIX = "local-dir:"
 _DATA_KEYS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
+# What timm.create_model takes for itself, and what the data decides.
+_NOT_OF_A_NETWORK = set(inspect.signature(timm.create_model).parameters) - {"kwargs"} | {
+    "num_classes",
+    "features_only",
+}
+
 
 def load_model(
-    name_or_path: str | Path, num_classes: int | None = None, checkpoint: str | Path | None = None
+    name_or_path: str | Path,
+    num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make a network, with weights where its name has some.
 
@@ -34,12 +45,13 @@ def load_model(
         num_classes: Number of classes; by default as in the weights, or the network's own.
         checkpoint: A file with weights for a timm name: `.safetensors`, or a `torch.save` file with its state dict at any
             depth, also under the names of RepDistiller, mdistiller, SSKD or TAKD.
+        model_args: Arguments of the network, as timm takes them: `{"img_size": 64}`. A folder has its own.
 
     Returns:
         The network, on the CPU, in training mode, as `timm.create_model` returns it.
 
     Raises:
-        ValueError: For an unknown name, weights that do not fit or are not finite, a wrong number of classes, and a file
+        ValueError: For an unknown name or argument, weights that do not fit or are not finite, a wrong number of classes, and a file
             that is damaged or needs unpickling.
         FileNotFoundError: For a folder or file that does not exist.
 
@@ -52,9 +64,9 @@ def load_model(
     # A network's name wins over a folder of the same name.
     is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
     if is_network and checkpoint is not None:
-        return load_checkpoint(name, read_checkpoint(checkpoint), num_classes)
+        return load_checkpoint(name, read_checkpoint(checkpoint), num_classes, model_args=model_args)
     if is_network:
-        return _load_published(name, num_classes) if "." in name else timm.create_model(name, num_classes=num_classes)
+        return _load_published(name, num_classes, model_args) if "." in name else _make(name, num_classes, model_args)
 
     folder = Path(name.removeprefix(_FOLDER_PREFIX))
     if not (published or name.startswith(_FOLDER_PREFIX) or folder.is_dir()):
@@ -63,7 +75,10 @@ def load_model(
         fault = f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too."
         raise ValueError(f"{fault} Name the checkpoint's own network, or leave the checkpoint out.")
     if published:
-        return _load_published(name, num_classes)
+        return _load_published(name, num_classes, model_args)
+    if model_args:
+        fault = f"{name} has the arguments in its config.json, but {dict(model_args)} were given too"
+        raise ValueError(f"{fault}: leave them out, or name the network as timm does and give its weights as a file.")
     return _load_weights(make_from_folder(folder), read_checkpoint(folder), num_classes)
 
 
@@ -72,12 +87,14 @@ def brings_weights(name: str) -> bool:
     return "." in name or not timm.is_model(name)
 
 
-def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
+def load_trained_model(
+    name: str, num_classes: int, checkpoint: str | None = None, model_args: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
         ways = "teacher_checkpoint (--checkpoint of hf-kcd evaluate), a folder, or a timm name with a tag (resnet34.tv_in1k)"
         raise ValueError(f"{name} is a network without weights: give {ways}.")
-    return load_model(name, num_classes, checkpoint)
+    return load_model(name, num_classes, checkpoint, model_args=model_args)
 
 
 def load_student(
@@ -86,6 +103,7 @@ def load_student(
     checkpoint: str | None = None,
     new_classifier: bool = False,
     freeze_backbone: bool = False,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make the network to train: new, from weights, or transferred to other classes with a new classifier."""
     if checkpoint is None and not brings_weights(name):
@@ -93,8 +111,8 @@ def load_student(
             option = "new_classifier" if new_classifier else "freeze_backbone"
             fault = f"{option} was asked for, but {name} starts without weights"
             raise ValueError(f"{fault}: give student_checkpoint, a folder, or a tagged name (resnet34.tv_in1k).")
-        return load_model(name, num_classes)
-    student = load_model(name, checkpoint=checkpoint)
+        return load_model(name, num_classes, model_args=model_args)
+    student = load_model(name, checkpoint=checkpoint, model_args=model_args)
     if new_classifier:
         student.reset_classifier(num_classes)
     elif student.num_classes != num_classes:
@@ -109,12 +127,16 @@ def load_student(
 
 
 def load_checkpoint(
-    name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
+    name: str,
+    checkpoint: Checkpoint,
+    num_classes: int | None = None,
+    part: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make a network as `load_model`, with weights of a file that was read; `part` chooses one of several networks."""
     if not timm.is_model(name):
         raise no_such_network(name)
-    return _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
+    return _load_weights(_make(name, num_classes, model_args), checkpoint, num_classes, part)
 
 
 def save_model(
@@ -167,7 +189,22 @@ def make_from_folder(folder: Path) -> nn.Module:
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
 
 
-def _load_published(name: str, num_classes: int | None) -> nn.Module:
+def _make(name: str, num_classes: int | None, model_args: Mapping[str, Any] | None, **options: Any) -> nn.Module:
+    """Make a network of timm with arguments of its own."""
+    model_args = dict(model_args or {})
+    if reserved := sorted(_NOT_OF_A_NETWORK & model_args.keys()):
+        raise ValueError(f"{', '.join(reserved)} of {name} cannot be chosen here: leave it out of the arguments.")
+    try:
+        return timm.create_model(name, num_classes=num_classes, **options, **model_args)
+    except (TypeError, ValueError, AssertionError) as error:
+        if not model_args:
+            raise
+        raise ValueError(
+            f"{name} cannot be made with {model_args}: {error}. See the network's class in timm."
+        ) from error
+
+
+def _load_published(name: str, num_classes: int | None, model_args: Mapping[str, Any] | None = None) -> nn.Module:
     """Load a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
         repo_id, _, revision = name.partition(":")[2].partition("@")
@@ -181,7 +218,7 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     _check_classes(name, found, num_classes)
     try:
         with hub_errors(repo_id, "model", revision or None, "read"):
-            model = timm.create_model(source, pretrained=True)
+            model = _make(source, None, model_args, pretrained=True)
     # A stranger's files may fail in timm with any of these.
     except (AssertionError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
         raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
