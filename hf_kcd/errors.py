@@ -1,8 +1,10 @@
-"""Errors with one wording in the whole package: names that do not exist, and numbers that are not whole."""
+"""Errors and warnings with one wording: names that do not exist or mean two things, and numbers that are not whole."""
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
@@ -38,6 +40,18 @@ def near_names(name: object, valid: Iterable[str], at_most: int = 3) -> list[str
     parts = [part for part in re.split(r"[\W_]+", word) if len(part) > 2]
     longer = [other for other in valid if parts and all(part in other.lower() for part in parts)]
     return list(dict.fromkeys([*close, *longer]))[:at_most]
+
+
+def warn_of_folder(kind: str, name: str) -> None:
+    """Warn that a name which is known was taken although a file or folder is called so, too.
+
+    Args:
+        kind: What the name was taken for, in the singular ("data set", "network").
+        name: The name, which wins.
+    """
+    if Path(name).exists():
+        taken = f"{name!r} was taken for the {kind} of this name"
+        warnings.warn(f"{taken}, not for what is in ./{name}: write ./{name} for that.", UserWarning, stacklevel=3)
 
 
 def whole_number(name: str, value: object, at_least: int = 1, hint: str = "") -> int:

@@ -63,6 +63,8 @@ def import_module(name: str) -> None:
         if isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}."):
             reason = "there is no such module, neither installed nor in the current folder"
         raise ImportError(f"Cannot import {name}: {reason}.") from error
+    if path is None and (own := Path(f"{name.replace('.', os.sep)}.py")).is_file():
+        path = own
     if path is not None and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
         raise ImportError(f"Cannot import {name}: another module is called {wanted}. Rename the file.")
 

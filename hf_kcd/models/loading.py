@@ -13,7 +13,7 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from ..artifacts.files import read_json, save_tensors, write_json
-from ..errors import unknown_name
+from ..errors import unknown_name, warn_of_folder
 from ..hub.download import fetch_files, hub_errors
 from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, Checkpoint, classifiers_of, fit_checkpoint, read_checkpoint
 from .configuration import network_name
@@ -63,6 +63,8 @@ def load_model(
     published = name.startswith(_HUB_PREFIXES)
     # A network's name wins over a folder of the same name.
     is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
+    if is_network:
+        warn_of_folder("network", name)
     if is_network and checkpoint is not None:
         return load_checkpoint(name, read_checkpoint(checkpoint), num_classes, model_args=model_args)
     if is_network:
@@ -93,7 +95,8 @@ def load_trained_model(
     """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
         ways = "teacher_checkpoint (--checkpoint of hf-kcd evaluate), a folder, or a timm name with a tag (resnet34.tv_in1k)"
-        raise ValueError(f"{name} is a network without weights: give {ways}.")
+        folder = f" The folder of that name is ./{name}." if Path(name).is_dir() else ""
+        raise ValueError(f"{name} is a network without weights: give {ways}.{folder}")
     return load_model(name, num_classes, checkpoint, model_args=model_args)
 
 
