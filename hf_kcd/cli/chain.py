@@ -10,6 +10,7 @@ from ..methods.registry import get_method
 from ..models import load_model
 from ..models.loading import brings_weights
 from ..reporting import read_results
+from ..training.results import optimization
 from .options import say
 from .recipe import Recipe
 from .run import assistant_folders, find_checkpoint, run, train
@@ -78,8 +79,11 @@ def _check_finished(link: Recipe) -> None:
     options = {**method_options(args.method), **args.method_options}
     wanted = {"student": link.config.student, "data": link.config.data, "method": args.method}
     wanted |= {"method_options": options, "num_epochs": args.num_train_epochs, "seed": args.seed}
+    wanted |= {"num_points": link.config.train_points or results["num_points"], **optimization(args)}
+    # The keys of the optimization lie one level deeper.
+    results = {**results, **results.get("optimisation", {})}
     for name, value in wanted.items():
-        if results[name] != value:
+        if results.get(name, value) != value:
             raise ValueError(
                 f"{folder} holds an assistant of another chain: {name} is {value} here and {results[name]} there. Choose "
                 "another output_dir, or give the folder itself as the assistant."

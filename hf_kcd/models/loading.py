@@ -186,7 +186,10 @@ def save_model(
 def make_from_folder(folder: Path) -> nn.Module:
     """Make the network that a folder's `config.json` describes, initialized at random; its weights are not read."""
     if not (folder / "config.json").is_file():
-        advice = "Write folders with save_model, or name the network: load_model('<timm name>', checkpoint='<file>')."
+        advice = (
+            "Give the folder of a run or of save_model, or a timm name with the weights as checkpoint (--student_checkpoint, "
+            "--teacher_checkpoint)."
+        )
         raise FileNotFoundError(f"{folder} has no config.json, which names its network. {advice}")
     _read_config(folder / "config.json")
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
@@ -262,7 +265,10 @@ def _load_weights(
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:
     if wanted is not None and found != wanted:
-        advice = "Leave num_classes out, load other weights, or call reset_classifier on the loaded network."
+        advice = (
+            f"Give weights for {wanted} classes, or train them for these: --new_classifier on the command line, "
+            "reset_classifier in Python."
+        )
         raise ValueError(f"{source} has {found} classes and num_classes={wanted} was asked for. {advice}")
 
 
@@ -270,7 +276,8 @@ def no_such_network(name: str) -> Exception:
     """Build the error for an unknown network name, for the caller to raise."""
     path = Path(name)
     if path.is_file():
-        return ValueError(f"{name} is a file; name its network too: load_model('<timm name>', checkpoint={name!r}).")
+        advice = "give its timm name, and the file as checkpoint (--student_checkpoint, --teacher_checkpoint)"
+        return ValueError(f"{name} is a file, which does not say its network: {advice}.")
     if path.suffix in CHECKPOINT_SUFFIXES or name.startswith((".", "/", "~")):
         return FileNotFoundError(f"{name} does not exist.")
     if "/" in name:
@@ -285,5 +292,8 @@ def _unknown_network(name: str) -> ValueError:
     if timm.is_model(f"cifar_{name}"):  # the papers' name for it
         nearest = [f"cifar_{name}"]
     hint = f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    where = "timm.list_models() lists all, timm.list_models('cifar_*') hf_kcd's; register your own in timm first."
+    where = (
+        "hf-kcd models 'resnet*' lists those with such names, timm.list_models() all; your own: register it in timm"
+    )
+    where += " first (--import FILE on the command line)."
     return ValueError(f"Unknown network {name!r}. {hint}{where}")

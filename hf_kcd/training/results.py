@@ -45,7 +45,7 @@ def run_results(trainer: Trainer, *, data: str, command: str | None = None) -> R
         "num_points": cost.num_points,
         "num_epochs": schedule.num_epochs,
         "epochs_trained": trainer.state.epoch,
-        "optimisation": _optimization(args),  # The key of format 1.
+        "optimisation": optimization(args),  # The key of format 1.
         "accuracy": _accuracy(trainer.state.log_history, "eval", _best_step(trainer)),
         # Networks that learned along: their last weights are saved, which need not be their best.
         "networks": {name: _accuracy(trainer.state.log_history, f"eval_{name}") for name in trainer.method.networks()},
@@ -122,7 +122,8 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     return {"num_kept": len(mask.kept), "num_mixed": num_mixed, "stage": mask.stage, "provenance": mask.provenance}
 
 
-def _optimization(args) -> dict[str, Any]:
+def optimization(args) -> dict[str, Any]:
+    """Describe how a run with these arguments updates its weights."""
     names = ("learning_rate", "lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
     names += ("momentum", "nesterov", "weight_decay", "max_grad_norm")
     return {

@@ -149,7 +149,10 @@ def _check_classes(
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
+        raise ValueError(
+            f"Numbers of classes differ: {listed}. Make networks with "
+            f"num_classes={train.num_classes}, or choose weights of this data; --new_classifier transfers a student."
+        )
 
 
 def _check_images(student: nn.Module, size: int) -> None:
@@ -164,7 +167,8 @@ def _check_images(student: nn.Module, size: int) -> None:
         own = " x ".join(map(str, image_config(student).input_size))
         raise ValueError(
             f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for {own}: "
-            "create it for the data's size, or resize the images (image_size or Preprocessing.for_network)."
+            f"create it for this size where it takes one (student_args, e.g. '{{img_size: {size}}}'), or resize the images "
+            "(image_size, in Python Preprocessing.for_network)."
         ) from error
     finally:
         student.train(training)
