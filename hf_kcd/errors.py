@@ -1,7 +1,10 @@
-"""Errors with one wording in the whole package: names that do not exist, and numbers that are not whole."""
+"""Errors and warnings with one wording: names that do not exist or mean two things, and numbers that are not whole."""
 
 import difflib
+import re
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
@@ -16,9 +19,39 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> ValueError:
         A `ValueError`, to be raised by the caller.
     """
     valid = sorted(valid)
-    nearest = difflib.get_close_matches(str(name).lower(), valid, n=3, cutoff=0.5)
+    nearest = near_names(name, valid)
     hint = f"Did you mean {' or '.join(repr(close) for close in nearest)}? " if nearest else ""
     return ValueError(f"Unknown {kind} {name!r}. {hint}Valid: {', '.join(valid)}.")
+
+
+def near_names(name: object, valid: Iterable[str], at_most: int = 3) -> list[str]:
+    """Find the names that were probably meant: a few letters away, or with all parts of the wrong one.
+
+    Args:
+        name: What was asked for.
+        valid: The names that exist, those that are meant most often first.
+        at_most: How many to return.
+
+    Returns:
+        The nearest first; empty when none is near.
+    """
+    word, valid = str(name).lower(), list(valid)
+    close = difflib.get_close_matches(word, valid, n=at_most, cutoff=0.7)
+    parts = [part for part in re.split(r"[\W_]+", word) if len(part) > 2]
+    longer = [other for other in valid if parts and all(part in other.lower() for part in parts)]
+    return list(dict.fromkeys([*close, *longer]))[:at_most]
+
+
+def warn_of_folder(kind: str, name: str) -> None:
+    """Warn that a name which is known was taken although a file or folder is called so, too.
+
+    Args:
+        kind: What the name was taken for, in the singular ("data set", "network").
+        name: The name, which wins.
+    """
+    if Path(name).exists():
+        taken = f"{name!r} was taken for the {kind} of this name"
+        warnings.warn(f"{taken}, not for what is in ./{name}: write ./{name} for that.", UserWarning, stacklevel=3)
 
 
 def whole_number(name: str, value: object, at_least: int = 1, hint: str = "") -> int:

@@ -11,12 +11,13 @@ from ..methods.registry import get_method
 from ..models import label_names, load_model
 from ..models.loading import brings_weights
 from ..reporting import read_results
+from ..training.results import optimization
 from .options import say
 from .recipe import Recipe
 from .run import assistant_folders, find_checkpoint, run, train
 
 # Condensation, masks and transferred weights are for the student alone.
-_ASSISTANT = {"student_checkpoint": None, "mask": None}
+_ASSISTANT = {"student_checkpoint": None, "student_args": None, "mask": None}
 _ASSISTANT |= dict.fromkeys(("new_classifier", "freeze_backbone", "condense"), False)
 
 
@@ -58,12 +59,15 @@ def _check(recipe: Recipe, links: list[Recipe]) -> None:
     method = recipe.args.method
     if not get_method(method).teacher_reads:
         raise ValueError(f"Method {method!r} has no teacher: leave the assistants out, or choose takd or dgkd.")
-    teacher = label_names(load_model(recipe.config.teacher, checkpoint=recipe.config.teacher_checkpoint))
-    for number, name in enumerate(recipe.config.assistants, start=1):
+    config = recipe.config
+    options = {"checkpoint": config.teacher_checkpoint, "model_args": config.teacher_args}
+    teacher = label_names(load_model(config.teacher, **options))
+    for number, name in enumerate(config.assistants, start=1):
         if (names := label_names(load_model(name))) is not None:
             class_positions(names, teacher, f"assistant {number}", "teacher")
-    student = label_names(load_model(recipe.config.student, checkpoint=recipe.config.student_checkpoint))
-    if student is not None and not recipe.config.new_classifier:
+    options = {"checkpoint": config.student_checkpoint, "model_args": config.student_args}
+    student = label_names(load_model(config.student, **options))
+    if student is not None and not config.new_classifier:
         class_positions(student, teacher, "student", "teacher")
     for link in filter(_is_finished, links):
         _check_finished(link)
@@ -82,8 +86,12 @@ def _check_finished(link: Recipe) -> None:
     options = {**method_options(args.method), **args.method_options}
     wanted = {"student": link.config.student, "data": link.config.data, "method": args.method}
     wanted |= {"method_options": options, "num_epochs": args.num_train_epochs, "seed": args.seed}
+    wanted |= {"num_points": link.config.train_points or results["num_points"], **optimization(args)}
+    # The keys of the optimization lie one level deeper.
+    results = {**results, **results.get("optimisation", {})}
     for name, value in wanted.items():
-        if results[name] != value:
+        # What an optimizer or a schedule did not read is recorded as None.
+        if results.get(name) not in (None, value):
             raise ValueError(
                 f"{folder} holds an assistant of another chain: {name} is {value} here and {results[name]} there. Choose "
                 "another output_dir, or give the folder itself as the assistant."

@@ -16,7 +16,7 @@ from ..models.loading import load_trained_model
 from ..training.evaluation import check_labeled
 from ..training.metrics import compute_accuracy, rank_classes
 from .data import DataConfig, add_data_options, data_of
-from .options import CommandParser
+from .options import CommandParser, mapping
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = CommandParser(__doc__, imports=True)
     parser.add_argument("model", help="a run's folder, a checkpoint's folder, hf_hub:user/name, or a timm name")
     parser.add_argument("--checkpoint", metavar="FILE", help="weights of a network given by its timm name")
+    parser.add_argument("--model_args", type=mapping, metavar="MAPPING", help="its arguments, e.g. '{img_size: 64}'")
     add_data_options(parser)
     parser.add_argument("--split", dest="eval_split", help="the same as --eval_split")
     parser.add_argument("--batch_size", type=int, metavar="N", default=256, help="images per step [%(default)s]")
@@ -44,7 +45,8 @@ def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if data.eval is None:
         raise ValueError(f"{options.data} has no split with a known name to evaluate on: give one with --eval_split.")
     _, label_column = find_columns(data.eval, **config.columns)
-    model = load_trained_model(options.model, data.eval.features[label_column].num_classes, options.checkpoint)
+    num_classes = data.eval.features[label_column].num_classes
+    model = load_trained_model(options.model, num_classes, options.checkpoint, options.model_args)
     # The configuration beside the weights says what images they were trained on.
     preprocessing = data.preprocessing if options.checkpoint else data.preprocessing.evaluation_of(model)
     dataset = KnowledgeDataset(data.eval, preprocessing, training=False, **config.columns)

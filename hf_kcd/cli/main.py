@@ -15,6 +15,7 @@ _COMMANDS = {
     "distill": "train a student with a teacher; --condense adds knowledge condensation",
     "train-teacher": "train a network alone",
     "evaluate": "measure top-1 and top-5 accuracy of a network on a data set",
+    "recipes": "list the recipes of the papers and ours, or copy one to edit it",
     "methods": "list the distillation methods: what each reads, trains and costs",
     "models": "list networks: parameters, cost, feature maps, published accuracies",
     "convert": "convert a checkpoint of RepDistiller, mdistiller, SSKD or TAKD",
@@ -32,7 +33,7 @@ commands:
 
 examples:
   hf-kcd demo
-  hf-kcd distill --config recipes/cifar100/resnet20_resnet8.yaml --output_dir runs/first
+  hf-kcd distill --config cifar100/resnet20_resnet8 --teacher_checkpoint FILE --output_dir runs/first
   hf-kcd distill --config runs/first/recipe.yaml --output_dir runs/first --resume
   hf-kcd mask show runs/first/mask
 

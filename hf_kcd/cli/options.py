@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 class RunFailed(Exception):
@@ -64,6 +67,8 @@ def import_module(name: str) -> None:
         if isinstance(error, ModuleNotFoundError) and f"{wanted}.".startswith(f"{error.name}."):
             reason = "there is no such module, neither installed nor in the current folder"
         raise ImportError(f"Cannot import {name}: {reason}.") from error
+    if path is None and (own := Path(f"{name.replace('.', os.sep)}.py")).is_file():
+        path = own
     if path is not None and Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
         raise ImportError(f"Cannot import {name}: another module is called {wanted}. Rename the file.")
 
@@ -85,6 +90,17 @@ def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list
         name, sign, value = word.removeprefix("--").partition("=")
         current.append(f"--{current_name(name, valid)}{sign}{value}" if word.startswith("--") else word)
     return current
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """Read an option's mapping, such as '{img_size: 64}', as YAML or JSON."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}' ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}'")
+    return value
 
 
 def refuse_full(folder: Path, option: str) -> None:

@@ -113,7 +113,7 @@ def _make_trainer(recipe: Recipe, data: ImageData) -> DistillationTrainer:
         advice = "Name one with --eval_split."
         say(f"{config.data} has no split to evaluate on (test, validation, …): the student is not evaluated. {advice}")
     mask = None if config.mask is None else KnowledgeMask.from_pretrained(config.mask)
-    teachers = [load_trained_model(name, train_set.num_classes, file) for name, file in teachers_of(recipe)]
+    teachers = load_teachers(recipe, train_set.num_classes)
     source = SoftLabels.from_pretrained(config.mask) if config.soft_labels else teachers
     callbacks = None if recipe.kcd is None else [KCDTrainerCallback(recipe.kcd)]
     sets = {"train_dataset": train_set, "eval_dataset": data.eval}
@@ -129,7 +129,8 @@ def student_and_training_set(recipe: Recipe, data: ImageData) -> tuple[nn.Module
     transfer = {"new_classifier": config.new_classifier, "freeze_backbone": config.freeze_backbone}
     # The student's first weights are a function of the seed alone.
     with seeded(args.seed):
-        student = load_student(config.student, num_classes, config.student_checkpoint, **transfer)
+        options = {**transfer, "model_args": config.student_args}
+        student = load_student(config.student, num_classes, config.student_checkpoint, **options)
     brought = config.student_checkpoint is not None or brings_weights(config.student)
     if brought and not config.new_classifier and label_names(student) is None:
         class_positions(None, data.train.features[label_column].names, "student", "training set")
@@ -150,6 +151,15 @@ def teachers_of(recipe: Recipe) -> list[tuple[str, str | None]]:
     assistants = assistant_folders(config, recipe.args.output_dir)
     teachers = [(config.teacher, config.teacher_checkpoint), *((folder, None) for folder in assistants)]
     return teachers if get_method(recipe.args.method).many_teachers else teachers[-1:]
+
+
+def load_teachers(recipe: Recipe, num_classes: int) -> list[nn.Module]:
+    """Load what `teachers_of` names; `teacher_args` are those of the teacher, not of its assistants."""
+    own = (recipe.config.teacher, recipe.config.teacher_checkpoint)
+    return [
+        load_trained_model(name, num_classes, file, recipe.config.teacher_args if (name, file) == own else None)
+        for name, file in teachers_of(recipe)
+    ]
 
 
 def assistant_folders(config: RunConfig, output_dir: str) -> list[str]:

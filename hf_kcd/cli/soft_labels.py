@@ -7,10 +7,9 @@ from ..artifacts.run_folder import MASK_FOLDER, RECIPE_NAME
 from ..condensation import KnowledgeMask
 from ..data import SoftLabels
 from ..methods import method_options
-from ..models.loading import load_trained_model
 from ..training.soft_labels import make_soft_labels
 from .recipe import read_recipe
-from .run import load_run_data, student_and_training_set, teachers_of
+from .run import load_run_data, load_teachers, student_and_training_set, teachers_of
 
 
 def soft_labels_of_run(
@@ -25,16 +24,18 @@ def soft_labels_of_run(
     if not path.is_file():
         raise FileNotFoundError(f"{run_folder} has no {RECIPE_NAME}: give the folder that a run was written to.")
     recipe = read_recipe("distill", ["--config", str(path), "--output_dir", str(run_folder), *data])
-    teachers, args = teachers_of(recipe), recipe.args
-    if len(teachers) != 1:
-        number = len(teachers) or "none"
-        raise ValueError(f"Soft labels need one teacher, and {run_folder} learned from {number}: leave them out.")
+    args, number = recipe.args, len(teachers_of(recipe))
+    if number != 1:
+        raise ValueError(
+            f"Soft labels need one teacher, and {run_folder} learned from {number or 'none'}: leave them out."
+        )
     mask = KnowledgeMask.from_pretrained(Path(run_folder) / MASK_FOLDER)
     _, dataset = student_and_training_set(recipe, load_run_data(recipe.config))
     # Both are published together.
     dataset = dataset.with_classes(mask.dataset.class_names, "knowledge mask")
     dataset.apply(mask)
-    (name, checkpoint), options = teachers[0], {**method_options(args.method), **args.method_options}
+    (teacher,) = load_teachers(recipe, dataset.num_classes)
+    options = {**method_options(args.method), **args.method_options}
     temperature, batch_size = options.get("temperature") or 4.0, args.per_device_eval_batch_size
     settings = (num_views, top_k, bits, temperature, batch_size, args.device, args.dataloader_num_workers)
-    return make_soft_labels(load_trained_model(name, dataset.num_classes, checkpoint), dataset, *settings)
+    return make_soft_labels(teacher, dataset, *settings)

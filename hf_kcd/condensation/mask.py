@@ -263,13 +263,15 @@ class KnowledgeMask(Artifact):
         repo_id = full_name(repo_id, "dataset")
         with tempfile.TemporaryDirectory() as folder:
             self.write_repository(folder, repo_id=repo_id, **repository)
-            options = {
-                "private": private,
-                "revision": revision,
-                "overwrite": overwrite,
-                "commit_message": commit_message,
-            }
-            return upload(folder, repo_id, repo_type="dataset", **options)
+            return upload(
+                folder,
+                repo_id,
+                repo_type="dataset",
+                private=private,
+                revision=revision,
+                overwrite=overwrite,
+                commit_message=commit_message,
+            )
 
     def tensors(self) -> Tensors:
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}

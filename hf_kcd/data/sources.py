@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from ..artifacts.identity import find_columns
-from ..errors import unknown_name
+from ..errors import unknown_name, warn_of_folder
 from ..hub.names import DATASET_REPOSITORIES, REPOSITORY_ID
 from .preprocessing import BY_DATA, Preprocessing, guess_preprocessing
 from .renamed import recipe_attribute
@@ -42,7 +42,7 @@ def load_image_data(
 
     Args:
         name: `"digits"` (1,797 images of 8 x 8, embedded in scikit-learn), `"cifar100"`, `"imagenet"`, a folder (images
-            in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`.
+            in folders by class, Parquet files, or `save_to_disk`), or a Hub id such as `"user/name"`. `"./digits"` is a folder.
         data_dir: A folder with the data, so that nothing is fetched; `name` then only chooses the preprocessing.
         train_split: None means `"train"`.
         eval_split: None takes the first of test, validation, valid, val and eval (validation for ImageNet, whose test
@@ -56,6 +56,8 @@ def load_image_data(
     """
     if name == "digits" and data_dir is not None:
         raise ValueError("The digits are embedded in scikit-learn: leave data_dir out.")
+    if name in BY_DATA and data_dir is None:
+        warn_of_folder("data set", name)
     splits = _digits() if name == "digits" else _load_splits(DATASET_REPOSITORIES.get(name, name), data_dir)
     train = _split(splits, train_split or "train", name)
     eval_split = eval_split or _find_eval_split(splits, name)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..errors import warn_of_folder
 from .configuration import image_config
 from .loading import make_from_folder, no_such_network, without_memory
 from .published import PUBLISHED_TOP1
@@ -39,6 +40,8 @@ def find_networks(patterns: Sequence[str]) -> list[str]:
             # Only published weights have a tag.
             names = timm.list_models(pattern, pretrained="." in pattern)
         else:
+            if _is_network(pattern):
+                warn_of_folder("network", pattern)
             names = [pattern] if _is_network(pattern) or Path(pattern).is_dir() else []
         if not names:
             raise no_such_network(pattern)

@@ -1,7 +1,8 @@
 """Networks by name, folder or Hub id."""
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,26 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ..artifacts.files import read_json
+from ..errors import warn_of_folder
 from ..hub.download import fetch_files, hub_errors
 from .checkpoints import CHECKPOINT_SUFFIXES, WEIGHT_FILES, Checkpoint, classifiers_of, fit_checkpoint, read_checkpoint
 
 _HUB_PREFIXES = ("hf_hub:", "hf-hub:")
 _FOLDER_PREFIX = "local-dir:"
 
+# What timm.create_model takes for itself, and what the data decides.
+_NOT_OF_A_NETWORK = set(inspect.signature(timm.create_model).parameters) - {"kwargs"} | {
+    "num_classes",
+    "features_only",
+}
+
 
 def load_model(
-    name_or_path: str | Path, num_classes: int | None = None, checkpoint: str | Path | None = None
+    name_or_path: str | Path,
+    num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
+    *,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make a network, with weights where its name has some.
 
@@ -30,12 +42,13 @@ def load_model(
         num_classes: Number of classes; by default as in the weights, or the network's own.
         checkpoint: A file with weights for a timm name: `.safetensors`, or a `torch.save` file with its state dict at any
             depth, also under the names of RepDistiller, mdistiller, SSKD or TAKD.
+        model_args: Arguments of the network, as timm takes them: `{"img_size": 64}`. A folder has its own.
 
     Returns:
         The network, on the CPU, in training mode, as `timm.create_model` returns it.
 
     Raises:
-        ValueError: For an unknown name, weights that do not fit or are not finite, a wrong number of classes, and a file
+        ValueError: For an unknown name or argument, weights that do not fit or are not finite, a wrong number of classes, and a file
             that is damaged or needs unpickling.
         FileNotFoundError: For a folder or file that does not exist.
 
@@ -47,10 +60,12 @@ def load_model(
     published = name.startswith(_HUB_PREFIXES)
     # A network's name wins over a folder of the same name.
     is_network = not published and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
-    if is_network and checkpoint is not None:
-        return load_checkpoint(name, read_checkpoint(checkpoint), num_classes)
     if is_network:
-        return _load_published(name, num_classes) if "." in name else timm.create_model(name, num_classes=num_classes)
+        warn_of_folder("network", name)
+    if is_network and checkpoint is not None:
+        return load_checkpoint(name, read_checkpoint(checkpoint), num_classes, model_args=model_args)
+    if is_network:
+        return _load_published(name, num_classes, model_args) if "." in name else _make(name, num_classes, model_args)
 
     folder = Path(name.removeprefix(_FOLDER_PREFIX))
     if not (published or name.startswith(_FOLDER_PREFIX) or folder.is_dir()):
@@ -59,7 +74,10 @@ def load_model(
         fault = f"{name} has its own weights, but checkpoint={str(checkpoint)!r} was given too."
         raise ValueError(f"{fault} Name the checkpoint's own network, or leave the checkpoint out.")
     if published:
-        return _load_published(name, num_classes)
+        return _load_published(name, num_classes, model_args)
+    if model_args:
+        fault = f"{name} has the arguments in its config.json, but {dict(model_args)} were given too"
+        raise ValueError(f"{fault}: leave them out, or name the network as timm does and give its weights as a file.")
     return _load_weights(make_from_folder(folder), read_checkpoint(folder), num_classes)
 
 
@@ -80,12 +98,15 @@ def knows_its_images(model: nn.Module) -> bool:
     return model.pretrained_cfg.get("source") != "file" and any(learned)
 
 
-def load_trained_model(name: str, num_classes: int, checkpoint: str | None = None) -> nn.Module:
+def load_trained_model(
+    name: str, num_classes: int, checkpoint: str | None = None, model_args: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Load a network as `load_model` does; refuse one without weights."""
     if checkpoint is None and not brings_weights(name):
         ways = "teacher_checkpoint (--checkpoint of hf-kcd evaluate), a folder, or a timm name with a tag (resnet34.tv_in1k)"
-        raise ValueError(f"{name} is a network without weights: give {ways}.")
-    return load_model(name, num_classes, checkpoint)
+        folder = f" The folder of that name is ./{name}." if Path(name).is_dir() else ""
+        raise ValueError(f"{name} is a network without weights: give {ways}.{folder}")
+    return load_model(name, num_classes, checkpoint, model_args=model_args)
 
 
 def load_student(
@@ -94,6 +115,7 @@ def load_student(
     checkpoint: str | None = None,
     new_classifier: bool = False,
     freeze_backbone: bool = False,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make the network to train: new, from weights, or transferred to other classes with a new classifier."""
     if checkpoint is None and not brings_weights(name):
@@ -101,8 +123,8 @@ def load_student(
             option = "new_classifier" if new_classifier else "freeze_backbone"
             fault = f"{option} was asked for, but {name} starts without weights"
             raise ValueError(f"{fault}: give student_checkpoint, a folder, or a tagged name (resnet34.tv_in1k).")
-        return load_model(name, num_classes)
-    student = load_model(name, checkpoint=checkpoint)
+        return load_model(name, num_classes, model_args=model_args)
+    student = load_model(name, checkpoint=checkpoint, model_args=model_args)
     if new_classifier:
         student.reset_classifier(num_classes)
         # They are the names of the old classes.
@@ -119,12 +141,16 @@ def load_student(
 
 
 def load_checkpoint(
-    name: str, checkpoint: Checkpoint, num_classes: int | None = None, part: str | None = None
+    name: str,
+    checkpoint: Checkpoint,
+    num_classes: int | None = None,
+    part: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Make a network as `load_model`, with weights of a file that was read; `part` chooses one of several networks."""
     if not timm.is_model(name):
         raise no_such_network(name)
-    model = _load_weights(timm.create_model(name, num_classes=num_classes), checkpoint, num_classes, part)
+    model = _load_weights(_make(name, num_classes, model_args), checkpoint, num_classes, part)
     # As timm records where weights are from. Its configuration is the name's: nobody knows the images of these weights.
     model.pretrained_cfg.update(source="file", file=checkpoint.path.name, hf_hub_id=None, url="")
     return model
@@ -133,7 +159,10 @@ def load_checkpoint(
 def make_from_folder(folder: Path) -> nn.Module:
     """Make the network that a folder's `config.json` describes, initialized at random; its weights are not read."""
     if not (folder / "config.json").is_file():
-        advice = "Write folders with save_model, or name the network: load_model('<timm name>', checkpoint='<file>')."
+        advice = (
+            "Give the folder of a run or of save_model, or a timm name with the weights as checkpoint (--student_checkpoint, "
+            "--teacher_checkpoint)."
+        )
         raise FileNotFoundError(f"{folder} has no config.json, which names its network. {advice}")
     _read_config(folder / "config.json")
     return timm.create_model(f"{_FOLDER_PREFIX}{folder}")
@@ -152,7 +181,22 @@ def without_memory(make: Callable[[], nn.Module], look: Callable[[nn.Module], An
         return look(make())
 
 
-def _load_published(name: str, num_classes: int | None) -> nn.Module:
+def _make(name: str, num_classes: int | None, model_args: Mapping[str, Any] | None, **options: Any) -> nn.Module:
+    """Make a network of timm with arguments of its own."""
+    model_args = dict(model_args or {})
+    if reserved := sorted(_NOT_OF_A_NETWORK & model_args.keys()):
+        raise ValueError(f"{', '.join(reserved)} of {name} cannot be chosen here: leave it out of the arguments.")
+    try:
+        return timm.create_model(name, num_classes=num_classes, **options, **model_args)
+    except (TypeError, ValueError, AssertionError) as error:
+        if not model_args:
+            raise
+        raise ValueError(
+            f"{name} cannot be made with {model_args}: {error}. See the network's class in timm."
+        ) from error
+
+
+def _load_published(name: str, num_classes: int | None, model_args: Mapping[str, Any] | None = None) -> nn.Module:
     """Load a Hub id or a tagged name, refusing the new head that timm would make."""
     if name.startswith(_HUB_PREFIXES):
         repo_id, _, revision = name.partition(":")[2].partition("@")
@@ -166,7 +210,7 @@ def _load_published(name: str, num_classes: int | None) -> nn.Module:
     _check_classes(name, found, num_classes)
     try:
         with hub_errors(repo_id, "model", revision or None, "read"):
-            model = timm.create_model(source, pretrained=True)
+            model = _make(source, None, model_args, pretrained=True)
     # A stranger's files may fail in timm with any of these.
     except (AssertionError, AttributeError, KeyError, RuntimeError, SafetensorError, TypeError) as error:
         raise ValueError(f"{name} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
@@ -207,7 +251,10 @@ def _load_weights(
 
 def _check_classes(source: object, found: int, wanted: int | None) -> None:
     if wanted is not None and found != wanted:
-        advice = "Leave num_classes out, load other weights, or call reset_classifier on the loaded network."
+        advice = (
+            f"Give weights for {wanted} classes, or train them for these: --new_classifier on the command line, "
+            "reset_classifier in Python."
+        )
         raise ValueError(f"{source} has {found} classes and num_classes={wanted} was asked for. {advice}")
 
 
@@ -215,7 +262,8 @@ def no_such_network(name: str) -> Exception:
     """Build the error for an unknown network name, for the caller to raise."""
     path = Path(name)
     if path.is_file():
-        return ValueError(f"{name} is a file; name its network too: load_model('<timm name>', checkpoint={name!r}).")
+        advice = "give its timm name, and the file as checkpoint (--student_checkpoint, --teacher_checkpoint)"
+        return ValueError(f"{name} is a file, which does not say its network: {advice}.")
     if path.suffix in CHECKPOINT_SUFFIXES or name.startswith((".", "/", "~")):
         return FileNotFoundError(f"{name} does not exist.")
     if "/" in name:
@@ -230,5 +278,8 @@ def _unknown_network(name: str) -> ValueError:
     if timm.is_model(f"cifar_{name}"):  # the papers' name for it
         nearest = [f"cifar_{name}"]
     hint = f"Did you mean {' or '.join(map(repr, nearest))}? " if nearest else ""
-    where = "timm.list_models() lists all, timm.list_models('cifar_*') hf_kcd's; register your own in timm first."
+    where = (
+        "hf-kcd models 'resnet*' lists those with such names, timm.list_models() all; your own: register it in timm"
+    )
+    where += " first (--import FILE on the command line)."
     return ValueError(f"Unknown network {name!r}. {hint}{where}")

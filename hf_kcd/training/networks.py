@@ -49,7 +49,8 @@ def check_student(student: nn.Module, size: int, mixed_precision: bool) -> None:
         own = " x ".join(map(str, image_config(student).input_size))
         raise ValueError(
             f"{network_name(student)} does not take the data's images of 3 x {size} x {size}: {error} It was made for {own}: "
-            "create it for the data's size, or resize the images (image_size or Preprocessing.for_network)."
+            f"create it for this size where it takes one (student_args, e.g. '{{img_size: {size}}}'), or resize the images "
+            "(image_size, in Python Preprocessing.for_network)."
         ) from error
     with torch.no_grad():
         found = rebuilt(image)

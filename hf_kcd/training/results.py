@@ -158,6 +158,18 @@ def _mask_description(trainer: Trainer) -> dict[str, Any] | None:
     return {"num_kept": len(mask.kept), "num_mixed": num_mixed, "stage": mask.stage, "provenance": mask.provenance}
 
 
+def optimization(args) -> dict[str, Any]:
+    """Describe how a run with these arguments is to update its weights."""
+    names = ("learning_rate", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs", "momentum", "nesterov")
+    return {
+        "optimiser": args.optim,
+        "lr_schedule": args.lr_scheduler_type or args.lr_schedule,
+        **{name: getattr(args, name) for name in (*names, "weight_decay", "max_grad_norm")},
+        "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+    }
+
+
 def _optimization(trainer: Trainer) -> dict[str, Any]:
     """Describe what was computed: settings that the optimizer or the schedule did not read are None."""
     args, group = trainer.args, trainer.optimizer.param_groups[0]

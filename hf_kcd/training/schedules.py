@@ -39,7 +39,7 @@ def learning_rate_factor(
     decay_epochs = sorted(decay_epochs)
     if schedule == "multistep" and decay_epochs and not 0 < decay_epochs[0] <= decay_epochs[-1] < num_epochs:
         raise ValueError(
-            f"decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: give others, or leave "
+            f"lr_decay_epochs {decay_epochs} do not all lie inside the {num_epochs} epochs of training: give others, or leave "
             "them out to decay after 5/8, 6/8 and 7/8 of the training."
         )
 

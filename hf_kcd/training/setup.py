@@ -219,7 +219,10 @@ def _check_classes(
     counts = {name: one.num_classes for name, one in parts.items() if one is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ValueError(f"Numbers of classes differ: {listed}. Make networks with num_classes={train.num_classes}.")
+        raise ValueError(
+            f"Numbers of classes differ: {listed}. Make networks with "
+            f"num_classes={train.num_classes}, or choose weights of this data; --new_classifier transfers a student."
+        )
 
 
 def _match_classes(network: nn.Module, name: str, dataset: KnowledgeDataset) -> None:

@@ -15,6 +15,7 @@ from hf_kcd.cli.main import main
 from hf_kcd.cli.recipe import read_recipe
 from hf_kcd.cli.run import teachers_of
 from hf_kcd.models import load_model
+from hf_kcd.training import KCDConfig
 
 
 def words(method: str, teacher: Path, out: Path, *others: str) -> list[str]:
@@ -63,6 +64,10 @@ def test_each_link_is_a_run_of_its_own_and_the_folder_has_the_recipe_of_the_whol
     written = yaml.safe_load((chain / "recipe.yaml").read_text())
     assert written["assistants"] == ["cifar_resnet20", "cifar_resnet8"] and written["condense"] is True
     own = yaml.safe_load((chain / "assistant-2" / "recipe.yaml").read_text())
+    # An assistant learns from all points; its own recipe says so, and can be followed alone.
+    words = ["--config", str(chain / "assistant-2" / "recipe.yaml"), "--output_dir", "x"]
+    assert own["condense"] is False and read_recipe("distill", words).kcd is None
+    assert not {"preset", *KCDConfig.__dataclass_fields__} & own.keys()
     assert own["student"] == "cifar_resnet8" and own["assistants"] == [str(chain / "assistant-1")]
 
 
@@ -100,6 +105,13 @@ def test_a_wrong_chain_is_refused_before_anything_is_trained(chain, teacher, tmp
     for said, line in (
         ("holds a finished run", words("takd", teacher, chain)),
         ("num_epochs is 3 here and 2 there", words("takd", teacher, chain, "--resume", "--num_train_epochs", "3")),
+        ("seed is 4 here and 3 there", words("takd", teacher, chain, "--resume", "--seed", "4")),
+        (
+            "learning_rate is 0.1 here and 0.05 there",
+            words("takd", teacher, chain, "--resume", "--learning_rate", "0.1"),
+        ),
+        ("batch_size is 32 here", words("takd", teacher, chain, "--resume", "--per_device_train_batch_size", "32")),
+        ("num_points is 100 here and 120 there", words("takd", teacher, chain, "--resume", "--train_points", "100")),
         ("'dml' has no teacher", words("dml", teacher, new)),
         ("cifar_resnet8", [*words("takd", teacher, new), "cifar_resnt8"]),
         ("cifar_resnet8", words("takd", teacher, new, "--student", "cifar_resnt8")),

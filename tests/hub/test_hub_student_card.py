@@ -43,8 +43,25 @@ def test_the_numbers_are_those_of_the_results():
     # Skipped: 76 of 400 points; the other 324 took 33 s.
     assert values == {"accuracy": 0.615, "top_5_accuracy": 0.9025, "relative_cost": 0.81, "seconds_saved": 7.7407}
     assert "about 7.7 s" in card.text and card.data.datasets == ["uoft-cs/cifar100"]
-    # timm does not have this network.
-    assert card.text.count("import hf_kcd  # registers") == 2
+    # Paid is what was drawn; it differs from the plan, as after max_steps.
+    assert "| Cost C paid | 81.00% of the points of a whole training (324 points; planned 80.00%) |" in card.text
+    longer = card_of(cost={"planned": 0.8, "paid": 0.81, "points": 324, "step": 1.5}).text
+    assert "| Computation | 121.50% of that of a whole training with KD; a step costs 1.50 of a step of KD |" in longer
+
+
+def test_a_network_that_timm_does_not_have_is_imported_first_in_every_block():
+    text = card_of(options={"repo_id": "me/x"}).text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    loading = [block for block in blocks if "me/x" in block]
+    assert len(loading) == 3
+    assert all(block.splitlines()[0].startswith(("import hf_kcd", "from hf_kcd")) for block in loading)
+    # It is said before anything else, with the errors that a reader sees without it.
+    first = text[text.index("# KC-KD") :].split("\n\n")[1]
+    assert "import hf_kcd" in first and "Unknown model" in first and "upgrade timm" in first
+    assert "import hf_kcd" not in card_of(student="resnet18", options={"repo_id": "me/x"}).text
+
+
+def test_a_run_without_accuracy_or_condensation_claims_neither():
 
     card = card_of(condensation=None, accuracy=None)
     assert "Saved" not in card.text and card.data.eval_results is None and "was not evaluated" in card.text

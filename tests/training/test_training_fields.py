@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
-from tiny_runs import EVAL, config, losses, make_trainer, network, outcome, run_training
+from tiny_runs import EVAL, Before, config, losses, make_trainer, network, outcome, run_training
 from transformers import TrainingArguments
 
 from hf_kcd.training.results import run_results
@@ -101,10 +101,6 @@ EFFECTS = {
         {"torch_compile_backend": "eager"},
         lambda trainer: isinstance(trainer.model_wrapped, torch._dynamo.eval_frame.OptimizedModule),
     ),
-    "activation_checkpointing": (
-        {"activation_checkpointing": True},
-        lambda trainer: trainer.student.grad_checkpointing,
-    ),
     "workers": (
         {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3, "dataloader_persistent_workers": True},
         lambda trainer: trainer.get_train_dataloader().base_dataloader.prefetch_factor == 3,
@@ -132,6 +128,15 @@ def test_an_honored_field_has_its_effect_and_leaves_the_training_as_it_is(tmp_pa
     options, has_effect = EFFECTS[name]
     trainer = run_training(tmp_path, **TWO, **options)
     assert has_effect(trainer)
+    end = outcome(trainer)
+    assert all(torch.equal(end[key], tensor) for key, tensor in plain.items())
+
+
+def test_activations_are_recomputed_during_the_training_alone(tmp_path, plain):
+    seen, student = [], network()
+    watch = Before(3, lambda: seen.append(student.grad_checkpointing))
+    trainer = run_training(tmp_path, None, [watch], model=student, activation_checkpointing=True, **TWO)
+    assert seen == [True] and not student.grad_checkpointing
     end = outcome(trainer)
     assert all(torch.equal(end[key], tensor) for key, tensor in plain.items())
 

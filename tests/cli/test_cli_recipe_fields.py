@@ -1,0 +1,153 @@
+"""Every option of a run, with values of every type: what is written into recipe.yaml reads back equal."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+
+from hf_kcd.cli.recipe import Recipe, RunConfig, read_recipe
+from hf_kcd.training import DistillationConfig, KCDConfig
+
+CONFIGS = (RunConfig, DistillationConfig, KCDConfig)
+HINTS = {name: hint for config in CONFIGS for name, hint in get_type_hints(config).items()}
+# Where a run is written, and whether it goes on, is no part of a recipe.
+ELSEWHERE = {"output_dir", "resume", "resume_from_checkpoint", "disable_tqdm"}
+NAMES = [f.name for config in CONFIGS for f in fields(config) if f.init and f.name not in ELSEWHERE]
+
+# Words that YAML takes for something else, or that the command line would take for an option.
+WORDS = ["null", "no", "1e-3", "007", "a b: c # d", "--seed", "-1", "größer", "'\"\n", ""]
+VALUES = {
+    int: [3, 0],
+    float: [0.25, 1e-7, 2.0],
+    bool: [True, False],
+    str: WORDS,
+    list: [["a b", "--seed", "null", "1e-3", "2"], ["1"], [2, 3.5], []],
+    dict: [{"a": {"b": [1, None, True, "no", 0.5]}, "c d": "null"}, {}],
+    NoneType: [None],
+}
+# Options that take certain words or keys alone.
+WORDS_OF = {
+    "preset": ["released_code"],
+    "optim": ["adamw_torch", "adafactor"],
+    "accelerator_config": [{"even_batches": True, "split_batches": False}],
+    "debug": ["underflow_overflow", ["underflow_overflow"]],
+    "log_level": ["error"],
+    "log_level_replica": ["error"],
+    "save_strategy": ["steps"],
+    "train_sampling_strategy": ["sequential", "random"],
+    "method": ["takd"],
+    "method_options": ["temperature: 2", "{temperature: 2}", '{"temperature": 2}'],
+    "student_layers": ["stages", ["stages"], [1, 2]],
+    "teacher_layers": ["stages", ["stages"], [1, 2]],
+    "lr_schedule": ["cosine"],
+    "shape": ["linear"],
+    "first_selection": ["after_first_stage"],
+    "value": ["random"],
+    "augmentation": ["fixed", "none"],
+    "partners": ["newly_discarded"],
+}
+TOGETHER_WITH = {
+    "teacher_checkpoint": {"teacher": "t"},
+    "assistants": {"teacher": "t"},
+    "soft_labels": {"mask": "me/m"},
+}
+TOGETHER_WITH |= {name: {"condense": True} for name in ("preset", *KCDConfig.__dataclass_fields__)}
+
+
+def kinds_of(hint: Any) -> list[Any]:
+    if get_origin(hint) in (Union, UnionType):
+        return [kind for one in get_args(hint) for kind in kinds_of(one)]
+    return list(get_args(hint)) if get_origin(hint) is Literal else [get_origin(hint) or hint]
+
+
+def values_of(name: str) -> list[Any]:
+    values = list(WORDS_OF.get(name, []))
+    for kind in kinds_of(HINTS[name]):
+        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+        values += [member.value for member in kind] if is_enum else VALUES.get(kind, [])
+    return values
+
+
+@pytest.fixture
+def read_again(tmp_path, monkeypatch) -> Callable[[Recipe], Recipe]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(recipe: Recipe) -> Recipe:
+        recipe.save("saved.yaml")
+        return read_recipe("distill", ["--config", "saved.yaml", "--output_dir", "x"])
+
+    return run
+
+
+def assert_equal(one: Recipe, other: Recipe, when: object) -> None:
+    assert (one.config, one.kcd) == (other.config, other.kcd), when
+    assert one.args.to_dict() == other.args.to_dict(), when
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_that_an_option_takes_reads_back_equal(name, tmp_path, read_again):
+    taken = []
+    for value in values_of(name):
+        (tmp_path / "file.yaml").write_text(yaml.safe_dump({name: value, **TOGETHER_WITH.get(name, {})}))
+        try:
+            recipe = read_recipe("distill", ["--config", "file.yaml", "--output_dir", "x"])
+        except Exception as error:
+            # Values that an option refuses are the matter of other tests.
+            assert str(error), value
+            continue
+        assert_equal(recipe, read_again(recipe), value)
+        taken.append(value)
+    assert taken or name in {"warmup_steps", "label_smoothing_factor", "label_names"}, "no value was tried"
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "expected"),
+    [
+        (["--report_to", "none"], "report_to", []),
+        (["--accelerator_config", "{even_batches: false}"], "accelerator_config", {"even_batches": False}),
+        (["--method_options", "{temperature: 2}"], "method_options", {"temperature": 2}),
+        (["--gradient_checkpointing_kwargs", '{"use_reentrant": false}'], None, {"use_reentrant": False}),
+        (["--liger_kernel_config", "{rope: true}"], "liger_kernel_config", {"rope": True}),
+        (["--run_name=--seed"], "run_name", "--seed"),
+        (["--include_for_metrics", "inputs", "loss"], "include_for_metrics", ["inputs", "loss"]),
+        (["--lr_decay_epochs", "3", "5.5"], "lr_decay_epochs", [3.0, 5.5]),
+    ],
+)
+def test_what_was_typed_reads_back_equal(words, name, expected, read_again):
+    recipe = read_recipe("distill", [*words, "--output_dir", "x"])
+    found = getattr(recipe.args, name or words[0].removeprefix("--"))
+    assert (expected.items() <= vars(found).items()) if name == "accelerator_config" else found == expected
+    assert_equal(recipe, read_again(recipe), words)
+
+
+def test_a_file_means_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def read(text: str) -> Recipe:
+        (tmp_path / "file.yaml").write_text(text)
+        return read_recipe("distill", ["--config", "file.yaml", "--output_dir", "x"])
+
+    # YAML takes the word no for false.
+    args = read("eval_strategy: no\nsave_strategy: no\nsave_total_limit: null\nlr_decay_epochs: 150\n").args
+    assert (args.eval_strategy, args.save_strategy, args.save_total_limit) == ("no", "no", None)
+    assert args.lr_decay_epochs == [150.0]
+    (tmp_path / "base.yaml").write_text("teacher: cifar_resnet20\nlearning_rate: 0.1\n")
+    assert read("base: base.yaml\nteacher: null\n").config.teacher is None
+    for text, said in (
+        ("learning_rate: null", r"learning_rate in file\.yaml is empty"),
+        ("learning_rate: [1]", r"learning_rate in file\.yaml is a list"),
+        ("student: {a: 1}", r"student in file\.yaml is a mapping"),
+        ("seed: 1.5", r"seed in file\.yaml is 1\.5"),
+        ("bf16: maybe", r"bf16 in file\.yaml is 'maybe'"),
+        ("logging_strategy: sometimes", r"sometimes.*'no', 'steps', 'epoch'"),
+        ("method_options: '{a: ['", r"method_options in file\.yaml"),
+        ("no_plots: true", "Unknown key in file.yaml: 'no_plots'"),
+        # A value is a value, never an option.
+        ("lr_decay_epochs: [1, --push_to_hub, 'true']", "lr_decay_epochs"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read(text)
