@@ -60,6 +60,11 @@ def test_run_folder_holds_everything_that_a_run_leaves(condensed):
     printed = (condensed.parent / "printed.txt").read_text()
     assert "85.00%" in printed and "top-1" in printed and str(condensed) in printed
     results = json.loads((condensed / "results.json").read_text())
+    history = results["history"]
+    for epoch, kept in enumerate((100, 70)):
+        loss, ce, kd = (f"{history[name][epoch]:.3f}" for name in ("loss", "loss_ce", "loss_kd"))
+        rest = f"lr {history['learning_rate'][epoch]:.4g}  kept {kept:5.1f}%  top-1 {history['top1'][epoch]:6.2f} %"
+        assert f"epoch    {epoch + 1}/2  loss {loss} (ce {ce} kd {kd})  {rest}\n" in printed
     assert results["cost"]["paid"] == results["cost"]["planned"] == pytest.approx((120 + 84) / 240)
     assert results["command"].startswith("hf-kcd distill --data digits")
     assert KnowledgeMask.from_pretrained(condensed / "mask").num_points == 120

@@ -107,11 +107,15 @@ def test_wrong_names_folders_and_splits_are_named(tmp_path, make_dataset, pixels
             load_image_data(*arguments, **options)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [("cifar100", "uoft-cs/cifar100"), ("imagenet", "ILSVRC/imagenet-1k"), ("me/cats", "me/cats")],
+)
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, name, repository):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match="uoft-cs/cifar100.*data_dir") as caught:
-        load_image_data("cifar100")
+    with pytest.raises(ConnectionError, match=f"{repository} .*data_dir") as caught:
+        load_image_data(name)
     assert "\n" not in str(caught.value)
     # The chain of errors below it is not shown.
     assert len(traceback.format_exception(caught.value)) < 12
