@@ -1,12 +1,13 @@
 """The recipe of a run: a YAML file under the command line, wrong names, and what is written back into a file."""
 
 import os
+from dataclasses import fields
 
 import pytest
 import yaml
 
-from hf_kcd.cli.recipe import read_recipe
-from hf_kcd.training import KCDConfig
+from hf_kcd.cli.recipe import RunConfig, read_recipe
+from hf_kcd.training import DistillationConfig, KCDConfig
 
 
 @pytest.fixture
@@ -129,3 +130,9 @@ def test_a_folder_is_not_taken_for_a_hub_id_elsewhere(read, tmp_path):
     assert (config.data, config.mask) == ("./data/insects", "./runs/mask")
     config = read("--data user/insects --mask user/mask").config
     assert (config.data, config.mask) == ("user/insects", "user/mask")
+
+
+@pytest.mark.parametrize("config", [RunConfig, DistillationConfig, KCDConfig])
+def test_every_option_says_what_it_does(config):
+    own = [field for field in fields(config) if field.name in vars(config)["__annotations__"]]
+    assert own and not [field.name for field in own if not field.metadata.get("help")]

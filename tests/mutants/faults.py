@@ -72,17 +72,21 @@ def sample(root: Path, number: int, seed: int) -> list[Fault]:
     return drawn
 
 
-def again(faults: list[Fault], root: Path) -> list[Fault]:
-    """The same faults in the present source: by their change, else by their number; those that are gone are left out."""
+def again(faults: list[Fault], root: Path) -> dict[str, Fault]:
+    """Map the names of a sample to the same faults in the present source: by their change, else by their number.
+
+    Those that are gone are left out.
+    """
     present = [fault for room in faults_of(root).values() for fault in room]
     by_name = {fault.name: fault for fault in present}
     by_change = {(fault.file, fault.function, fault.operator, fault.change): fault for fault in present}
-    kept = []
+    kept = {}
     for old in faults:
         new = by_name.get(old.name)
         if new is None or new.change != old.change:
-            new = by_change.get((old.file, old.function, old.operator, old.change))
-        kept += [new] if new else []
+            new = by_change.get((old.file, old.function, old.operator, old.change), new)
+        if new is not None and _compiles(faulty(new, root)):
+            kept[old.name] = new
     return kept
 
 

@@ -37,13 +37,14 @@ def main() -> None:
     parser.add_argument(
         "--folder",
         type=Path,
-        default=ROOT / "runs" / "mutants",
+        default=ROOT / "mutants",
         help="sample, results and survivors; a run that was stopped goes on there",
     )
     parser.add_argument("--number", type=int, default=300, help="number of faults of a new sample (default: 300)")
     parser.add_argument("--seed", type=int, default=12, help="seed of a new sample (default: 12)")
     parser.add_argument("--seconds", type=float, default=60, help="seconds of tests for each fault (default: 60)")
     parser.add_argument("--survivors", action="store_true", help="try again only the faults that no test noticed")
+    parser.add_argument("--anew", action="store_true", help="forget the results, and try the whole sample again")
     parser.add_argument("--report", action="store_true", help="only count what has been tried")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,8 @@ def main() -> None:
     if not args.report:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
         os.environ["OMP_NUM_THREADS"] = "1"
+        if args.anew:
+            (folder / "results.jsonl").unlink(missing_ok=True)
         _copy_tree(folder)
         _map_tests(folder)
         _try_all(_sample(folder, args.number, args.seed), folder, args.seconds, args.survivors)
@@ -108,13 +111,12 @@ def _map_tests(folder: Path) -> None:
         raise SystemExit(f"The tests could not be run: see {folder / 'tests.log'}.")
 
 
-def _sample(folder: Path, number: int, seed: int) -> list[Fault]:
-    """The folder's sample, as its faults are in the present source; a new one where it has none."""
+def _sample(folder: Path, number: int, seed: int) -> dict[str, Fault]:
+    """The folder's sample by name, as its faults are in the present source; a new one where it has none."""
     file, tree = folder / "sample.json", folder / "tree"
     if not file.exists():
         faults = sample(tree, number, seed)
         file.write_text(json.dumps([dataclasses.asdict(fault) for fault in faults], indent=1), encoding="utf-8")
-        return faults
     return again(_read_sample(folder), tree)
 
 
@@ -130,18 +132,18 @@ def _results(folder: Path) -> dict[str, dict]:
     return {result["fault"]: result for result in map(json.loads, lines)}
 
 
-def _try_all(faults: list[Fault], folder: Path, seconds: float, survivors: bool) -> None:
+def _try_all(faults: dict[str, Fault], folder: Path, seconds: float, survivors: bool) -> None:
     _preload()
     tests, results = TestsByLine(folder / "tests.json"), _results(folder)
     if survivors:
-        left = [fault for fault in faults if results.get(fault.name, {"outcome": ""})["outcome"] not in NOTICED]
+        left = [name for name, result in results.items() if result["outcome"] not in NOTICED]
     else:
-        left = [fault for fault in faults if fault.name not in results]
-    for number, fault in enumerate(left, start=1):
-        result = {"fault": fault.name, **_try(fault, tests, folder, seconds)}
+        left = [fault.name for fault in _read_sample(folder) if fault.name not in results]
+    for number, name in enumerate(left, start=1):
+        tried = _try(faults[name], tests, folder, seconds) if name in faults else {"outcome": "gone", "seconds": 0}
         with open(folder / "results.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
-        print(f"{number}/{len(left)}  {result['outcome']:11}  {result['seconds']:6.1f} s  {fault.name}", flush=True)
+            file.write(json.dumps({"fault": name, **tried}) + "\n")
+        print(f"{number}/{len(left)}  {tried['outcome']:11}  {tried['seconds']:6.1f} s  {name}", flush=True)
 
 
 def _preload() -> None:
@@ -228,6 +230,10 @@ def _in_child(work: Callable[[], int], tree: Path, log: Path, limit: float) -> i
     return code
 
 
+def _outcome(fault: Fault, results: dict[str, dict]) -> str:
+    return results.get(fault.name, {"outcome": ""})["outcome"]
+
+
 def _report(folder: Path) -> None:
     """Print what was noticed, by room, and write the survivors with the changes that they make."""
     results, faults = _results(folder), _read_sample(folder)
@@ -237,8 +243,8 @@ def _report(folder: Path) -> None:
     }
     survivors, equal, rows = [], [], []
     for room in ROOMS:
-        tried = [fault for fault in faults if fault.room == room and fault.name in results]
-        missed = [fault for fault in tried if results[fault.name]["outcome"] not in NOTICED]
+        tried = [fault for fault in faults if fault.room == room and _outcome(fault, results) not in ("", "gone")]
+        missed = [fault for fault in tried if _outcome(fault, results) not in NOTICED]
         same = [fault for fault in missed if (fault.file, fault.function, fault.change) in reasons]
         survivors += [fault for fault in missed if fault not in same]
         equal += same

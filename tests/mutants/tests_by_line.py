@@ -156,9 +156,12 @@ class TestsByLine:
         at_import = any("" in contexts.get(str(line), ()) for line in lines)
         chosen = contexts.values() if at_import else [contexts.get(str(line), ()) for line in lines]
         names = {name for line in chosen for name in line}
-        direct = names & self.tests.keys()
+        fixtures = names & self.fixtures.keys()
+        direct = names & self.tests.keys() | {
+            test for test, own in self.tests.items() if fixtures & set(own["fixtures"])
+        }
         # A shared fixture may run a line for the first of its tests alone, and keep the outcome for the others.
-        shared = {name for test in direct for name in self.tests[test]["fixtures"]} | names & self.fixtures.keys()
+        shared = {name for test in direct for name in self.tests[test]["fixtures"]}
         more = {test for test, own in self.tests.items() if shared & set(own["fixtures"])} - direct
         if at_import:
             room = f"tests/{Path(file).parts[1]}/"
