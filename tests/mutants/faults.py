@@ -37,6 +37,7 @@ class Fault:
     change: str
     row: int
     lines: tuple[int, int]
+    at_import: bool = False
 
     @property
     def name(self) -> str:
@@ -125,14 +126,14 @@ def _of_file(path: Path, room: str, root: Path) -> Iterator[Fault]:
     positions = wrapper.resolve(WhitespaceInclusivePositionProvider)
     rows = source.splitlines()
     counts: Counter[tuple[str, str]] = Counter()
-    for function, operator, original, changed, lines in visitor.found:
+    for function, operator, original, changed, *place in visitor.found:
         start, end = positions[original].start, positions[original].end
         old = rows[start.line - 1 : end.line]
         new = old[0][: start.column] + wrapper.module.code_for_node(changed) + old[-1][end.column :]
         change = "\n".join([*(f"-{row}" for row in old), *(f"+{row}" for row in new.splitlines())])
         counts[function, operator] += 1
-        number = counts[function, operator]
-        yield Fault(room, str(path.relative_to(root)), function, operator, number, change, start.line, lines)
+        number, file = counts[function, operator], str(path.relative_to(root))
+        yield Fault(room, file, function, operator, number, change, start.line, *place)
 
 
 class _Visitor(cst.CSTVisitor):
@@ -146,7 +147,8 @@ class _Visitor(cst.CSTVisitor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[tuple[str, str, cst.CSTNode, cst.CSTNode, tuple[int, int]]] = []
+        self.found: list[tuple[str, str, cst.CSTNode, cst.CSTNode, tuple[int, int], bool]] = []
+        self.bodies = 0
         self.names: list[str] = []
         self.statements: list[cst.CSTNode] = []
         self.telling: list[cst.CSTNode] = []
@@ -158,6 +160,10 @@ class _Visitor(cst.CSTVisitor):
             self.names.append(node.name.value)
         if isinstance(node, cst.SimpleStatementLine):
             self.statements.append(node)
+        if isinstance(node, cst.FunctionDef):
+            self.bodies += 1
+        if isinstance(node, cst.Parameters):
+            self.bodies -= 1  # defaults are evaluated outside
         if _tells(node):
             self.telling.append(node)
         for kind, operator in mutation_operators:
@@ -172,6 +178,10 @@ class _Visitor(cst.CSTVisitor):
             return
         if isinstance(original_node, cst.FunctionDef | cst.ClassDef):
             self.names.pop()
+        if isinstance(original_node, cst.FunctionDef):
+            self.bodies -= 1
+        if isinstance(original_node, cst.Parameters):
+            self.bodies += 1
         for stack in (self.statements, self.telling):
             if stack and stack[-1] is original_node:
                 stack.pop()
@@ -179,7 +189,8 @@ class _Visitor(cst.CSTVisitor):
     def _add(self, operator: str, node: cst.CSTNode, changed: cst.CSTNode) -> None:
         position = self.get_metadata(PositionProvider, self.statements[-1] if self.statements else node)
         lines = (position.start.line, position.end.line)
-        self.found.append((".".join(self.names) or "module", operator, node, changed, lines))
+        function = ".".join(self.names) or "module"
+        self.found.append((function, operator, node, changed, lines, not self.bodies))
 
     def _is_text(self, node: cst.CSTNode, changed: cst.CSTNode) -> bool:
         if isinstance(node, cst.BaseString):

@@ -158,7 +158,7 @@ def _preload() -> None:
 def _try(fault: Fault, tests: TestsByLine, folder: Path, seconds: float) -> dict:
     """Run the tests of a fault's lines with the fault in place."""
     tree, noticed_by = folder / "tree", folder / "noticed_by"
-    all_tests = tests.of(fault.file, range(fault.lines[0], fault.lines[1] + 1))
+    all_tests = tests.of(fault.file, range(fault.lines[0], fault.lines[1] + 1), fault.at_import, tree)
     chosen, planned = [], 0.0
     for test in all_tests:
         planned += tests.seconds(test)

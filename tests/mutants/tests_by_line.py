@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -150,20 +151,43 @@ class TestsByLine:
         own = self.tests[test]
         return own["seconds"] + sum(self.fixtures[name] for name in own["fixtures"])
 
-    def of(self, file: str, lines: range) -> list[str]:
-        """The tests that run some of a file's lines; a line that runs at import belongs to all tests of its room, too."""
+    def of(self, file: str, lines: range, at_import: bool, tree: Path) -> list[str]:
+        """The tests that run some of a file's lines.
+
+        A line that runs at import belongs to the tests that run a line with the name that it defines, to those of its file,
+        and to those of its room.
+        """
         contexts = self.lines.get(file, {})
-        at_import = any("" in contexts.get(str(line), ()) for line in lines)
-        chosen = contexts.values() if at_import else [contexts.get(str(line), ()) for line in lines]
-        names = {name for line in chosen for name in line}
-        fixtures = names & self.fixtures.keys()
-        direct = names & self.tests.keys() | {
-            test for test, own in self.tests.items() if fixtures & set(own["fixtures"])
-        }
-        # A shared fixture may run a line for the first of its tests alone, and keep the outcome for the others.
-        shared = {name for test in direct for name in self.tests[test]["fixtures"]}
-        more = {test for test, own in self.tests.items() if shared & set(own["fixtures"])} - direct
+        chosen = {name for line in lines for name in contexts.get(str(line), ())}
+        groups = [chosen]
         if at_import:
-            room = f"tests/{Path(file).parts[1]}/"
-            more |= {test for test in self.tests if test.startswith(room)} - direct
-        return sorted(direct, key=self.seconds) + sorted(more, key=self.seconds)
+            rows = (tree / file).read_text(encoding="utf-8").splitlines()
+            defined = re.match(r"\s*(?:def |class )?(\w+)", rows[lines[0] - 1])
+            groups = [
+                self._with_word(defined[1], tree) if defined else set(),
+                {n for line in contexts.values() for n in line},
+            ]
+        fixtures = [names & self.fixtures.keys() for names in groups]
+        groups = [
+            names | {test for test, own in self.tests.items() if shared & set(own["fixtures"])}
+            for names, shared in zip(groups, fixtures, strict=True)
+        ]
+        # A shared fixture may run a line for the first of its tests alone, and keep the outcome for the others.
+        shared = {name for test in groups[0] & self.tests.keys() for name in self.tests[test]["fixtures"]}
+        groups.append({test for test, own in self.tests.items() if shared & set(own["fixtures"])})
+        if at_import:
+            groups.append({test for test in self.tests if test.startswith(f"tests/{Path(file).parts[1]}/")})
+        ordered: dict[str, None] = {}
+        for names in groups:
+            ordered |= dict.fromkeys(sorted(names & self.tests.keys(), key=self.seconds))
+        return list(ordered)
+
+    def _with_word(self, word: str, tree: Path) -> set[str]:
+        """The tests and fixtures that run a line of the package with a word."""
+        found = set()
+        for file, contexts in self.lines.items():
+            rows = (tree / file).read_text(encoding="utf-8").splitlines()
+            for number, row in enumerate(rows, start=1):
+                if re.search(rf"\b{word}\b", row):
+                    found.update(contexts.get(str(number), ()))
+        return found
