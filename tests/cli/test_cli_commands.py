@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -22,6 +24,7 @@ from tiny import CONDENSED, QUIET, TINY
 from hf_kcd import KnowledgeMask
 from hf_kcd.cli import demo
 from hf_kcd.cli.main import _COMMANDS, main
+from hf_kcd.data import load_image_data
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -47,6 +50,14 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
             main([command, "--help"])
         own = capsys.readouterr().out
         assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in own
+        # Each option has a description, beside it or below it.
+        sections = re.findall(r"^[\w ]+:\n((?:  .*\n)+)", own, re.MULTILINE)
+        options = [
+            option for section in sections for option in re.split(r"^  (?=\S)", section, flags=re.MULTILINE)[1:]
+        ]
+        assert options and not [option for option in options if not re.match(r"hf-kcd |.*\S(  |\n).*\S", option)]
+        if command == "demo":
+            assert "[3]" in own  # the seeds of the table in docs/performance.md
         if command == "distill":  # What newcomers need comes first.
             line = "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
             places = [own.index(word) for word in f"{line} of transformers.TrainingArguments|--adam_beta1".split("|")]
@@ -119,6 +130,25 @@ def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path,
     assert "No contact sheets" in hf_kcd("plot", run)
     assert "KC-KD" in hf_kcd("plot", run, teacher, "--output", tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size
+
+
+def test_a_run_on_a_data_set_with_names_of_its_own_is_looked_at_with_them(tmp_path, hf_kcd, teacher):
+    digits = load_image_data("digits").train.select(range(60))
+    # Wrong columns stand before the right ones.
+    wrong = digits.rename_columns({"image": "thumbnail", "label": "group"})
+    wrong = wrong.map(lambda row: {"group": row["group"] // 5}, keep_in_memory=True).rename_column(
+        "thumbnail", "small"
+    )
+    named = datasets.concatenate_datasets(
+        [wrong, digits.rename_columns({"image": "picture", "label": "kind"})], axis=1
+    )
+    datasets.DatasetDict(learn=named, check=named, train=named.select(range(30))).save_to_disk(tmp_path / "data")
+    words = ["--data", "mine", "--data_dir", tmp_path / "data", "--train_split", "learn", "--eval_split", "check"]
+    words += ["--image_column", "picture", "--label_column", "kind", "--train_points", 50, "--num_train_epochs", 2]
+    words += ["--teacher", teacher, *CONDENSED, "--no_plots", "--save_strategy", "no", "--use_cpu"]
+    hf_kcd("distill", *words, "--output_dir", tmp_path / "run")
+    hf_kcd("plot", tmp_path / "run")
+    assert (tmp_path / "run" / "plots" / "most_valuable.png").stat().st_size
 
 
 def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkeypatch, refused):

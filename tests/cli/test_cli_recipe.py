@@ -47,6 +47,14 @@ def test_values_of_a_file_mean_what_people_mean(read):
     assert recipe.config.plots is False
 
 
+@pytest.mark.parametrize(
+    ("words", "strategy"),
+    [("", "epoch"), ("--logging_steps 5", "steps"), ("--logging_strategy no --logging_steps 5", "no")],
+)
+def test_the_log_is_by_epoch_unless_steps_are_given(read, words, strategy):
+    assert read(words).args.logging_strategy == strategy
+
+
 def test_options_of_condensation_override_the_preset_alone(read):
     assert read(condense=True).kcd == KCDConfig()
     released = read("--max_perturbation 0.1", condense=True, preset="released_code").kcd
