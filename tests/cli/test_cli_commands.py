@@ -51,7 +51,7 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
         own = capsys.readouterr().out
         assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in own
         # Each option has a description, beside it or below it.
-        sections = re.findall(r"^[\w ]+:\n((?:  .*\n)+)", own, re.MULTILINE)
+        sections = re.findall(r"^\w[\w .]+:\n((?:  .*\n)+)", own, re.MULTILINE)
         options = [
             option for section in sections for option in re.split(r"^  (?=\S)", section, flags=re.MULTILINE)[1:]
         ]
@@ -62,6 +62,8 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
             line = "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
             places = [own.index(word) for word in f"{line} of transformers.TrainingArguments|--adam_beta1".split("|")]
             assert places == sorted(places)
+            # A text that states its default gets no second one.
+            assert not [option for option in options if re.search(r"(?is)default.*\[\w*\]\s*$", option)]
     main(["--version"])
     assert capsys.readouterr().out == f"hf-kcd {version('hf-kcd')}\n"
 

@@ -51,8 +51,9 @@ def test_values_of_a_file_mean_what_people_mean(read):
     ("words", "strategy"),
     [("", "epoch"), ("--logging_steps 5", "steps"), ("--logging_strategy no --logging_steps 5", "no")],
 )
-def test_the_log_is_by_epoch_unless_steps_are_given(read, words, strategy):
-    assert read(words).args.logging_strategy == strategy
+def test_a_run_is_logged_and_evaluated_by_epoch_unless_steps_are_given(read, words, strategy):
+    args = read(words).args
+    assert (args.logging_strategy, args.eval_strategy) == (strategy, "epoch")
 
 
 def test_options_of_condensation_override_the_preset_alone(read):
@@ -80,6 +81,7 @@ def test_options_of_condensation_override_the_preset_alone(read):
         ("--train_points 0", {}, "train_points is 0"),
         ("", {"final_rato": 0.5}, r"file\.yaml.*'final_rato'.*final_ratio"),
         ("--learning_rat 0.5", {}, r"'--learning_rat'.*learning_rate"),
+        ("--teachr=/data/runs/of/last/year/resnet20", {}, "Did you mean teacher"),
         ("--condense --preset papr", {}, r"'papr'.*'paper'"),
     ],
 )

@@ -102,6 +102,8 @@ def test_wrong_names_folders_and_splits_are_named(tmp_path, make_dataset, pixels
         (("digits", tmp_path), {}, ValueError, "leave data_dir out"),
         (("digits",), {"eval_split": "validation"}, ValueError, "no split 'validation'. It has: train, test"),
         ((str(tmp_path / "no labels"),), {}, ValueError, "no label column"),
+        (("digits",), {"label_column": "digit"}, ValueError, "label column 'digit' is not a ClassLabel"),
+        (("digits",), {"image_column": "scan"}, ValueError, "image column 'scan' is not a Image"),
     ):
         with pytest.raises(error, match=message):
             load_image_data(*arguments, **options)
