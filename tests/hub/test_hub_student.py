@@ -238,10 +238,10 @@ def test_a_method_without_a_paper_teacher_and_data_of_the_hub_and_what_is_refuse
     assert len(hub.requests) == requests
     # A recipe in the run's folder belongs to the run.
     (tmp_path / "my-run" / "recipe.yaml").write_text("method: test_bare\n")
-    for options in ({"dataset": "me/insects"}, {"dataset_tags": "me/insects"}):
+    for options in ({"dataset": "me/beetles"}, {"dataset_tags": "me/beetles"}):
         trainer.create_model_card(license="mit", finetuned_from="me/older", **options)
         card = ModelCard.load(tmp_path / "my-run" / "README.md")
-        assert (card.data.license, card.data.datasets, card.data.base_model) == ("mit", ["me/insects"], "me/older")
+        assert (card.data.license, card.data.datasets, card.data.base_model) == ("mit", ["me/beetles"], "me/older")
     trainer.push_to_hub("me/x")
     assert yaml.safe_load(hub.files("me/x")["recipe.yaml"]) == {"method": "test_bare"}
     for strategy in ("checkpoint", "all_checkpoints"):

@@ -57,6 +57,7 @@ def main() -> None:
         _copy_tree(folder)
         _map_tests(folder)
         _try_all(_sample(folder, args.number, args.seed), folder, args.seconds, args.survivors)
+        _check(folder)
     _report(folder)
 
 
@@ -135,10 +136,12 @@ def _results(folder: Path) -> dict[str, dict]:
 def _try_all(faults: dict[str, Fault], folder: Path, seconds: float, survivors: bool) -> None:
     _preload()
     tests, results = TestsByLine(folder / "tests.json"), _results(folder)
+    drawn, reasons = _read_sample(folder), _reasons()
     if survivors:
-        left = [name for name, result in results.items() if result["outcome"] not in NOTICED]
+        missed = [fault for fault in drawn if fault.name in results and _outcome(fault, results) not in NOTICED]
+        left = [fault.name for fault in missed if (fault.file, fault.function, fault.change) not in reasons]
     else:
-        left = [fault.name for fault in _read_sample(folder) if fault.name not in results]
+        left = [fault.name for fault in drawn if fault.name not in results]
     for number, name in enumerate(left, start=1):
         tried = _try(faults[name], tests, folder, seconds) if name in faults else {"outcome": "gone", "seconds": 0}
         with open(folder / "results.jsonl", "a", encoding="utf-8") as file:
@@ -169,18 +172,33 @@ def _try(fault: Fault, tests: TestsByLine, folder: Path, seconds: float) -> dict
     original, start = (tree / fault.file).read_text(encoding="utf-8"), time.perf_counter()
     (tree / fault.file).write_text(faulty(fault, tree), encoding="utf-8")
     try:
-        code = _in_child(lambda: _run(chosen, noticed_by), tree, folder / "last.log", 60 + 10 * min(planned, seconds))
+        limit = 60 + 10 * min(planned, seconds)
+        code = _in_child(lambda: _run(["-x", *chosen], noticed_by) if chosen else 0, tree, folder / "last.log", limit)
     finally:
         (tree / fault.file).write_text(original, encoding="utf-8")
     outcome = {0: "survived", None: "out of time", 5: "survived"}.get(code, "noticed")
-    by = noticed_by.read_text(encoding="utf-8") if noticed_by.exists() else ""
+    by = noticed_by.read_text(encoding="utf-8").splitlines()[0] if noticed_by.exists() else ""
     taken = round(time.perf_counter() - start, 1)
     return {"outcome": outcome, "by": by, "seconds": taken, "tests": len(chosen), "of": len(all_tests)}
 
 
-def _run(tests: list[str], noticed_by: Path) -> int:
-    if not tests:
-        return 0
+def _check(folder: Path) -> None:
+    """Run the tests that noticed a fault once without one: what a test noticed that fails anyway does not count."""
+    failed, results = folder / "failed_anyway", _results(folder)
+    failed.unlink(missing_ok=True)
+    tests = sorted({result["by"] for result in results.values() if result.get("by")})
+    if tests:
+        _in_child(lambda: _run(tests, failed), folder / "tree", folder / "last.log", 3600)
+    names = set(failed.read_text(encoding="utf-8").splitlines()) if failed.exists() else set()
+    with open(folder / "results.jsonl", "a", encoding="utf-8") as file:
+        for result in results.values():
+            if result.get("by") in names:
+                print(f"{result['by']} fails without the fault, too: {result['fault']}")
+                file.write(json.dumps({**result, "outcome": "unsure"}) + "\n")
+
+
+def _run(words: list[str], failed: Path) -> int:
+    """Run pytest, and write the names of failed tests into a file."""
 
     class Watch:
         def pytest_collection(self):
@@ -191,9 +209,10 @@ def _run(tests: list[str], noticed_by: Path) -> int:
 
         def pytest_runtest_logreport(self, report):
             if report.failed:
-                noticed_by.write_text(report.nodeid, encoding="utf-8")
+                with open(failed, "a", encoding="utf-8") as file:
+                    file.write(report.nodeid + "\n")
 
-    return pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=short", *tests], plugins=[Watch()])
+    return pytest.main(["-q", "-p", "no:cacheprovider", "--tb=short", *words], plugins=[Watch()])
 
 
 def _in_child(work: Callable[[], int], tree: Path, log: Path, limit: float) -> int | None:
@@ -234,13 +253,16 @@ def _outcome(fault: Fault, results: dict[str, dict]) -> str:
     return results.get(fault.name, {"outcome": ""})["outcome"]
 
 
+def _reasons() -> dict[tuple[str, str, str], str]:
+    """Why no test can notice a change, by file, function and change."""
+    rows = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
+    return {(row["file"], row["function"], row["change"]): row["why"] for row in rows}
+
+
 def _report(folder: Path) -> None:
     """Print what was noticed, by room, and write the survivors with the changes that they make."""
     results, faults = _results(folder), _read_sample(folder)
-    reasons = {
-        (row["file"], row["function"], row["change"]): row["why"]
-        for row in json.loads(EQUIVALENT.read_text(encoding="utf-8"))
-    }
+    reasons = _reasons()
     survivors, equal, rows = [], [], []
     for room in ROOMS:
         tried = [fault for fault in faults if fault.room == room and _outcome(fault, results) not in ("", "gone")]
