@@ -2,6 +2,7 @@
 #   make demo    trains on the embedded digits (a minute)
 #   make check   before every commit: lint, types and the fast tests
 #   make test    lint, types and the whole test suite; CI runs it
+#   make mutants puts small faults into the package and counts those that no test notices (hours)
 PYTHON ?= $(shell for python in python3.12 python3.11 python3; do \
     $$python -c "import sys; sys.exit(sys.version_info[:2] < (3, 11))" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 FAST := tests/test_house.py tests/losses tests/condensation tests/data tests/models tests/reporting
 
-.PHONY: demo check test lint install clean
+.PHONY: demo check test lint mutants install clean
 
 install: .venv/.installed
 
@@ -34,6 +35,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Its options: make mutants OPTIONS=--help
+mutants: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[mutants]"
+	$(BIN)/python tests/mutants/run.py $(OPTIONS)
 
 clean:
 	rm -rf .venv demo

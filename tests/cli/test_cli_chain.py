@@ -115,6 +115,7 @@ def test_a_wrong_chain_is_refused_before_anything_is_trained(chain, teacher, tmp
         ("'dml' has no teacher", words("dml", teacher, new)),
         ("cifar_resnet8", [*words("takd", teacher, new), "cifar_resnt8"]),
         ("cifar_resnet8", words("takd", teacher, new, "--student", "cifar_resnt8")),
+        ("nowhere.pth", words("takd", teacher, new, "--student_checkpoint", tmp_path / "nowhere.pth")),
         ("teacher is not", ["distill", "--output_dir", "x", "--assistants", "cifar_resnet8"]),
     ):
         assert said in refused(*line)

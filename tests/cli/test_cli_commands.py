@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -23,6 +24,7 @@ from tiny import CONDENSED, QUIET, TINY
 from hf_kcd import KnowledgeMask
 from hf_kcd.cli import demo
 from hf_kcd.cli.main import _COMMANDS, main
+from hf_kcd.data import load_image_data
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -48,10 +50,20 @@ def test_help_names_every_command_and_each_has_a_help_of_its_own(capsys):
             main([command, "--help"])
         own = capsys.readouterr().out
         assert exit_.value.code == 0 and f"usage: hf-kcd {command}" in own
+        # Each option has a description, beside it or below it.
+        sections = re.findall(r"^\w[\w .]+:\n((?:  .*\n)+)", own, re.MULTILINE)
+        options = [
+            option for section in sections for option in re.split(r"^  (?=\S)", section, flags=re.MULTILINE)[1:]
+        ]
+        assert options and not [option for option in options if not re.match(r"hf-kcd |.*\S(  |\n).*\S", option)]
+        if command == "demo":
+            assert "[3]" in own  # the seeds of the table in docs/performance.md
         if command == "distill":  # What newcomers need comes first.
             line = "--config|--data |--student |--teacher |--num_train_epochs|--condense|--final_ratio|Everything else"
             places = [own.index(word) for word in f"{line} of transformers.TrainingArguments|--adam_beta1".split("|")]
             assert places == sorted(places)
+            # A text that states its default gets no second one.
+            assert not [option for option in options if re.search(r"(?is)default.*\[\w*\]\s*$", option)]
     main(["--version"])
     assert capsys.readouterr().out == f"hf-kcd {version('hf-kcd')}\n"
 
@@ -61,6 +73,11 @@ def test_run_folder_holds_everything_that_a_run_leaves(condensed):
     printed = (condensed.parent / "printed.txt").read_text()
     assert "85.00%" in printed and "top-1" in printed and str(condensed) in printed
     results = json.loads((condensed / "results.json").read_text())
+    history = results["history"]
+    for epoch, kept in enumerate((100, 70)):
+        loss, ce, kd = (f"{history[name][epoch]:.3f}" for name in ("loss", "loss_ce", "loss_kd"))
+        rest = f"lr {history['learning_rate'][epoch]:.4g}  kept {kept:5.1f}%  top-1 {history['top1'][epoch]:6.2f} %"
+        assert f"epoch    {epoch + 1}/2  loss {loss} (ce {ce} kd {kd})  {rest}\n" in printed
     assert results["cost"]["paid"] == results["cost"]["planned"] == pytest.approx((120 + 84) / 240)
     assert results["command"].startswith("hf-kcd distill --data digits")
     assert KnowledgeMask.from_pretrained(condensed / "mask").num_points == 120
@@ -115,6 +132,25 @@ def test_plot_redraws_one_run_and_compares_several(condensed, teacher, tmp_path,
     assert "No contact sheets" in hf_kcd("plot", run)
     assert "KC-KD" in hf_kcd("plot", run, teacher, "--output", tmp_path / "both.png")
     assert (tmp_path / "both.png").stat().st_size
+
+
+def test_a_run_on_a_data_set_with_names_of_its_own_is_looked_at_with_them(tmp_path, hf_kcd, teacher):
+    digits = load_image_data("digits").train.select(range(60))
+    # Wrong columns stand before the right ones.
+    wrong = digits.rename_columns({"image": "thumbnail", "label": "group"})
+    wrong = wrong.map(lambda row: {"group": row["group"] // 5}, keep_in_memory=True).rename_column(
+        "thumbnail", "small"
+    )
+    named = datasets.concatenate_datasets(
+        [wrong, digits.rename_columns({"image": "picture", "label": "kind"})], axis=1
+    )
+    datasets.DatasetDict(learn=named, check=named, train=named.select(range(30))).save_to_disk(tmp_path / "data")
+    words = ["--data", "mine", "--data_dir", tmp_path / "data", "--train_split", "learn", "--eval_split", "check"]
+    words += ["--image_column", "picture", "--label_column", "kind", "--train_points", 50, "--num_train_epochs", 2]
+    words += ["--teacher", teacher, *CONDENSED, "--no_plots", "--save_strategy", "no", "--use_cpu"]
+    hf_kcd("distill", *words, "--output_dir", tmp_path / "run")
+    hf_kcd("plot", tmp_path / "run")
+    assert (tmp_path / "run" / "plots" / "most_valuable.png").stat().st_size
 
 
 def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkeypatch, refused):

@@ -85,6 +85,7 @@ def test_one_of_several_networks_is_chosen_by_its_part(tmp_path, hf_kcd, refused
     words = ["convert", tmp_path / "pair.pth", "--output", tmp_path / "pair"]
     assert "It fits cifar_resnet8 (under 'student') or cifar_wrn_16_2 (under 'teacher')." in refused(*words)
     assert "cifar_wrn_16_2, 703,284 parameters" in hf_kcd(*words, "--network", "cifar_wrn_16_2")
+    assert "cifar_wrn_16_2, 703,284 parameters" in hf_kcd(*words, "--part", "teacher", "--overwrite")
 
 
 def test_any_network_of_timm_is_converted_when_it_is_named(tmp_path, hf_kcd, refused):

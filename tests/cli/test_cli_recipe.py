@@ -1,12 +1,13 @@
 """The recipe of a run: a YAML file under the command line, wrong names, and what is written back into a file."""
 
 import os
+from dataclasses import fields
 
 import pytest
 import yaml
 
-from hf_kcd.cli.recipe import read_recipe
-from hf_kcd.training import KCDConfig
+from hf_kcd.cli.recipe import RunConfig, read_recipe
+from hf_kcd.training import DistillationConfig, KCDConfig
 
 
 @pytest.fixture
@@ -46,6 +47,15 @@ def test_values_of_a_file_mean_what_people_mean(read):
     assert recipe.config.plots is False
 
 
+@pytest.mark.parametrize(
+    ("words", "strategy"),
+    [("", "epoch"), ("--logging_steps 5", "steps"), ("--logging_strategy no --logging_steps 5", "no")],
+)
+def test_a_run_is_logged_and_evaluated_by_epoch_unless_steps_are_given(read, words, strategy):
+    args = read(words).args
+    assert (args.logging_strategy, args.eval_strategy) == (strategy, "epoch")
+
+
 def test_options_of_condensation_override_the_preset_alone(read):
     assert read(condense=True).kcd == KCDConfig()
     released = read("--max_perturbation 0.1", condense=True, preset="released_code").kcd
@@ -71,6 +81,7 @@ def test_options_of_condensation_override_the_preset_alone(read):
         ("--train_points 0", {}, "train_points is 0"),
         ("", {"final_rato": 0.5}, r"file\.yaml.*'final_rato'.*final_ratio"),
         ("--learning_rat 0.5", {}, r"'--learning_rat'.*learning_rate"),
+        ("--teachr=/data/runs/of/last/year/resnet20", {}, "Did you mean teacher"),
         ("--condense --preset papr", {}, r"'papr'.*'paper'"),
     ],
 )
@@ -144,3 +155,9 @@ def test_a_folder_is_not_taken_for_a_hub_id_elsewhere(read, tmp_path):
     assert (config.data, config.mask) == ("./data/insects", "./runs/mask")
     config = read("--data user/insects --mask user/mask").config
     assert (config.data, config.mask) == ("user/insects", "user/mask")
+
+
+@pytest.mark.parametrize("config", [RunConfig, DistillationConfig, KCDConfig])
+def test_every_option_says_what_it_does(config):
+    own = [field for field in fields(config) if field.name in vars(config)["__annotations__"]]
+    assert own and not [field.name for field in own if not field.metadata.get("help")]

@@ -90,9 +90,14 @@ def test_resized_crop_reaches_every_edge(place):
     np.testing.assert_array_equal(np.asarray(resized_crop(Image.fromarray(image), 6, draws)), image[edge, edge])
 
 
-def test_resized_crop_of_a_strip_falls_back_to_the_center():
-    # No part of a 400 x 10 strip has 8 % of its area and a ratio below 4/3: the center, 13 columns wide, is taken.
+@pytest.mark.parametrize("tall", [False, True])
+def test_resized_crop_of_a_strip_falls_back_to_the_center(tall):
+    # No part of a 400 x 10 strip has 8 % of its area and a ratio of 3/4 to 4/3: the center, 13 pixels long, is taken.
     strip = np.zeros((10, 400, 3), np.uint8)
     strip[:, 193:206] = 255
-    cut = resized_crop(Image.fromarray(strip), 8, uniform(0, 0, np.array([1]), RESIZED_CROP_DRAWS)[0])
-    assert np.asarray(cut).min() == 255
+    ends = strip.copy()
+    ends[:, 194:205] = 0
+    draws = uniform(0, 0, np.array([1]), RESIZED_CROP_DRAWS)[0]
+    images = [Image.fromarray(image.transpose(1, 0, 2) if tall else image) for image in (strip, ends)]
+    inside, both_ends = (np.asarray(resized_crop(image, 13, draws)) for image in images)
+    assert inside.min() == 255 and both_ends.mean() == pytest.approx(255 * 2 / 13, rel=0.01)

@@ -96,6 +96,8 @@ def test_the_size_is_known_before_they_are_made(tmp_path, make_dataset, pixels, 
     content = (tmp_path / "soft_labels.safetensors").read_bytes()
     size = len(content) - 8 - struct.unpack("<Q", content[:8])[0]
     assert SoftLabels.num_bytes(40, 2, num_classes, top_k, bits) == size == soft_labels.description()["bytes"]
+    # All classes in 8 bits, unless told otherwise.
+    assert SoftLabels.num_bytes(40, 2, num_classes) == SoftLabels.num_bytes(40, 2, num_classes, 0, 8)
 
 
 def test_numbers_that_cannot_be_are_refused():

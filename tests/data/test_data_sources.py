@@ -102,16 +102,22 @@ def test_wrong_names_folders_and_splits_are_named(tmp_path, make_dataset, pixels
         (("digits", tmp_path), {}, ValueError, "leave data_dir out"),
         (("digits",), {"eval_split": "validation"}, ValueError, "no split 'validation'. It has: train, test"),
         ((str(tmp_path / "no labels"),), {}, ValueError, "no label column"),
+        (("digits",), {"label_column": "digit"}, ValueError, "label column 'digit' is not a ClassLabel"),
+        (("digits",), {"image_column": "scan"}, ValueError, "image column 'scan' is not a Image"),
     ):
         with pytest.raises(error, match=message):
             load_image_data(*arguments, **options)
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "repository"),
+    [("cifar100", "uoft-cs/cifar100"), ("imagenet", "ILSVRC/imagenet-1k"), ("me/cats", "me/cats")],
+)
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch, name, repository):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConnectionError, match="uoft-cs/cifar100.*data_dir") as caught:
-        load_image_data("cifar100")
+    with pytest.raises(ConnectionError, match=f"{repository} .*data_dir") as caught:
+        load_image_data(name)
     assert "\n" not in str(caught.value)
     # The chain of errors below it is not shown.
     assert len(traceback.format_exception(caught.value)) < 12

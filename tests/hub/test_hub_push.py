@@ -25,8 +25,12 @@ def test_student_and_mask_go_where_the_command_says_and_nothing_private_with_the
     said = capsys.readouterr().out
     student, mask = hub.files("me/first"), hub.files("me/first-mask", "dataset")
     assert set(student) == STUDENT_FILES and set(mask) == MASK_FILES | SOFT_LABEL_FILES
-    for repo_id, kind, files in (("me/first", "model", student), ("me/first-mask", "data set", mask)):
-        place = said.index(f"→ {repo_id} ({kind}, public unless")
+    public = "public unless your account's default is private"
+    for what, files in (
+        (f"Student → me/first (model, {public})", student),
+        (f"Mask → me/first-mask (data set, {public})", mask),
+    ):
+        place = said.index(f"{what}: {len(files)} files, ")
         assert place < said.index("Uploading") and all(name in said[place:] for name in files)
     assert f"{hub.endpoint}/me/first\n" in said and f"{hub.endpoint}/datasets/me/first-mask\n" in said
     cards = [student["README.md"].decode(), mask["README.md"].decode()]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from hub.published import STUDENT_FILES, TINY, assert_public, command
 from huggingface_hub import ModelCard
 from safetensors.torch import load, load_file
@@ -242,9 +243,14 @@ def test_a_method_without_a_paper_teacher_and_data_of_the_hub_and_what_is_refuse
         with pytest.raises(ValueError, match=f"commit_message='{message}'"):
             trainer.push_to_hub(message)
     assert len(hub.requests) == requests
-    trainer.create_model_card(license="mit", dataset="me/insects", finetuned_from="me/older")
-    card = ModelCard.load(tmp_path / "my-run" / "README.md")
-    assert (card.data.license, card.data.datasets, card.data.base_model) == ("mit", ["me/insects"], "me/older")
+    # A recipe in the run's folder belongs to the run.
+    (tmp_path / "my-run" / "recipe.yaml").write_text("method: test_bare\n")
+    for options in ({"dataset": "me/beetles"}, {"dataset_tags": "me/beetles"}):
+        trainer.create_model_card(license="mit", finetuned_from="me/older", **options)
+        card = ModelCard.load(tmp_path / "my-run" / "README.md")
+        assert (card.data.license, card.data.datasets, card.data.base_model) == ("mit", ["me/beetles"], "me/older")
+    trainer.push_to_hub("me/x")
+    assert yaml.safe_load(hub.files("me/x")["recipe.yaml"]) == {"method": "test_bare"}
     for strategy in ("checkpoint", "all_checkpoints"):
         with pytest.raises(ValueError, match="every_save"):
             DistillationConfig(str(tmp_path), hub_strategy=strategy)
@@ -255,6 +261,7 @@ def test_a_method_without_a_paper_teacher_and_data_of_the_hub_and_what_is_refuse
 TWO = """
 import os
 import torch
+import yaml
 from hf_kcd import DistillationConfig, DistillationTrainer
 from hf_kcd.data import load_image_data
 

@@ -126,6 +126,15 @@ def test_parts_and_memory_over_several_steps(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_ddp_is_spared_the_memory_alone(name):
+    method = make(name)
+    buffers = dict(method.named_buffers())
+    large = {buffer for buffer, tensor in buffers.items() if len(tensor.shape) and len(tensor) == POINTS}
+    # DDP says nothing about a name that does not exist, and would send that buffer in every step.
+    assert set(method.unsynchronized_buffers) == large and large
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_the_student_and_both_projections(name):
     method = make(name, ce_weight=0.0)
     student, teacher, batch = step_inputs(0)

@@ -281,10 +281,41 @@ def test_fitnet_brings_the_hint_to_the_teachers_size_where_it_is_half_or_twice_a
         method = make("fitnet", student, teacher, hint_layer=1)
         brought = method.regressor(outputs(student, 2, 0).features[1])
         assert brought.shape == (2, teacher.feature_channels[1], size, size)
+        # RepDistiller's convolutions: transposed, strided, or of single pixels.
+        conv = method.regressor[0]
+        kind, *shape = {8: ("ConvTranspose2d", 4, 2, 1), 4: ("Conv2d", 3, 2, 1)}[size]
+        shape = (1, 1, 0) if student is teacher else shape
+        assert type(conv).__name__ == kind
+        assert [*conv.kernel_size, *conv.stride, *conv.padding] == [number for number in shape for _ in range(2)]
     # Three times as large: the loss pools the rest.
     odd = spec("odd", (2, 5), (8, 12), 3)
     parts, *_ = run(make("fitnet", small, odd, hint_layer=1), teacher_spec=odd)
     assert parts["fitnet"].isfinite()
+
+
+def test_a_channel_of_a_single_value_is_normalized_by_the_running_statistics():
+    norm = make("fitnet").regressor[1]
+    norm = type(norm)(2)
+    for tensor, values in (
+        (norm.running_mean, (1.0, -2.0)),
+        (norm.running_var, (4.0, 0.25)),
+        (norm.weight.data, (2.0, 3.0)),
+        (norm.bias.data, (0.5, -1.0)),
+    ):
+        tensor.copy_(torch.tensor(values))
+    # (3 - 1) / 2 * 2 + 0.5 and (-1 + 2) / 0.5 * 3 - 1
+    out = norm.train()(torch.tensor([3.0, -1.0]).view(1, 2, 1, 1))
+    np.testing.assert_allclose(out.detach().flatten(), [2.5, 5.0], rtol=1e-4)
+    assert norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("name", "options", "unused"), [("fitnet", {}, False), ("fitnet", {"weight": 0.0}, True)])
+def test_a_term_without_weight_leaves_its_adapters_unused(name, options, unused):
+    method = make(name, kd_weight=1.0, **options)
+    assert method.has_unused_parameters is unused
+    parts, *_ = run(method)
+    sum(parts.values()).backward()
+    assert all(weight.grad is None for weight in method.parameters()) is unused
 
 
 def test_ft_first_trains_a_paraphraser_on_the_teacher_alone():

@@ -16,6 +16,7 @@ from hf_kcd.methods import (
     register_method,
 )
 from hf_kcd.methods.facts import describe_method
+from hf_kcd.methods.registry import get_method
 from hf_kcd.models import ModelSpec
 
 
@@ -49,14 +50,36 @@ def test_methods_are_listed_sorted_and_created_from_networks_or_specs():
 def test_the_options_are_the_published_ones():
     terms = {"ce_weight": 1.0, "kd_weight": 0.0, "temperature": 4.0}
     contrast = {"embedding_dim": 128, "num_negatives": 16384, "score_temperature": 0.07, "momentum": 0.5, **terms}
-    for name, options in {
+    published = {
         "ce": {},
         "kd": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0},
         "at": {"weight": 1000.0, **terms},
+        "cc": {"common_dim": 128, "weight": 0.02, **terms},
+        "nst": {"weight": 50.0, **terms},
+        "ofd": {"weight": 0.001, **terms},
+        "pkt": {"weight": 30000.0, **terms},
+        "rkd": {"weight": 1.0, "distance_weight": 25.0, "angle_weight": 50.0, **terms},
+        "sp": {"weight": 3000.0, **terms},
+        "vid": {"weight": 1.0, **terms},
         "fitnet": {"weight": 100.0, "hint_layer": 2, "first_phase_epochs": 0, **terms},
         "ab": {"weight": 1.0, "margin": 1.0, "first_phase_epochs": 30, **terms},
+        "fsp": {"weight": 1.0, "first_phase_epochs": 30, **terms},
+        "ft": {
+            **{"weight": 200.0, "factor_ratio": 0.5, "first_phase_epochs": 30, "first_phase_learning_rate": 0.01},
+            **terms,
+        },
+        "reviewkd": {"weight": 5.0, "warmup_epochs": 20.0, "max_fusion_channels": 512, **terms},
         "crd": {"weight": 0.8, **contrast},
         "wcord": {"weight": 0.8, "local_weight": 0.05, **contrast},
+        "dkd": {"ce_weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup_epochs": 20.0},
+        "dml": {"peers": None, "weight": 1.0, "temperature": 1.0},
+        "one": {"num_branches": 3, "temperature": 3.0, "ramp_epochs": 80.0},
+        "takd": {"kd_weight": 0.9, "temperature": 4.0},
+        "dgkd": {"kd_weight": 1.0, "temperature": 5.0, "num_dropped": 1},
+        "slkd": {
+            **{"num_sl_teachers": 2, "alpha": 0.1, "temperature": 4.0, "fusion": None, "teacher_weight": 1.0},
+            **{"self_learning_weight": 3.0, "first_phase_epochs": 0},
+        },
         "unix": {"temperature": 4.0, "keep_ratio": 0.75, "base_ratio": 0.5, "steepness": 10.0, "cost_ratio": None},
         "sskd": {
             **{"ce_weight": 0.1, "kd_weight": 0.9, "rotation_weight": 2.7, "similarity_weight": 10.0},
@@ -64,9 +87,13 @@ def test_the_options_are_the_published_ones():
             **{"rotation_keep_ratio": 1.0, "similarity_keep_ratio": 0.75},
             **{"first_phase_epochs": 60, "first_phase_learning_rate": 0.05, "first_phase_decay_epochs": (30, 45)},
         },
-        "test_terse": {"weight": 7.0, **terms},
-    }.items():
-        assert method_options(name) == options
+    }
+    for name, options in published.items():
+        assert method_options(name) == options, name
+    assert method_options("test_terse") == {"weight": 7.0, **terms}
+    # Tests register methods, too.
+    own = {name for name in available_methods() if get_method(name).__module__.startswith("hf_kcd.")}
+    assert own == set(published)
 
 
 def test_a_class_declares_its_reads_weight_and_paper_and_needs_nothing_else():

@@ -108,6 +108,8 @@ def test_the_log_has_parts_kept_ratio_stage_and_cost(finished):
     assert [line.get("stage", 0) for line in ends] == [0, 1, 1, 2, 2, 3]
     so_far = [points / (88 * 6) for points in accumulate(SIZES["paper"])]
     assert [line["cost"] for line in ends] == pytest.approx(so_far)
+    # The Trainer's count of operations would be that of another training.
+    assert finished("paper").trainer.state.total_flos == 0
 
 
 def test_an_update_has_the_mean_gradient_of_its_batches_also_where_fewer_are_left(tmp_path):
