@@ -107,7 +107,10 @@ def train(name: str, folder: Path, rank: int, world_size: int) -> None:
     if "method" not in options:
         defaults["method_options"] = {"ce_weight": 1.0, "kd_weight": 0.1}
     resume = str(folder / scenario / f"checkpoint-{RESUMED_FROM[scenario]}") if name != scenario else None
-    args = config(output_dir, **{**defaults, **options} | ({"save_strategy": "no"} if resume else {}))
+    options = {**defaults, **options}
+    if resume:
+        options = {name: value for name, value in options.items() if "save" not in name} | {"save_strategy": "no"}
+    args = config(output_dir, **options)
     data = load_image_data("digits")
     architecture, architecture_options = STUDENTS[student_name]
     student = network(architecture, 5 + 70 * (resume is not None), **architecture_options)
