@@ -28,7 +28,7 @@ def one_line(text: Any) -> str:
 def write_card(path: str | Path, card: str) -> None:
     """Write a card as a file, whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(card)
+        temporary.write_text(card, encoding="utf-8")
 
 
 def format_size(num_bytes: int) -> str:

@@ -83,13 +83,13 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all; NaN and infinities are a ValueError."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path, name: str | None = None) -> Any:
     """Read a JSON file, which errors call `name`, by default its path; anything else is a ValueError."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     # ValueError includes bytes that are not text, and integers of thousands of digits; RecursionError is deep nesting.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name or path} is not a JSON file ({error}): make or fetch it again.") from error

@@ -24,7 +24,7 @@ def read_run(run_folder: str | Path) -> tuple[Results, dict[str, Any] | None]:
     if not path.is_file():
         return results, None
     try:
-        recipe = yaml.safe_load(path.read_text())
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
     names = ("data", "student", "teacher", "mask")

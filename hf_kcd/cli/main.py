@@ -1,6 +1,7 @@
 """`hf-kcd`: finds the command, and turns errors into one line and an exit code."""
 
 import importlib
+import io
 import os
 import shlex
 import sys
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     behind a complete checkpoint, and 130 for a second Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode shows a question mark for a sign that it lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         _dispatch(arguments)
         sys.stdout.flush()

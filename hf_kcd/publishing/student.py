@@ -84,9 +84,9 @@ def write_student_repository(
     write_json(folder / RESULTS_NAME, without_folders(results))
     if recipe is not None:
         recipe = published_recipe(recipe, mask_repo, teacher_repo)
-        (folder / RECIPE_NAME).write_text(yaml_text(recipe))
+        (folder / RECIPE_NAME).write_text(yaml_text(recipe), encoding="utf-8")
     links = {"repo_id": repo_id, "mask_repo": mask_repo, "teacher_repo": teacher_repo}
-    (folder / CARD_NAME).write_text(student_card(results, recipe, shown, **links, **card))
+    (folder / CARD_NAME).write_text(student_card(results, recipe, shown, **links, **card), encoding="utf-8")
 
 
 def _check_weights(run_folder: Path, results: Results) -> None:

@@ -181,6 +181,32 @@ def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkey
     assert not list(tmp_path.iterdir()) and (condensed / "results.json").read_bytes() == before
 
 
+def test_every_command_works_in_a_locale_without_unicode(condensed, tmp_path):
+    commands = (
+        ["methods"],
+        ["models", "cifar_resnet8"],
+        ["recipes", "digits"],
+        ["mask", "show", condensed / "mask"],
+        ["plot", condensed, "--output", tmp_path / "plot.png"],
+        ["card", condensed, "--output", tmp_path / "card.md"],
+        ["push", condensed, "me/x", "--dry_run", tmp_path / "out"],
+    )
+    program = (
+        "import sys, json, locale; from hf_kcd.cli.main import main\n"
+        "assert locale.getpreferredencoding(False) == 'ANSI_X3.4-1968'\n"
+        "for words in json.loads(sys.argv[1]): main(words)"
+    )
+    ascii_ = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = json.dumps([[*map(str, command)] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, words], env={**ENVIRONMENT, **ascii_}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    main(["card", str(condensed), "--output", str(tmp_path / "here.md")])
+    card = (tmp_path / "card.md").read_bytes()
+    assert card == (tmp_path / "here.md").read_bytes() and not card.isascii()
+
+
 def test_one_run_at_a_time_trains_into_a_folder(tmp_path, refused):
     folder = tmp_path / "run"
     words = ["distill", *QUIET, "--method", "ce", "--output_dir", folder, "--num_train_epochs"]

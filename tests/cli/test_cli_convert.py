@@ -127,7 +127,7 @@ def test_a_network_is_replaced_only_when_told(tmp_path, file, resnet8, hf_kcd, r
 
 def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, file, refused):
     monkeypatch.chdir(tmp_path)
-    Path("two.txt").write_text("ant\nbee\n")
+    Path("two.txt").write_text("ant\nbee\n", encoding="utf-8")
     for words, said in (
         ("--network resnet8", "Did you mean 'cifar_resnet8'"),
         ("--network cifar_resnet20", "It fits cifar_resnet8 (under 'model')."),

@@ -47,10 +47,10 @@ def test_methods_values_and_networks_of_a_user_work_in_every_command(folder, tea
     words = ["distill", *QUIET, "--teacher", teacher, *CONDENSED, *own, "--output_dir", "run"]
     assert "strangers_kd" in refused(*words)
     hf_kcd(*words, "--import", "strangers_methods.py")
-    results = json.loads(Path("run/results.json").read_text())
+    results = json.loads(Path("run/results.json").read_text(encoding="utf-8"))
     assert (results["method"], results["student"]) == ("strangers_kd", "strangers_net")
     assert results["condensation"]["value"] == "strangers_value"
-    assert yaml.safe_load(Path("run/recipe.yaml").read_text())["import"] == ["strangers_methods.py"]
+    assert yaml.safe_load(Path("run/recipe.yaml").read_text(encoding="utf-8"))["import"] == ["strangers_methods.py"]
     # The recipe of the run brings the module along; so do a second mention and the dotted name, which change nothing.
     words = ["--config", "run/recipe.yaml", "--output_dir", "again", "--import", "strangers_methods"]
     recipe = read_recipe("distill", words)
@@ -61,9 +61,9 @@ def test_methods_values_and_networks_of_a_user_work_in_every_command(folder, tea
 
 def test_a_module_that_cannot_be_imported_is_reported_in_one_line(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    Path("broken_module.py").write_text("1 / 0")
-    Path("lonely_module.py").write_text("import not_installed")
-    Path("timm.py").write_text("")
+    Path("broken_module.py").write_text("1 / 0", encoding="utf-8")
+    Path("lonely_module.py").write_text("import not_installed", encoding="utf-8")
+    Path("timm.py").write_text("", encoding="utf-8")
     for name, said in (
         ("nowhere.py", "there is no such file"),
         ("nowhere.deeper", "there is no such module"),

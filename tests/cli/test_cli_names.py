@@ -44,5 +44,5 @@ def test_the_command_line_says_which_one_it_took(clash, hf_kcd, refused):
     assert {str(one.message).split()[0] for one in told} >= {"'digits'", "'cifar_resnet8'"}
     said = refused("distill", *QUIET, "--teacher", "cifar_resnet8", "--output_dir", "other")
     assert "without weights" in said and "./cifar_resnet8" in said
-    Path("timm.py").write_text("")
+    Path("timm.py").write_text("", encoding="utf-8")
     assert "another module is called timm" in refused("methods", "kd", "--import", "timm")

@@ -57,7 +57,7 @@ def test_config_takes_a_name_with_or_without_suffix_and_a_file_wins(tmp_path, mo
     own = Path(f"{name}.yaml")
     own.parent.mkdir(parents=True)
     assert "is a folder" in refused("distill", "--config", "cifar100", "--output_dir", "x")
-    own.write_text("student: cifar_vgg8")
+    own.write_text("student: cifar_vgg8", encoding="utf-8")
     assert student(name) == student(f"{name}.yaml") == "cifar_vgg8"
     assert student(f"recipes/{name}") == "cifar_wrn_16_2"
 
@@ -74,10 +74,12 @@ def test_a_copy_works_where_it_is_and_nothing_is_overwritten(tmp_path, monkeypat
     # The base may be there already, as long as it is the same.
     hf_kcd("recipes", "cifar100/pkt/resnet56_resnet20", "--copy", "mine")
     base = Path("mine/cifar100/resnet56_resnet20.yaml")
-    base.write_text(base.read_text().replace("weight_decay: 0.0005", "weight_decay: 0.001"))
+    base.write_text(
+        base.read_text(encoding="utf-8").replace("weight_decay: 0.0005", "weight_decay: 0.001"), encoding="utf-8"
+    )
     assert read_recipe("distill", ["--config", str(copied), "--output_dir", "x"]).args.weight_decay == 0.001
     assert f"{base} exists" in refused("recipes", "cifar100/unix/resnet56_resnet20", "--copy", "mine")
-    assert not Path("mine/cifar100/unix").exists() and "weight_decay: 0.001" in base.read_text()
+    assert not Path("mine/cifar100/unix").exists() and "weight_decay: 0.001" in base.read_text(encoding="utf-8")
     assert "train-teacher --config" in hf_kcd("recipes", "cifar100/teacher_vgg13", "--copy", "mine")
 
 

@@ -78,8 +78,8 @@ def test_an_empty_folder_is_enough_to_try_train_evaluate_and_publish(installed, 
     words = ["--config", "digits/resnet20_resnet8", "--teacher", "demo/teacher", *short, "--epochs_per_stage", "1"]
     run("distill", *words, "--output_dir", "runs/first")
     run("evaluate", "runs/first", "--data", "digits", "--json", "accuracy.json")
-    last = json.loads(Path("runs/first/results.json").read_text())["accuracy"]["last"]
-    assert json.loads(Path("accuracy.json").read_text())["top1"] == pytest.approx(last["top1"])
+    last = json.loads(Path("runs/first/results.json").read_text(encoding="utf-8"))["accuracy"]["last"]
+    assert json.loads(Path("accuracy.json").read_text(encoding="utf-8"))["top1"] == pytest.approx(last["top1"])
     assert "nothing was uploaded" in run("push", "runs/first", "me/digits", "--dry_run", "hub")
     assert Path("hub/mask/mask.safetensors").is_file()
     assert load_file("hub/student/model.safetensors").keys() == load_file("runs/first/model.safetensors").keys()

@@ -221,7 +221,7 @@ def _in_child(work: Callable[[], int], tree: Path, log: Path, limit: float) -> i
     if child == 0:
         os.setsid()  # the child and all that it starts end together
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with open(log, "w") as out:
+        with open(log, "w", encoding="utf-8") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
         code = 70

@@ -37,7 +37,7 @@ def read(path: Path):
 
 def commands_in(path: Path) -> list[list[str]]:
     """The commands that a recipe's comments say, as the shell would split them."""
-    text = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("#"))
+    text = "\n".join(line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     lines = text.replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if line.startswith("   ") and "--config" in line]
 
