@@ -37,9 +37,11 @@ def near_names(name: object, valid: Iterable[str], at_most: int = 3) -> list[str
     """
     word, valid = str(name).lower(), list(valid)
     close = difflib.get_close_matches(word, valid, n=at_most, cutoff=0.7)
+    # Two swapped letters of a short name, which are too much for the cutoff: sdg.
+    swapped = [other for other in valid if sorted(other.lower()) == sorted(word)]
     parts = [part for part in re.split(r"[\W_]+", word) if len(part) > 2]
     longer = [other for other in valid if parts and all(part in other.lower() for part in parts)]
-    return list(dict.fromkeys([*close, *longer]))[:at_most]
+    return list(dict.fromkeys([*close, *swapped, *longer]))[:at_most]
 
 
 def warn_of_folder(kind: str, name: str) -> None:

@@ -169,7 +169,9 @@ class EvaluationMixin(Trainer):
             return super()._determine_best_metric(metrics, trial)
         if not asks_for_best(self.args):
             return False
-        raise unknown_name("metric_for_best_model", self.args.metric_for_best_model, metrics)
+        raise unknown_name(
+            "metric_for_best_model", self.args.metric_for_best_model, [name for name in metrics if name != "epoch"]
+        )
 
     def evaluation_loop(self, dataloader, description, *args, **kwargs) -> EvalLoopOutput:
         if description == "Evaluation":

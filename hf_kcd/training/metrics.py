@@ -20,6 +20,10 @@ _NUM_RANKED = 5
 _SPEED = ("runtime", "samples_per_second", "steps_per_second")
 
 
+# What Trainer adds to the predictions, if asked.
+_INCLUDED = ("inputs", "loss")
+
+
 class TopKAccuracy(evaluate.Metric):
     """Percentage of points whose label is the first, or among the first five, of the ranked classes."""
 
@@ -115,7 +119,15 @@ def check_metrics(
     compute_metrics: Callable | None, preprocess_logits_for_metrics: Callable | None, args: TrainingArguments
 ) -> None:
     """Refuse metrics of the user that cannot be called as they are."""
+    for name in args.include_for_metrics:
+        if name not in _INCLUDED:
+            raise unknown_name("entry of include_for_metrics", name, _INCLUDED)
     if compute_metrics is None:
+        if args.include_for_metrics:
+            raise ValueError(
+                f"include_for_metrics is {args.include_for_metrics}, but it is for metrics of your own: give "
+                "compute_metrics too."
+            )
         if preprocess_logits_for_metrics is not None:
             raise ValueError(
                 "preprocess_logits_for_metrics is not taken: it belongs to metrics of your own: give compute_metrics too."

@@ -62,8 +62,9 @@ def check_optimizer(args: TrainingArguments, first_phase: bool) -> None:
     `first_phase` says whether the method trains a first phase, whose optimizer is SGD.
     """
     name, options = args.optim, _parse(args.optim_args)
-    if "weight_decay" in options:
-        raise ValueError("weight_decay in optim_args would be ignored: use the option weight_decay.")
+    for option, field in (("weight_decay", "weight_decay"), ("lr", "learning_rate")):
+        if option in options:
+            raise ValueError(f"{option} in optim_args would be ignored: use the option {field}.")
     for option in options:
         if name in _OPTIM_ARGS and option not in _OPTIM_ARGS[name]:
             raise unknown_name(f"entry of optim_args for {name!r}", option, _OPTIM_ARGS[name])
@@ -112,7 +113,11 @@ def _timm_optimizer(args: TrainingArguments, params: list) -> torch.optim.Optimi
     if not 0 < options.get("layer_decay", 1) <= 1:
         raise ValueError(f"layer_decay is {options['layer_decay']}: give a factor above 0 and up to 1")
     own = {option: value for option, value in options.items() if option not in _TIMM_GROUPS}
-    for option, takes in (("eps", info.has_eps), ("betas", info.has_betas)):
+    if not isinstance(options.get("filter_bias_and_bn", True), bool):
+        raise ValueError(f"filter_bias_and_bn is {options['filter_bias_and_bn']!r}: give true or false")
+    if "layer_decay_min_scale" in options and "layer_decay" not in options:
+        raise ValueError("layer_decay_min_scale has an effect only with layer_decay: give that too")
+    for option, takes in (("eps", info.has_eps), ("betas", info.has_betas), ("momentum", info.has_momentum)):
         if option in own and not takes:
             raise ValueError(f"it has no {option}")
     rates = {"lr": args.learning_rate, "weight_decay": args.weight_decay, "momentum": args.momentum}

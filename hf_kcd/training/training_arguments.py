@@ -6,6 +6,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy
+from transformers.training_args import trainer_log_levels
 
 from ..errors import unknown_name
 
@@ -54,10 +55,13 @@ REFUSED_PARTS = {
     "use_seedable_sampler": "a resumed run could not repeat the order of the points",
     "gradient_accumulation_kwargs": "use gradient_accumulation_steps",
 }
+_TRACKIO = ("space_id", "bucket_id", "static_space_id")
 # Field, what it needs, whether the arguments have that.
 _NEEDS = (
     ("save_steps", "save_strategy='steps'", lambda args: args.save_strategy == "steps"),
     ("eval_steps", "eval_strategy='steps'", lambda args: args.eval_strategy == "steps"),
+    ("eval_delay", "an eval_strategy", lambda args: args.eval_strategy != "no"),
+    *((f"trackio_{name}", "report_to='trackio'", lambda args: _reports(args, "trackio")) for name in _TRACKIO),
     ("dataloader_prefetch_factor", "dataloader_num_workers above 0", lambda args: args.dataloader_num_workers),
     ("dataloader_persistent_workers", "dataloader_num_workers above 0", lambda args: args.dataloader_num_workers),
     ("dataloader_multiprocessing_context", "dataloader_num_workers above 0", lambda args: args.dataloader_num_workers),
@@ -89,6 +93,9 @@ def check_fields(args: TrainingArguments) -> None:
                 raise unknown_name("part of accelerator_config", name, parts)
     if "tpu_metrics_debug" in str(args.debug):
         raise ValueError("tpu_metrics_debug in debug is for TPUs: leave it out.")
+    for name in ("log_level", "log_level_replica"):
+        if getattr(args, name) not in trainer_log_levels:
+            raise unknown_name(name, getattr(args, name), trainer_log_levels)
     for name, need, has in _NEEDS:
         if getattr(args, name) != defaults[name] and not has(args):
             raise ValueError(f"{name} is {getattr(args, name)!r}, but has an effect only with {need}: set that too.")
@@ -101,6 +108,11 @@ def check_accelerator(args: TrainingArguments) -> None:
     for name, reason in REFUSED_PARTS.items():
         if name in parts and parts[name] not in (None, defaults.get(name, False)):
             raise ValueError(f"{name} of accelerator_config is {parts[name]!r}, but {reason}. Leave it out.")
+
+
+def _reports(args: TrainingArguments, name: str) -> bool:
+    given = [args.report_to] if isinstance(args.report_to, str) else args.report_to or []
+    return name in given or "all" in given
 
 
 def _default(one: Any) -> Any:

@@ -53,6 +53,8 @@ WORDS_OF = {
     "partners": ["newly_discarded"],
 }
 TOGETHER_WITH = {
+    "eval_delay": {"eval_strategy": "epoch"},
+    **{f"trackio_{name}": {"report_to": "trackio"} for name in ("space_id", "bucket_id", "static_space_id")},
     "teacher_checkpoint": {"teacher": "t"},
     "assistants": {"teacher": "t"},
     "soft_labels": {"mask": "me/m"},
