@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import datasets
 import torch
@@ -19,6 +18,8 @@ from .metrics import Accuracy, asks_for_best, check_metrics, metric_key, rank_cl
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
 EvaluationSets = EvaluationSet | Mapping[str, EvaluationSet]
+# Key of a line of the log about a set that was passed to `evaluate`, which is no result of the run.
+OTHER_SET = "other_set"
 
 
 def as_knowledge_dataset(
@@ -93,11 +94,6 @@ class EvaluationMixin(Trainer):
     # The network that is evaluated instead of the student.
     _evaluated: nn.Module | None = None
 
-    def __init__(self, **arguments: Any) -> None:
-        # Lines of the log about sets that were passed to `evaluate`, which are no results of the run.
-        self.other_evaluations: list[dict[str, float]] = []
-        super().__init__(**arguments)
-
     def get_eval_dataloader(self, eval_dataset: str | EvaluationSet | None = None):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # Trainer keeps the loader of its evaluation set under persistent workers, and would return that one.
@@ -135,7 +131,9 @@ class EvaluationMixin(Trainer):
         with self._measured(ranked=True):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if self.eval_dataset is not None and not isinstance(eval_dataset, str | None):
-            self.other_evaluations += self.state.log_history[num_lines:]
+            # In the lines themselves, which checkpoints hold: a resumed run must know it too.
+            for line in self.state.log_history[num_lines:]:
+                line[OTHER_SET] = True
         return metrics
 
     def predict(

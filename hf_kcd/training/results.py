@@ -14,6 +14,7 @@ from ..artifacts.environment import cpu_name, library_versions
 from ..artifacts.results import FORMAT_VERSION, TYPE, Results
 from ..methods import method_options
 from ..models import network_name
+from .evaluation import OTHER_SET
 from .metrics import metric_key
 
 # Settings of `lr_schedule`.
@@ -100,9 +101,7 @@ def _set_names(trainer: Trainer) -> list[str]:
 
 def evaluations(trainer: Trainer) -> list[dict[str, float]]:
     """Return the lines of the log, without evaluations on other sets than the trainer's own."""
-    return [
-        line for line in trainer.state.log_history if not any(line is other for other in trainer.other_evaluations)
-    ]
+    return [line for line in trainer.state.log_history if OTHER_SET not in line]
 
 
 def _epoch_history(trainer: Trainer, epoch: int, log: list[dict[str, float]], prefix: str) -> dict[str, float | None]:

@@ -251,6 +251,29 @@ def test_an_evaluation_of_another_set_is_no_result_of_the_run(tmp_path):
     assert (again["accuracy"], again["history"]) == (own["accuracy"], own["history"])
 
 
+def test_an_evaluation_of_another_set_before_a_checkpoint_is_no_result_of_the_resumed_run(tmp_path):
+    class Measures(TrainerCallback):
+        measuring = False
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            if not self.measuring:
+                self.measuring = True
+                self.trainer.evaluate(OTHER)
+                self.measuring = False
+
+    measures = Measures()
+    options = {"eval_dataset": EVAL, "save_strategy": "epoch", "save_total_limit": None, **SHORT}
+    measures.trainer = make_trainer(tmp_path / "measured", callbacks=[measures], **options)
+    measures.trainer.train()
+    resumed = make_trainer(tmp_path / "measured", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "measured" / "checkpoint-6"))
+    plain = make_trainer(tmp_path / "plain", **options)
+    plain.train()
+    found, expected = (run_results(trainer, data="noise") for trainer in (resumed, plain))
+    assert sum("eval_loss" in line for line in resumed.state.log_history) == 3
+    assert (found["accuracy"], found["history"]) == (expected["accuracy"], expected["history"])
+
+
 def test_an_evaluation_set_of_later_is_used(tmp_path):
     trainer = make_trainer(tmp_path, eval_dataset=EVAL, dataloader_num_workers=1, dataloader_persistent_workers=True)
     first = trainer.evaluate()
