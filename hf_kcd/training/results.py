@@ -166,6 +166,7 @@ def optimization(args) -> dict[str, Any]:
         **{name: getattr(args, name) for name in (*names, "weight_decay", "max_grad_norm")},
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        **{name: getattr(args, name) for name in ("optim_args", "warmup_steps", "lr_scheduler_kwargs")},
     }
 
 
