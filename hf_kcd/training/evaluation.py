@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from transformers.utils import logging
 
 from ..data import KnowledgeDataset
 from ..errors import unknown_name
@@ -15,6 +16,9 @@ from ..losses import cross_entropy_loss
 from ..models.lending import lent
 from .config import DistillationConfig
 from .metrics import Accuracy, asks_for_best, check_metrics, metric_key, rank_classes
+from .networks import data_config
+
+logger = logging.get_logger(__name__)
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
 EvaluationSets = EvaluationSet | Mapping[str, EvaluationSet]
@@ -48,6 +52,14 @@ def as_knowledge_dataset(
         )
     if labeled:
         check_labeled(dataset)
+    if like is not None and (shown := data_config(dataset.preprocessing)) != (own := data_config(like.preprocessing)):
+        other = ", ".join(
+            f"{name} {value} instead of {own[name]}" for name, value in shown.items() if value != own[name]
+        )
+        logger.warning_once(
+            f"The evaluation set is prepared otherwise than the saved student says ({other}), so that its accuracy elsewhere "
+            "will be another: make it with the preprocessing of the training set."
+        )
     return dataset if like is None else dataset.with_classes(like.class_names, "training set", "evaluation set")
 
 
