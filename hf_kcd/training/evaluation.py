@@ -22,8 +22,9 @@ logger = logging.get_logger(__name__)
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
 EvaluationSets = EvaluationSet | Mapping[str, EvaluationSet]
-# Key of a line of the log about a set that was passed to `evaluate`, which is no result of the run.
-OTHER_SET = "other_set"
+# Key of a line of the log that is no result of the run: about a set that was passed to `evaluate`, or, after the training, about
+# weights of an earlier epoch.
+NO_RESULT = "no_result"
 
 
 def as_knowledge_dataset(
@@ -142,10 +143,12 @@ class EvaluationMixin(Trainer):
         num_lines = len(self.state.log_history)
         with self._measured(ranked=True):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.eval_dataset is not None and not isinstance(eval_dataset, str | None):
+        other_set = self.eval_dataset is not None and not isinstance(eval_dataset, str | None)
+        best_loaded = self.args.load_best_model_at_end and not self.is_in_train and self.state.best_global_step
+        if other_set or best_loaded:
             # In the lines themselves, which checkpoints hold: a resumed run must know it too.
             for line in self.state.log_history[num_lines:]:
-                line[OTHER_SET] = True
+                line[NO_RESULT] = True
         return metrics
 
     def predict(

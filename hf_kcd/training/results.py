@@ -14,7 +14,7 @@ from ..artifacts.environment import cpu_name, library_versions
 from ..artifacts.results import FORMAT_VERSION, TYPE, Results
 from ..methods import method_options
 from ..models import network_name
-from .evaluation import OTHER_SET
+from .evaluation import NO_RESULT
 from .metrics import metric_key
 
 # Settings of `lr_schedule`.
@@ -100,8 +100,8 @@ def _set_names(trainer: Trainer) -> list[str]:
 
 
 def evaluations(trainer: Trainer) -> list[dict[str, float]]:
-    """Return the lines of the log, without evaluations on other sets than the trainer's own."""
-    return [line for line in trainer.state.log_history if OTHER_SET not in line]
+    """Return the lines of the log, without evaluations on other sets than the trainer's own, or of an earlier epoch's weights."""
+    return [line for line in trainer.state.log_history if NO_RESULT not in line]
 
 
 def _epoch_history(trainer: Trainer, epoch: int, log: list[dict[str, float]], prefix: str) -> dict[str, float | None]:

@@ -254,6 +254,21 @@ def test_an_evaluation_of_another_set_is_no_result_of_the_run(tmp_path):
     assert (again["accuracy"], again["history"]) == (own["accuracy"], own["history"])
 
 
+def test_an_evaluation_of_the_best_weights_is_no_result_of_the_last_epoch(tmp_path):
+    # The first epoch's weights count as the best, and are loaded.
+    falling = iter((3, 2, 1))
+    options = {"compute_metrics": lambda prediction: {"falling": next(falling)}, "metric_for_best_model": "falling"}
+    options |= {"eval_dataset": EVAL, "save_strategy": "epoch", "load_best_model_at_end": True, **SHORT}
+    trainer = make_trainer(tmp_path, **options)
+    trainer.train()
+    own = run_results(trainer, data="noise")
+    measured = {line["epoch"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
+    assert own["accuracy"]["saved"]["epoch"] == 1 and trainer.evaluate()["eval_loss"] == pytest.approx(measured[1])
+    again = run_results(trainer, data="noise")
+    assert again["history"]["eval_loss"] == [measured[1], measured[2]]
+    assert (again["accuracy"], again["history"]) == (own["accuracy"], own["history"])
+
+
 def test_an_evaluation_of_another_set_before_a_checkpoint_is_no_result_of_the_resumed_run(tmp_path):
     class Measures(TrainerCallback):
         measuring = False
