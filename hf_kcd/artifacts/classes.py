@@ -32,12 +32,13 @@ def class_positions(names: Names | None, wanted: Names | None, who: str, whose: 
     if names is None and wanted is None:
         return None
     if names is not None and wanted is not None:
-        if list(names) == list(wanted):
+        own, others = _by_number(names, wanted)
+        if own == others:
             return None
-        if len(names) == len(set(names)) == len(wanted) and set(names) == set(wanted):
+        if len(own) == len(set(own)) == len(others) and set(own) == set(others):
             _logger.info("The %s has the classes of the %s in another order: they are matched by name.", who, whose)
-            place = {name: position for position, name in enumerate(names)}
-            return [place[name] for name in wanted]
+            place = {name: position for position, name in enumerate(own)}
+            return [place[name] for name in others]
         if len(names) != len(wanted) or not (_only_count(names) or _only_count(wanted)):
             raise ValueError(_difference(names, wanted, who, whose))
     unnamed, named = (who, whose) if names is None or (wanted is not None and _only_count(names)) else (whose, who)
@@ -47,6 +48,14 @@ def class_positions(names: Names | None, wanted: Names | None, who: str, whose: 
         f"{named} ({_shortened(wanted if unnamed == who else names)})",
     )
     return None
+
+
+def _by_number(*lists: Names) -> list[list[str | int]]:
+    """The names as they are; as numbers where all are: sorted as words, 10 comes before 2, and LABEL_2 means 2."""
+    found = [[_COUNTED.fullmatch(name) for name in names] for names in lists]
+    if all(all(matches) for matches in found):
+        return [[int(match[1]) for match in matches if match] for matches in found]
+    return [list(names) for names in lists]
 
 
 def _only_count(names: Names) -> bool:

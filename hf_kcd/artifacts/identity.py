@@ -35,7 +35,10 @@ def _find(dataset: datasets.Dataset, kind: str, feature: type, name: str | None)
     columns = ", ".join(f"{column} ({type(type_).__name__})" for column, type_ in dataset.features.items())
     advice = "Make one of a column of paths or bytes with dataset.cast_column(name, datasets.Image())."
     if feature is datasets.ClassLabel:
-        advice = "Make one of a column of words or numbers with dataset.class_encode_column(name)."
+        advice = (
+            "Make one of a column of words with dataset.class_encode_column(name), and one of the numbers 0 to N - 1 with "
+            "dataset.cast_column(name, datasets.ClassLabel(num_classes=N))."
+        )
     if name is not None:
         if name not in found:
             raise ValueError(

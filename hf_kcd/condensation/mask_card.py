@@ -56,7 +56,8 @@ def mask_card(
         method=one_line(provenance.get("method", "kd")),
         versions=_versions(provenance.get("versions")),
         student_repo=student_repo,
-        teacher_repo=teacher_repo or network_repository(recipe.get("teacher")),
+        teacher_repo=teacher_repo
+        or (network_repository(recipe.get("teacher")) if provenance.get("teacher") else None),
         making=_making(mask, results),
         results=results,
         class_names=one_line(", ".join(names[:_NUM_NAMED]) + ", …" * (len(names) > _NUM_NAMED)),

@@ -107,6 +107,9 @@ class KnowledgeDataset(Dataset[Batch]):
         self.soft_labels: SoftLabels | None = None
         self.num_points = len(dataset)
         self.image_column, self.label_column = image_column, label_column
+        kinds = (datasets.Image, datasets.ClassLabel)
+        columns = [name for name, feature in dataset.features.items() if isinstance(feature, kinds)]
+        self._unread = [name for name in columns if name not in (image_column, label_column)]
         self.class_names = list(dataset.features[label_column].names)
         # In the order that the data has. That of `class_names` may become a network's (`with_classes`).
         self._given_names = tuple(self.class_names)
@@ -269,6 +272,8 @@ class KnowledgeDataset(Dataset[Batch]):
         text = f"{self.found}, {self.preprocessing.describe(self.training, fits=len(self.found.sizes) > 1)}"
         if self._teacher_side is not None:
             text += f"; the teacher sees the same at {self._teacher_side} x {self._teacher_side}"
+        if self._unread:
+            text += f"; columns {self.image_column} and {self.label_column}, not {', '.join(self._unread)}"
         return f"{text}."
 
     def show_teacher(self, size: int | None) -> int | None:

@@ -55,7 +55,7 @@ def student_card(
     recipe = recipe or {}
     links = {
         "mask_repo": mask_repo or _mask_repository(recipe),
-        "teacher_repo": teacher_repo or network_repository(recipe.get("teacher")),
+        "teacher_repo": teacher_repo or (network_repository(recipe.get("teacher")) if results["teacher"] else None),
         "base_model": base_model or network_repository(recipe.get("student")),
         "data_sets": [found for name in names if (found := dataset_repository(name)) is not None],
     }

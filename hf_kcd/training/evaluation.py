@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import datasets
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from transformers.utils import logging
 
 from ..data import KnowledgeDataset
 from ..errors import unknown_name
@@ -16,9 +16,15 @@ from ..losses import cross_entropy_loss
 from ..models.lending import lent
 from .config import DistillationConfig
 from .metrics import Accuracy, asks_for_best, check_metrics, metric_key, rank_classes
+from .networks import data_config
+
+logger = logging.get_logger(__name__)
 
 EvaluationSet = datasets.Dataset | KnowledgeDataset
 EvaluationSets = EvaluationSet | Mapping[str, EvaluationSet]
+# Key of a line of the log that is no result of the run: about a set that was passed to `evaluate`, or, after the training, about
+# weights of an earlier epoch.
+NO_RESULT = "no_result"
 
 
 def as_knowledge_dataset(
@@ -47,6 +53,14 @@ def as_knowledge_dataset(
         )
     if labeled:
         check_labeled(dataset)
+    if like is not None and (shown := data_config(dataset.preprocessing)) != (own := data_config(like.preprocessing)):
+        other = ", ".join(
+            f"{name} {value} instead of {own[name]}" for name, value in shown.items() if value != own[name]
+        )
+        logger.warning_once(
+            f"The evaluation set is prepared otherwise than the saved student says ({other}), so that its accuracy elsewhere "
+            "will be another: make it with the preprocessing of the training set."
+        )
     return dataset if like is None else dataset.with_classes(like.class_names, "training set", "evaluation set")
 
 
@@ -93,11 +107,6 @@ class EvaluationMixin(Trainer):
     # The network that is evaluated instead of the student.
     _evaluated: nn.Module | None = None
 
-    def __init__(self, **arguments: Any) -> None:
-        # Lines of the log about sets that were passed to `evaluate`, which are no results of the run.
-        self.other_evaluations: list[dict[str, float]] = []
-        super().__init__(**arguments)
-
     def get_eval_dataloader(self, eval_dataset: str | EvaluationSet | None = None):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             # Trainer keeps the loader of its evaluation set under persistent workers, and would return that one.
@@ -134,8 +143,12 @@ class EvaluationMixin(Trainer):
         num_lines = len(self.state.log_history)
         with self._measured(ranked=True):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        if self.eval_dataset is not None and not isinstance(eval_dataset, str | None):
-            self.other_evaluations += self.state.log_history[num_lines:]
+        other_set = self.eval_dataset is not None and not isinstance(eval_dataset, str | None)
+        best_loaded = self.args.load_best_model_at_end and not self.is_in_train and self.state.best_global_step
+        if other_set or best_loaded:
+            # In the lines themselves, which checkpoints hold: a resumed run must know it too.
+            for line in self.state.log_history[num_lines:]:
+                line[NO_RESULT] = True
         return metrics
 
     def predict(

@@ -160,8 +160,9 @@ class PublishingMixin:
         return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
 
     def _teacher_repository(self) -> str | None:
-        """The repository that the teacher was loaded from, as timm records it."""
-        config = {} if self.teacher is None else self.teacher.pretrained_cfg
+        """The repository that the teacher was loaded from, as timm records it; None for one that was not read."""
+        read = self.teacher is not None and self.method.teacher_reads
+        config = self.teacher.pretrained_cfg if read else {}
         return config["hf_hub_id"].partition("@")[0] if config.get("source") == "hf-hub" else None
 
     def _stage(self, checkpoint: Path | None = None) -> TemporaryDirectory:

@@ -14,6 +14,7 @@ from ..artifacts.environment import cpu_name, library_versions
 from ..artifacts.results import FORMAT_VERSION, TYPE, Results
 from ..methods import method_options
 from ..models import network_name
+from .evaluation import NO_RESULT
 from .metrics import metric_key
 
 # Settings of `lr_schedule`.
@@ -99,10 +100,8 @@ def _set_names(trainer: Trainer) -> list[str]:
 
 
 def evaluations(trainer: Trainer) -> list[dict[str, float]]:
-    """Return the lines of the log, without evaluations on other sets than the trainer's own."""
-    return [
-        line for line in trainer.state.log_history if not any(line is other for other in trainer.other_evaluations)
-    ]
+    """Return the lines of the log, without evaluations on other sets than the trainer's own, or of an earlier epoch's weights."""
+    return [line for line in trainer.state.log_history if NO_RESULT not in line]
 
 
 def _epoch_history(trainer: Trainer, epoch: int, log: list[dict[str, float]], prefix: str) -> dict[str, float | None]:
@@ -167,6 +166,7 @@ def optimization(args) -> dict[str, Any]:
         **{name: getattr(args, name) for name in (*names, "weight_decay", "max_grad_norm")},
         "batch_size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        **{name: getattr(args, name) for name in ("optim_args", "warmup_steps", "lr_scheduler_kwargs")},
     }
 
 

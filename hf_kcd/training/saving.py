@@ -13,6 +13,7 @@ from ..artifacts.files import advice_on, is_write_error, load_tensors, save_tens
 from ..models import label_names, network_name, save_model
 from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
 from .networks import data_config
+from .results import optimization
 
 
 class SavingMixin(Trainer):
@@ -110,14 +111,19 @@ class SavingMixin(Trainer):
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
             "soft_labels": None if self.soft_labels is None else self.soft_labels.description(),
+            "teachers": [network_name(one) for one in self.teachers] if self.method.teacher_reads else [],
+            # A checkpoint's optimizer keeps its learning rate and decay, whatever the arguments say.
+            **optimization(self.args),
             "dataset": self.train_dataset.identity.to_dict(),
+            # Under condensation it changes, and is in the checkpoint.
+            "selection": self.train_dataset.selection_digest() if self.kcd is None else None,
         }
 
     def _provenance(self) -> dict[str, Any]:
         """Return what made this run, as plain JSON values for the knowledge mask."""
         return {
             "student": network_name(self.student),
-            "teacher": self.teacher_name,
+            "teacher": self.teacher_name if self.method.teacher_reads else None,
             **{name: getattr(self.args, name) for name in ("method", "method_options", "seed")},
             "versions": library_versions(),
         }

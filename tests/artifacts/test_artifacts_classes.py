@@ -24,6 +24,12 @@ def test_the_order_of_folders_that_count_is_matched_too():
     folders = sorted(map(str, range(12)))
     columns = class_positions(list(map(str, range(12))), folders, "teacher", "training set")
     assert columns == [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]
+    # So do class_encode_column, and a network of transformers counts.
+    named = [f"LABEL_{number}" for number in range(12)]
+    assert class_positions(named, folders, "teacher", "training set") == columns
+    padded = [f"{number:02}" for number in range(12)]
+    assert class_positions(padded, folders, "teacher", "training set") == columns
+    assert class_positions(sorted(named), folders, "teacher", "training set") is None
 
 
 def test_other_names_are_refused_with_both_lists_and_what_differs():

@@ -89,6 +89,8 @@ def test_repositories_that_the_recipe_names_are_linked_and_keep_their_revisions(
     assert card.data.base_model == "me/older" and recipe_in(card) == recipe
     card = card_of(recipe, options={"teacher_repo": "me/other", "mask_repo": "me/other-mask"})
     assert recipe_in(card) == recipe | {"teacher": "hf_hub:me/other", "mask": "me/other-mask"}
+    # A recipe may name a teacher that its method does not read.
+    assert "teacher" not in card_of(recipe, teacher=None).data.to_dict()
     # Nothing about the author's own accounts.
     card = card_of({"method": "kd", "trackio_space_id": "me/logs", "hub_model_id": "me/x"})
     assert recipe_in(card) == {"method": "kd"}

@@ -232,6 +232,8 @@ def test_another_set_is_read_by_the_columns_of_the_training_set(tmp_path):
     train = KnowledgeDataset(with_coarse(TRAIN), RECIPE, **columns)
     other = with_coarse(EVAL)
     evaluation = KnowledgeDataset(other, RECIPE, training=False, **columns)
+    # Which of several columns are read is said where the training starts.
+    assert train.describe().endswith("; columns photograph and coarse, not mask, label.")
     two = {"num_classes": 2}
     trainer = make_trainer(
         tmp_path, model=network(**two), teacher=network(9, **two), train_dataset=train, eval_dataset=other

@@ -102,6 +102,12 @@ def test_a_mask_says_what_made_it_and_differs_from_that_of_another_value(finishe
     assert mask.provenance["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
+def test_a_mask_does_not_name_a_teacher_that_was_not_read(tmp_path, finished):
+    alone = run_training(tmp_path, PAPER, method="ce", teacher=network(9)).knowledge_mask
+    assert alone.provenance["teacher"] is None
+    assert finished("paper").trainer.knowledge_mask.provenance["teacher"] == "cifar_resnet8"
+
+
 def test_seconds_of_training_leave_out_evaluating_and_saving(tmp_path):
     class Slow(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -1,15 +1,18 @@
 """Metrics and evaluation sets that people bring from transformers' Trainer give the numbers that they give there."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from tiny_runs import EVAL, PAPER, assert_same_end, dropout_network, image_set, make_trainer
+from tiny_runs import EVAL, PAPER, RECIPE, assert_same_end, dropout_network, image_set, make_trainer
 from transformers import TrainerCallback
+from transformers.utils.logging import warning_once
 
+from hf_kcd import KnowledgeDataset
 from hf_kcd.reporting import describe_run, plot_curves
 from hf_kcd.training.progress import show_progress
 from hf_kcd.training.results import run_results
@@ -249,6 +252,55 @@ def test_an_evaluation_of_another_set_is_no_result_of_the_run(tmp_path):
     assert other["eval_loss"] != own["history"]["eval_loss"][-1]
     again = run_results(trainer, data="noise")
     assert (again["accuracy"], again["history"]) == (own["accuracy"], own["history"])
+
+
+def test_an_evaluation_of_the_best_weights_is_no_result_of_the_last_epoch(tmp_path):
+    # The first epoch's weights count as the best, and are loaded.
+    falling = iter((3, 2, 1))
+    options = {"compute_metrics": lambda prediction: {"falling": next(falling)}, "metric_for_best_model": "falling"}
+    options |= {"eval_dataset": EVAL, "save_strategy": "epoch", "load_best_model_at_end": True, **SHORT}
+    trainer = make_trainer(tmp_path, **options)
+    trainer.train()
+    own = run_results(trainer, data="noise")
+    measured = {line["epoch"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
+    assert own["accuracy"]["saved"]["epoch"] == 1 and trainer.evaluate()["eval_loss"] == pytest.approx(measured[1])
+    again = run_results(trainer, data="noise")
+    assert again["history"]["eval_loss"] == [measured[1], measured[2]]
+    assert (again["accuracy"], again["history"]) == (own["accuracy"], own["history"])
+
+
+def test_an_evaluation_of_another_set_before_a_checkpoint_is_no_result_of_the_resumed_run(tmp_path):
+    class Measures(TrainerCallback):
+        measuring = False
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            if not self.measuring:
+                self.measuring = True
+                self.trainer.evaluate(OTHER)
+                self.measuring = False
+
+    measures = Measures()
+    options = {"eval_dataset": EVAL, "save_strategy": "epoch", "save_total_limit": None, **SHORT}
+    measures.trainer = make_trainer(tmp_path / "measured", callbacks=[measures], **options)
+    measures.trainer.train()
+    resumed = make_trainer(tmp_path / "measured", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "measured" / "checkpoint-6"))
+    plain = make_trainer(tmp_path / "plain", **options)
+    plain.train()
+    found, expected = (run_results(trainer, data="noise") for trainer in (resumed, plain))
+    assert sum("eval_loss" in line for line in resumed.state.log_history) == 3
+    assert (found["accuracy"], found["history"]) == (expected["accuracy"], expected["history"])
+
+
+def test_an_evaluation_set_that_is_prepared_otherwise_is_named(tmp_path, capture_log):
+    warning_once.cache_clear()
+    make_trainer(tmp_path, eval_dataset=KnowledgeDataset(EVAL, replace(RECIPE, augmentation="none"), training=False))
+    assert "evaluation set" not in capture_log.text
+    other = KnowledgeDataset(EVAL, replace(RECIPE, mean=(0.1, 0.2, 0.3)), training=False)
+    make_trainer(tmp_path, eval_dataset={"other": other})
+    assert "prepared otherwise than the saved student says (mean (0.1, 0.2, 0.3) instead of (0.5, 0.45, 0.4))" in (
+        capture_log.text
+    )
 
 
 def test_an_evaluation_set_of_later_is_used(tmp_path):

@@ -139,6 +139,14 @@ def test_the_last_whole_checkpoint_is_found_whichever_file_of_the_last_was_cut_s
         ("method", PAPER, {"method": "ce"}),
         ("method_options", PAPER, {"method_options": {"temperature": 2}}),
         ("seed", PAPER, {"seed": 4}),
+        ("learning_rate is 0.01 here and 0.05 there", PAPER, {"learning_rate": 0.01}),
+        ("weight_decay", PAPER, {"weight_decay": 0.1}),
+        ("max_grad_norm", PAPER, {"max_grad_norm": 1.0}),
+        ("precision is bf16", PAPER, {"bf16": True}),
+        ("optimiser", PAPER, {"optim": "adamw_torch", "learning_rate": 0.05}),
+        ("optim_args", PAPER, {"optim_args": "dampening=0.1"}),
+        ("lr_schedule is linear", PAPER, {"lr_scheduler_type": "linear"}),
+        ("teachers is .'cifar_resnet8x4'. here", PAPER, {"teacher": lambda: network(9, "cifar_resnet8x4")}),
         ("student", PAPER, {"model": dropout_network}),
         ("images", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN, replace(RECIPE, padding=2))}),
         ("labels differ", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN.select(range(88)[::-1]), RECIPE)}),
@@ -169,6 +177,20 @@ def test_a_checkpoint_of_other_layers_is_refused(tmp_path):
         trainer = make_trainer(tmp_path, **{**options, name: [1, 2], "teacher": network(9)})
         with pytest.raises(ValueError, match=rf"another run: {name} is \[1, 2\] here and \[0, 1\] there"):
             trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_checkpoint_of_other_points_is_refused(tmp_path):
+    # Equally many, so that the schedules are equal.
+    def selected(points):
+        dataset = KnowledgeDataset(TRAIN, RECIPE, seed=3)
+        dataset.select(points)
+        return dataset
+
+    run_training(tmp_path, callbacks=[SaveAt(1)], max_steps=1, train_dataset=selected(range(44)))
+    trainer = make_trainer(tmp_path, train_dataset=selected(range(44, 88)))
+    with pytest.raises(ValueError, match="another run: selection"):
+        trainer.train(resume_from_checkpoint=True)
+    make_trainer(tmp_path, train_dataset=selected(range(44))).train(resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize("preset", [PAPER, RELEASED])
