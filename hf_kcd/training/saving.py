@@ -102,15 +102,23 @@ class SavingMixin(Trainer):
 
     def _run_description(self) -> dict[str, Any]:
         """Return what a checkpoint and the run that resumes it must share, as plain JSON values."""
-        names = ("method", "method_options", "student_layers", "teacher_layers", "seed")
+        names = ("method", "method_options", "student_layers", "teacher_layers", "seed", "data_seed")
+        dataset = self.train_dataset
+        # Condensation has a state of its own, and starts from all points.
+        selection = (
+            f"{len(dataset)} points with the SHA-256 {dataset.selection_digest()}" if self.kcd is None else None
+        )
         return {
             "student": network_name(self.student),
-            "images": repr(self.train_dataset.preprocessing),
+            "images": repr(dataset.preprocessing),
             **{name: getattr(self.args, name) for name in names},
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
             "soft_labels": None if self.soft_labels is None else self.soft_labels.description(),
-            "dataset": self.train_dataset.identity.to_dict(),
+            "dataset": dataset.identity.to_dict(),
+            "teachers": [network_name(teacher) for teacher in self.teachers],
+            "seed of the augmentation": dataset.seed,
+            "selection": selection,
         }
 
     def _provenance(self) -> dict[str, Any]:
