@@ -162,6 +162,12 @@ class KnowledgeDataset(Dataset[Batch]):
         """Ids of the selected points, ascending, int64 [len(self)]; a copy."""
         return self.selection.points
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether points are left out or mixed, by `select` or by `blend`."""
+        mixed = self._live.read().is_mixed
+        return len(self) < self.num_points or bool(mixed.any()) or len(self._bank.blended()[0]) > 0
+
     def __len__(self) -> int:
         return len(self._live)
 

@@ -17,9 +17,11 @@ def check_batches(model: DistillationModel, schedule: CondensationSchedule, imag
     method, epochs = model.method, range(schedule.num_epochs)
     for epoch in epochs:
         if (largest := schedule.batch_rows(epoch)[1]) < method.fewest_points:
+            few_points = schedule.num_kept(epoch) < method.fewest_points
+            advice = "keep more points" if few_points else "raise per_device_train_batch_size"
             raise ValueError(
                 f"Method {method.name!r} compares the points of a batch and needs {method.fewest_points} of them, but batches "
-                f"have {largest} in epoch {epoch + 1}: raise per_device_train_batch_size, or choose another method."
+                f"have {largest} in epoch {epoch + 1}: {advice}, or choose another method."
             )
     single = next((epoch for epoch in epochs if method.num_rows(schedule.batch_rows(epoch)[0]) == 1), None)
     if single is None:

@@ -5,7 +5,7 @@ from transformers import Trainer, TrainerCallback
 from ..condensation import KnowledgeCondenser, KnowledgeMask
 from .callback import KCDTrainerCallback
 from .cost import CostTracker
-from .setup import build_schedule, check_sources
+from .setup import build_schedule, check_selection, check_sources, check_unused
 
 Callback = TrainerCallback | type[TrainerCallback]
 
@@ -30,7 +30,9 @@ class CondensingMixin(Trainer):
             if self.kcd is not None:
                 raise ValueError("2 KCDTrainerCallbacks would rewrite one selection: remove_callback the first.")
             self._check_not_training()
+            check_unused(callback, self.train_dataset)
             check_sources(self.args, self.soft_labels, callback, self.mask, self.mask_mixing)
+            check_selection(self.train_dataset, callback, self.mask)
             if callback.config.cumulative_mixing:
                 self.train_dataset = self.train_dataset.copy(blends=True)
             self._schedule_epochs(callback)

@@ -33,8 +33,7 @@ def run_first_phase(trainer: ShrinkingEpochsTrainer, model: nn.Module, train_dat
     logger.info(describe_first_phase(method, num_batches))
     finite = FiniteCheck(" of the first phase", _advice(method, learning_rate))
     model.train()
-    trainer.model.in_first_phase = True
-    with trainer.cost.first_phase():
+    with trainer.cost.first_phase(), trainer.model.first_phase():
         for epoch in range(phase.epochs):
             # These epochs are numbered after those of the training, so that both see different crops.
             trainer.begin_epoch(train_dataloader, first_epoch + epoch)
@@ -57,7 +56,6 @@ def run_first_phase(trainer: ShrinkingEpochsTrainer, model: nn.Module, train_dat
                 total += loss.detach()
             finite.check()
             _log(trainer, epoch, learning_rate * 0.1**decays, total / num_batches)
-    trainer.model.in_first_phase = False
     _check_weights(parameters, _advice(method, learning_rate))
 
 

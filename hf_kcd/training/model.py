@@ -104,6 +104,15 @@ class DistillationModel(nn.Module):
                 self._in_use = False
 
     @contextmanager
+    def first_phase(self) -> Iterator[None]:
+        """Compute the losses of the method's first phase in a block."""
+        self.in_first_phase = True
+        try:
+            yield
+        finally:
+            self.in_first_phase = False
+
+    @contextmanager
     def _teaching(self) -> Iterator[None]:
         """Prepare the teachers, and leave them as they were."""
         device = next(self.student.parameters()).device

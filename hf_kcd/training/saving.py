@@ -103,10 +103,15 @@ class SavingMixin(Trainer):
 
     def _run_description(self) -> dict[str, Any]:
         """Return what a checkpoint and the run that resumes it must share, as plain JSON values."""
-        names = ("method", "method_options", "student_layers", "teacher_layers", "seed")
+        names = ("method", "method_options", "student_layers", "teacher_layers", "seed", "data_seed")
+        dataset = self.train_dataset
+        # Condensation has a state of its own, and starts from all points.
+        selection = (
+            f"{len(dataset)} points with the SHA-256 {dataset.selection_digest()}" if self.kcd is None else None
+        )
         return {
             "student": network_name(self.student),
-            "images": repr(self.train_dataset.preprocessing),
+            "images": repr(dataset.preprocessing),
             **{name: getattr(self.args, name) for name in names},
             "schedule": repr(self.schedule),
             "condensation": None if self.kcd is None else self.kcd.config.to_dict(),
@@ -114,9 +119,9 @@ class SavingMixin(Trainer):
             "teachers": [network_name(one) for one in self.teachers] if self.method.teacher_reads else [],
             # A checkpoint's optimizer keeps its learning rate and decay, whatever the arguments say.
             **optimization(self.args),
-            "dataset": self.train_dataset.identity.to_dict(),
-            # Under condensation it changes, and is in the checkpoint.
-            "selection": self.train_dataset.selection_digest() if self.kcd is None else None,
+            "dataset": dataset.identity.to_dict(),
+            "seed of the augmentation": dataset.seed,
+            "selection": selection,
         }
 
     def _provenance(self) -> dict[str, Any]:

@@ -48,10 +48,16 @@ def find_callback(callbacks: list[TrainerCallback] | None) -> KCDTrainerCallback
     found = [callback for callback in callbacks or [] if isinstance(callback, KCDTrainerCallback)]
     if len(found) > 1:
         raise ValueError(f"{len(found)} KCDTrainerCallbacks would rewrite one selection: pass one.")
-    if found and found[0].condenser is not None:
+    if found:
+        check_unused(found[0])
+    return found[0] if found else None
+
+
+def check_unused(callback: KCDTrainerCallback, train_dataset: KnowledgeDataset | None = None) -> None:
+    """Refuse a callback that already condenses another data set than that of a trainer, if it has one yet."""
+    if callback.condenser is not None and callback.dataset is not train_dataset:
         fault = "This KCDTrainerCallback holds the record and the mask of another trainer"
         raise ValueError(f"{fault}: pass a new one, KCDTrainerCallback(callback.config).")
-    return found[0] if found else None
 
 
 def check_sources(
@@ -180,6 +186,29 @@ def build_schedule(
     )
     check_steps(args, schedule)
     return schedule
+
+
+def check_selection(
+    train_dataset: KnowledgeDataset, kcd: KCDTrainerCallback | None, mask: KnowledgeMask | None
+) -> None:
+    """Refuse a data set whose own selection or mixed images would be given up for those of a callback or a mask."""
+    if kcd is None and mask is None:
+        return
+    num_selected, num_points = len(train_dataset), train_dataset.num_points
+    own = f"the training set has a selection of its own ({num_selected:,} of {num_points:,} points)"
+    if kcd is not None and train_dataset.is_changed:
+        raise ValueError(
+            f"KCDTrainerCallback starts from all points as they are, but {own}, or mixed images: call select_all() and "
+            "restore_images() on it, or make it of these points alone, KnowledgeDataset(images.select(points))."
+        )
+    if (
+        mask is not None
+        and num_selected < num_points
+        and not torch.equal(train_dataset.selected, mask.kept.sort().values)
+    ):
+        raise ValueError(
+            f"The mask selects {len(mask.kept):,} points, but {own}: call select_all() on it, or leave the mask out."
+        )
 
 
 def select_points(

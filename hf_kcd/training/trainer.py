@@ -44,7 +44,15 @@ from .progress import ImagesLine
 from .publishing import PublishingMixin
 from .saving import SavingMixin
 from .seeding import seeded
-from .setup import build_student_and_data, check_launch, check_sources, find_callback, select_points, show_teacher
+from .setup import (
+    build_student_and_data,
+    check_launch,
+    check_selection,
+    check_sources,
+    find_callback,
+    select_points,
+    show_teacher,
+)
 from .shrinking_epochs import ShrinkingEpochsTrainer
 from .trials import TrialsMixin
 
@@ -160,6 +168,7 @@ class DistillationTrainer(
         dataset, model = self.train_dataset, self.model
         if model.method.has_unused_parameters:
             self.args.ddp_find_unused_parameters = True
+        check_selection(dataset, kcd, self.mask)
         select_points(dataset, self.mask, self.mask_mixing, self.soft_labels)
         show_teacher(dataset, model)
         self._schedule_epochs(kcd)

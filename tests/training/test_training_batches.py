@@ -115,6 +115,13 @@ def test_methods_that_compare_points_refuse_batches_without_enough_of_them(tmp_p
     assert losses(trainer)[0][f"loss_{part}"] > 0
 
 
+def test_too_few_points_in_a_stage_are_no_matter_of_the_batch_size(tmp_path):
+    # 40 points become 1.
+    kcd, options = KCDConfig(final_ratio=0.001, epochs_per_stage=2), {"method": "sp", "model": network()}
+    with pytest.raises(ValueError, match="needs 2 .* have 1 in epoch 2: keep more points, or choose another method"):
+        try_run(tmp_path, kcd, num_points=40, **options)
+
+
 def test_contrast_with_one_class_is_refused_before_the_training(tmp_path):
     networks = {"model": network(num_classes=1), "teacher": network(9, num_classes=1)}
     with pytest.raises(ValueError, match="of one class"):

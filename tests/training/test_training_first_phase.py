@@ -5,8 +5,21 @@ import math
 
 import pytest
 import torch
-from tiny_runs import BATCH, NUM_POINTS, RECIPE, TRAIN, SaveAt, losses, make_trainer, run_training
+from tiny_runs import (
+    BATCH,
+    NUM_POINTS,
+    RECIPE,
+    TRAIN,
+    Interrupted,
+    SaveAt,
+    differing,
+    losses,
+    make_trainer,
+    outcome,
+    run_training,
+)
 from torch import nn
+from transformers import TrainerCallback
 
 from hf_kcd.cli.main import main
 from hf_kcd.data import KnowledgeDataset
@@ -121,6 +134,26 @@ def test_a_resumed_run_remembers_what_it_paid_and_does_not_repeat_it(tmp_path):
     (checkpoint / "cost.json").write_text(json.dumps(known))
     resumed.train(resume_from_checkpoint=checkpoint)
     assert run_results(resumed, data="noise")["cost"]["first_phase"] is None
+
+
+class StopAtFirstLine(TrainerCallback):
+    """Cut a run off at the first line of its log, in its first phase."""
+
+    def on_log(self, args, state, control, **kwargs):
+        raise Interrupted
+
+
+def test_one_that_is_cut_off_does_not_go_on_in_the_next_training(tmp_path):
+    alone = slope(tmp_path, callbacks=[SaveAt(2)])
+    options = {"method": "test_slope", "teacher": None, "momentum": 0.0, "weight_decay": 0.0, "num_train_epochs": 2}
+    stop = StopAtFirstLine()
+    trainer = make_trainer(tmp_path / "other", callbacks=[stop], **options)
+    with pytest.raises(Interrupted):
+        trainer.train()
+    trainer.remove_callback(stop)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert len(trainer.method.batches) == 2 * STEPS - 2
+    assert not differing(outcome(trainer), outcome(alone))
 
 
 def test_a_method_without_one_counts_none(finished):

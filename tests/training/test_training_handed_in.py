@@ -206,11 +206,53 @@ def test_a_configuration_stays_as_it_was_passed(tmp_path):
 def test_a_callback_serves_one_trainer(tmp_path):
     callback = KCDTrainerCallback(PAPER)
     first = make_trainer(tmp_path / "first", callbacks=[callback], **SHORT)
-    with pytest.raises(ValueError, match=r"of another trainer: pass a new one, KCDTrainerCallback\(callback.config\)"):
+    fault = r"of another trainer: pass a new one, KCDTrainerCallback\(callback.config\)"
+    with pytest.raises(ValueError, match=fault):
         make_trainer(tmp_path / "second", callbacks=[callback], **SHORT)
+    with pytest.raises(ValueError, match=fault):
+        make_trainer(tmp_path / "second", **SHORT).add_callback(callback)
     first.train()
     assert first.knowledge_mask is callback.mask
     make_trainer(tmp_path / "second", callbacks=[KCDTrainerCallback(callback.config)], **SHORT)
+    # Its own trainer takes it back.
+    first.remove_callback(callback)
+    first.add_callback(callback)
+    assert first.kcd is callback
+
+
+CHANGES = {
+    "selected": lambda data: data.select(range(20)),
+    "mixed": lambda data: data.select(range(88), [1, *[-1] * 87], [0.3, *[0.0] * 87]),
+    "blended": lambda data: data.blend([0], [1], [0.3]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_condensation_does_not_give_up_a_selection_without_a_word(tmp_path, change):
+    data = KnowledgeDataset(TRAIN, RECIPE, seed=3)
+    CHANGES[change](data)
+    before = data.selection_digest()
+    fault = r"starts from all points as they are, but .*select_all\(\) and restore_images\(\)"
+    with pytest.raises(ValueError, match=fault):
+        make_trainer(tmp_path / "run", PAPER, train_dataset=data)
+    assert not (tmp_path / "run").exists()
+    trainer = make_trainer(tmp_path / "run", train_dataset=data)
+    with pytest.raises(ValueError, match=fault):
+        trainer.add_callback(KCDTrainerCallback(PAPER))
+    assert trainer.train_dataset.selection_digest() == data.selection_digest() == before and trainer.kcd is None
+    # The way out.
+    data.select_all()
+    data.restore_images()
+    make_trainer(tmp_path / "run", PAPER, train_dataset=data)
+
+
+def test_a_mask_does_not_give_up_another_selection_without_a_word(tmp_path, finished):
+    data, mask = KnowledgeDataset(TRAIN, RECIPE, seed=3), finished("paper").trainer.knowledge_mask
+    data.select(range(20))
+    with pytest.raises(ValueError, match=r"mask selects 44 points, but .*\(20 of 88 points\)"):
+        make_trainer(tmp_path, train_dataset=data, mask=mask)
+    data.apply(mask)
+    make_trainer(tmp_path, train_dataset=data, mask=mask)
 
 
 def test_convolutions_that_onednn_cannot_train_keep_the_contiguous_format(tmp_path, caplog):

@@ -147,6 +147,8 @@ def test_the_last_whole_checkpoint_is_found_whichever_file_of_the_last_was_cut_s
         ("optim_args", PAPER, {"optim_args": "dampening=0.1"}),
         ("lr_schedule is linear", PAPER, {"lr_scheduler_type": "linear"}),
         ("teachers is .'cifar_resnet8x4'. here", PAPER, {"teacher": lambda: network(9, "cifar_resnet8x4")}),
+        ("data_seed", PAPER, {"data_seed": 4}),
+        ("seed of the augmentation", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN, RECIPE, seed=4)}),
         ("student", PAPER, {"model": dropout_network}),
         ("images", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN, replace(RECIPE, padding=2))}),
         ("labels differ", PAPER, {"train_dataset": lambda: KnowledgeDataset(TRAIN.select(range(88)[::-1]), RECIPE)}),
@@ -159,6 +161,37 @@ def test_a_checkpoint_of_another_run_is_refused(saved, message, kcd, options):
     with pytest.raises(ValueError, match=f"(?s)checkpoint-8 is of another run: .*{message}"):
         trainer.train(resume_from_checkpoint=str(saved / "checkpoint-8"))
     assert not differing(before, trainer.student.state_dict())
+
+
+def selected(change: str = "") -> KnowledgeDataset:
+    """Forty points, and one change to them."""
+    data = KnowledgeDataset(TRAIN, RECIPE, seed=3)
+    first, rest = (1, [0.3]) if change == "mixed" else (-1, [0.0])
+    data.select(range(1, 41) if change == "others" else range(40), [first, *[-1] * 39], [*rest, *[0.0] * 39])
+    if change == "blended":
+        data.blend([0], [1], [0.3])
+    return data
+
+
+@pytest.fixture(scope="module")
+def saved_selection(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("selected")
+    run_training(folder, callbacks=[SaveAt(2)], train_dataset=selected(), max_steps=2)
+    return folder
+
+
+@pytest.mark.parametrize("change", ["others", "mixed", "blended"])
+def test_a_checkpoint_of_another_selection_is_refused(saved_selection, change):
+    trainer = make_trainer(saved_selection, train_dataset=selected(change), max_steps=3)
+    with pytest.raises(ValueError, match="of another run: selection is 40 points .* here and 40 points .* there"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_run_on_a_selection_is_resumed_to_the_bit(saved_selection, tmp_path):
+    trainer = make_trainer(saved_selection, train_dataset=selected(), max_steps=3)
+    trainer.train(resume_from_checkpoint=True)
+    alone = run_training(tmp_path, train_dataset=selected(), max_steps=3)
+    assert not differing(outcome(trainer), outcome(alone))
 
 
 def test_a_checkpoint_with_weights_of_another_network_is_refused(saved, tmp_path):
