@@ -4,7 +4,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         return super().parse_args(current_words(self, args), namespace)
+
+    def refuse_unread(self, options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+        """Refuse options that were given where nothing reads them."""
+        for name in names:
+            if getattr(options, name) != self.get_default(name):
+                raise ValueError(f"{name} is given, but {why}: leave it out.")
 
     def error(self, message: str) -> None:
         raise ValueError(f"{message}. See {self.prog} --help.")

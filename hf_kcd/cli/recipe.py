@@ -24,6 +24,8 @@ PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
 _TEACHER = ("teacher", "teacher_checkpoint", "teacher_args", "assistants")
 _SCHEDULE = ("lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
 _SCHEDULE += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+_OF_SCRIPTS = ("do_train", "do_eval", "do_predict")
+_OF_PUSH = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push")
 # Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
 
@@ -151,6 +153,10 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     overrides = {name: values.pop(name) for name in field_names(KCDConfig) if name in values}
     from_line = parser.names_in(line)
     given = from_line | of_file.keys()
+    for name in sorted(given.intersection(_OF_SCRIPTS)):
+        raise ValueError(
+            f"{name} is given, but only scripts of your own read it: leave it out. A run trains and evaluates."
+        )
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
     # A recipe of a pair also serves on a published mask, and without its teacher: its own contrary options are ignored.
@@ -173,4 +179,8 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
         # With --condense false on the command line, a recipe that condenses also serves without condensation.
         for name in sorted((from_line if "condense" in from_line else given) & (field_names(KCDConfig) | {"preset"})):
             raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
+    if not args.push_to_hub:
+        # With --push_to_hub false on the command line, a recipe that publishes also serves without.
+        for name in sorted((from_line if "push_to_hub" in from_line else given).intersection(_OF_PUSH)):
+            raise ValueError(f"{name} is given but push_to_hub is not: add --push_to_hub, or leave {name} out.")
     return Recipe(config, args, kcd, f"hf-kcd {command} {shlex.join(arguments)}", as_given, tuple(values["imports"]))

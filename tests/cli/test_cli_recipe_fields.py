@@ -56,6 +56,10 @@ TOGETHER_WITH = {
     "soft_labels": {"mask": "me/m"},
 }
 TOGETHER_WITH |= {name: {"condense": True} for name in ("preset", *KCDConfig.__dataclass_fields__)}
+OF_PUSH = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push")
+TOGETHER_WITH |= {name: {"push_to_hub": True} for name in OF_PUSH}
+# No value of them has an effect on the command line.
+OF_SCRIPTS = {"do_train", "do_eval", "do_predict"}
 
 
 def kinds_of(hint: Any) -> list[Any]:
@@ -101,7 +105,9 @@ def test_every_value_that_an_option_takes_reads_back_equal(name, tmp_path, read_
             continue
         assert_equal(recipe, read_again(recipe), value)
         taken.append(value)
-    assert taken or name in {"warmup_steps", "label_smoothing_factor", "label_names"}, "no value was tried"
+    assert taken or name in {"warmup_steps", "label_smoothing_factor", "label_names", *OF_SCRIPTS}, (
+        "no value was tried"
+    )
 
 
 @pytest.mark.parametrize(
