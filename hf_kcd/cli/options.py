@@ -98,10 +98,21 @@ def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list
     return current
 
 
+class OneValueLoader(yaml.SafeLoader):
+    """YAML whose mappings give each key one value, where `SafeLoader` takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def mapping(text: str) -> dict[str, Any]:
     """Read an option's mapping, such as '{img_size: 64}', as YAML or JSON."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, OneValueLoader)
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}' ({error})") from error
     if not isinstance(value, dict):

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from ..artifacts.files import atomic_file
 from ..data.preprocessing import AUGMENTATIONS
 from ..errors import unknown_name, whole_number
+from ..methods.registry import get_method
 from ..training import DistillationConfig, KCDConfig
 from .data import DataConfig, option
 from .options import current_words
@@ -174,6 +175,11 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     # A configuration may change the values that it gets.
     as_given = {name: deepcopy(values[name]) for name in given if name in values}
     args = DistillationConfig(**{name: values[name] for name in field_names(DistillationConfig) if name in values})
+    if command == "distill" and config.teacher is not None and not get_method(args.method).teacher_reads:
+        # A recipe of a pair also serves to train the student alone, with --method ce.
+        if "method" not in from_line or from_line.intersection(_TEACHER):
+            raise ValueError(f"Method {args.method!r} has no teacher: leave teacher out, or choose another method.")
+        config = replace(config, **dict.fromkeys(_TEACHER))
     kcd = PRESETS[config.preset](**overrides) if config.condense else None
     if kcd is None:
         # With --condense false on the command line, a recipe that condenses also serves without condensation.

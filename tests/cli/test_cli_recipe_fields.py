@@ -130,6 +130,39 @@ def test_what_was_typed_reads_back_equal(words, name, expected, read_again):
     assert_equal(recipe, read_again(recipe), words)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\nnum_train_epochs: 2\nseed: 2\n", "seed is given twice.*line 3"),
+        ("method_options: {temperature: 2, temperature: 4}\n", "temperature is given twice"),
+        ("method_options: '{temperature: 2, temperature: 4}'\n", "temperature is given twice"),
+        (
+            "student: cifar_resnet20\nnetwork: cifar_resnet8\n",
+            "student and network in .*file.yaml are the same option",
+        ),
+    ],
+)
+def test_an_option_with_two_values_in_a_file_is_refused(tmp_path, text, said):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"(?s){said}"):
+        read_recipe("distill", ["--config", str(tmp_path / "file.yaml"), "--output_dir", "x"])
+
+
+def test_a_method_without_a_teacher_is_given_none(tmp_path):
+    (tmp_path / "pair.yaml").write_text("teacher: cifar_resnet20\nassistants: [cifar_resnet14]\n")
+    (tmp_path / "alone.yaml").write_text("teacher: cifar_resnet20\nmethod: dml\n")
+    to = ["--output_dir", "x"]
+    for words in (
+        ["--method", "ce", "--teacher", "t"],
+        ["--config", str(tmp_path / "alone.yaml")],
+        ["--config", str(tmp_path / "pair.yaml"), "--method", "ce", "--teacher_checkpoint", "file.pth"],
+    ):
+        with pytest.raises(ValueError, match="has no teacher: leave teacher out"):
+            read_recipe("distill", [*words, *to])
+    recipe = read_recipe("distill", ["--config", str(tmp_path / "pair.yaml"), "--method", "ce", *to])
+    assert (recipe.config.teacher, recipe.config.assistants) == (None, None)
+
+
 def test_a_file_means_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
