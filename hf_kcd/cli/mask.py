@@ -21,6 +21,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the comparison as a PNG")
     options = parser.parse_args(arguments)
 
+    if options.action == "show":
+        parser.refuse_unread(options, ["plot"], "it draws a comparison (hf-kcd mask compare)")
     masks = {path: _load_mask(path) for path in options.masks}
     if options.action == "show":
         print("\n\n".join(map(describe_mask, masks.values())))

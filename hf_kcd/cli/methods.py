@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     options = parser.parse_args(arguments)
 
+    if not options.measure:
+        parser.refuse_unread(options, ("batch_size", "rounds", "steps"), "no step is measured (--measure)")
     names = options.names or available_methods()
     pair = (options.student, options.teacher, options.num_points)
     facts = [describe_method(name, *pair) for name in names]

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None) -> argparse.Namespace:
         return super().parse_args(current_words(self, args), namespace)
+
+    def refuse_unread(self, options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+        """Refuse options that were given where nothing reads them."""
+        for name in names:
+            if getattr(options, name) != self.get_default(name):
+                raise ValueError(f"{name} is given, but {why}: leave it out.")
 
     def error(self, message: str) -> None:
         raise ValueError(f"{message}. See {self.prog} --help.")
@@ -92,10 +98,21 @@ def current_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> list
     return current
 
 
+class OneValueLoader(yaml.SafeLoader):
+    """YAML whose mappings give each key one value, where `SafeLoader` takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def mapping(text: str) -> dict[str, Any]:
     """Read an option's mapping, such as '{img_size: 64}', as YAML or JSON."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, OneValueLoader)
     except yaml.YAMLError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a mapping such as '{{name: 1}}' ({error})") from error
     if not isinstance(value, dict):

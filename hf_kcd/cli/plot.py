@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     results = [read_results(_results_file(run)) for run in options.runs]
     if len(results) == 1 and Path(options.runs[0]).is_dir():
         folder = Path(options.runs[0])
+        parser.refuse_unread(options, ["output"], f"the plots of one run go to {folder / 'plots'}")
         for path in write_run_plots(folder, results[0], dataset=_training_set(folder, data_of(options))):
             print(path)
         return

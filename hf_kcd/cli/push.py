@@ -48,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
         disable_progress_bars()
     run_folder = Path(options.run_folder)
     mask = _find_mask(run_folder, options)
+    if options.mask_repo is None:
+        options.mask_repo = options.repo if options.mask_only else f"{options.repo}-mask"
     if options.dry_run is None:
         # Before the soft labels, which can take hours.
         with hub_errors(options.repo, "dataset" if options.mask_only else "model", None, "written to"):
@@ -95,11 +97,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.with_soft_labels:
         refuse_data_options(options, "only soft labels need the data (--with_soft_labels)")
+        parser.refuse_unread(options, ("views", "top_k", "bits"), "no soft labels are made (--with_soft_labels)")
     if options.mask_only and options.mask_repo is not None:
         raise ValueError("--mask_only pushes the mask to REPO itself: leave --mask_repo out.")
-    if options.mask_repo is None:
-        options.mask_repo = options.repo if options.mask_only else f"{options.repo}-mask"
-    for repo_id in (options.repo, options.mask_repo):
+    for repo_id in filter(None, (options.repo, options.mask_repo)):
         with hub_errors(repo_id, "model", None, "written to"):
             huggingface_hub.utils.validate_repo_id(repo_id)
         if "/" not in repo_id:
@@ -124,7 +125,9 @@ def _find_mask(run_folder: Path, options: argparse.Namespace) -> KnowledgeMask |
             names = read_json(run_folder / "config.json").get("label_names")
             class_positions(names or None, mask.dataset.class_names, "student", "knowledge mask")
         return mask
-    for option in ("mask_only", "with_soft_labels"):
+    for option in ("mask_only", "with_soft_labels", "mask_repo"):
+        if getattr(options, option) and options.student_only:
+            raise ValueError(f"--student_only publishes no mask: leave it or --{option} out.")
         if getattr(options, option):
             raise FileNotFoundError(f"{run_folder} has no mask: leave --{option} out, or give a run that condensed.")
     return None

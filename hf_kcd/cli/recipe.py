@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import yaml
 from ..artifacts.files import atomic_file
 from ..data.preprocessing import AUGMENTATIONS
 from ..errors import unknown_name, whole_number
+from ..methods.registry import get_method
 from ..training import DistillationConfig, KCDConfig
 from .data import DataConfig, option
 from .options import current_words
@@ -24,6 +25,8 @@ PRESETS = {"paper": KCDConfig.paper, "released_code": KCDConfig.released_code}
 _TEACHER = ("teacher", "teacher_checkpoint", "teacher_args", "assistants")
 _SCHEDULE = ("lr_schedule", "lr_decay_epochs", "lr_decay_rate", "warmup_epochs")
 _SCHEDULE += ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+_OF_SCRIPTS = ("do_train", "do_eval", "do_predict")
+_OF_PUSH = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy", "hub_always_push")
 # Where a run is written, and whether it is resumed, does not change what is trained.
 _NOT_IN_RECIPE = ("output_dir", "resume", "resume_from_checkpoint", "disable_tqdm")
 
@@ -151,6 +154,10 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     overrides = {name: values.pop(name) for name in field_names(KCDConfig) if name in values}
     from_line = parser.names_in(line)
     given = from_line | of_file.keys()
+    for name in sorted(given.intersection(_OF_SCRIPTS)):
+        raise ValueError(
+            f"{name} is given, but only scripts of your own read it: leave it out. A run trains and evaluates."
+        )
     if "logging_steps" in given and "logging_strategy" not in given:
         values["logging_strategy"] = "steps"
     # A recipe of a pair also serves on a published mask, and without its teacher: its own contrary options are ignored.
@@ -168,9 +175,18 @@ def read_recipe(command: str, arguments: Sequence[str], **defaults: Any) -> Reci
     # A configuration may change the values that it gets.
     as_given = {name: deepcopy(values[name]) for name in given if name in values}
     args = DistillationConfig(**{name: values[name] for name in field_names(DistillationConfig) if name in values})
+    if command == "distill" and config.teacher is not None and not get_method(args.method).teacher_reads:
+        # A recipe of a pair also serves to train the student alone, with --method ce.
+        if "method" not in from_line or from_line.intersection(_TEACHER):
+            raise ValueError(f"Method {args.method!r} has no teacher: leave teacher out, or choose another method.")
+        config = replace(config, **dict.fromkeys(_TEACHER))
     kcd = PRESETS[config.preset](**overrides) if config.condense else None
     if kcd is None:
         # With --condense false on the command line, a recipe that condenses also serves without condensation.
         for name in sorted((from_line if "condense" in from_line else given) & (field_names(KCDConfig) | {"preset"})):
             raise ValueError(f"{name} is given but condense is not: add --condense, or leave {name} out.")
+    if not args.push_to_hub:
+        # With --push_to_hub false on the command line, a recipe that publishes also serves without.
+        for name in sorted((from_line if "push_to_hub" in from_line else given).intersection(_OF_PUSH)):
+            raise ValueError(f"{name} is given but push_to_hub is not: add --push_to_hub, or leave {name} out.")
     return Recipe(config, args, kcd, f"hf-kcd {command} {shlex.join(arguments)}", as_given, tuple(values["imports"]))

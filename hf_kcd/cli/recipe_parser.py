@@ -15,7 +15,7 @@ from transformers import HfArgumentParser
 
 from ..errors import near_names
 from ..training import DistillationConfig, KCDConfig
-from .options import CommandParser, add_import_option, current_name, import_module, mapping, say
+from .options import CommandParser, OneValueLoader, add_import_option, current_name, import_module, mapping, say
 
 # What most runs change, in the order of the help and of written files.
 COMMON = [
@@ -69,7 +69,7 @@ class RecipeParser(HfArgumentParser):
     def values_of_file(self, path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         """Read the options in a YAML file by name; its `base` is another file beside it, whose values it overrides."""
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), OneValueLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a YAML file: {error}") from error
         values = {} if values is None else values
@@ -82,11 +82,14 @@ class RecipeParser(HfArgumentParser):
             found = self.values_of_file(path.parent / str(base), above)
         actions = {option.removeprefix("--"): action for option, action in self._option_string_actions.items()}
         valid = {name for name, action in actions.items() if action.dest in self._kinds and action.nargs != 0}
+        spelled: dict[str, str] = {}
         for key, value in values.items():
             key = current_name(str(key), valid | {"import"})
             if key == "import":
                 found["imports"] = [*found.get("imports", []), *_imports_of(path, value)]
             elif key in valid:
+                if (other := spelled.setdefault(actions[key].dest, key)) != key:
+                    raise ValueError(f"{other} and {key} in {path} are the same option: leave one of them out.")
                 found[actions[key].dest] = self._convert(actions[key], value, f"{key} in {path}")
             else:
                 raise self.unknown_option(f"key in {path}", key)

@@ -22,7 +22,7 @@ from ..models.loading import brings_weights, load_student, load_trained_model
 from ..publishing import push_student
 from ..reporting import describe_run, write_run_plots
 from ..training import DistillationTrainer, KCDTrainerCallback
-from ..training.checkpoint import last_whole_checkpoint
+from ..training.checkpoint import check_whole, last_whole_checkpoint
 from ..training.first_phase import describe_first_phase
 from ..training.interruption import TrainingStopped, interruptible
 from ..training.progress import show_progress
@@ -183,6 +183,7 @@ def find_checkpoint(recipe: Recipe) -> str | None:
     check_free(recipe)
     folder = Path(recipe.args.output_dir)
     if recipe.args.resume_from_checkpoint is not None:
+        check_whole(recipe.args.resume_from_checkpoint)
         return recipe.args.resume_from_checkpoint
     if not recipe.config.resume:
         return None

@@ -63,6 +63,7 @@ class KCDConfig:
         """Refuse switches that nothing reads."""
         switches: dict[str, tuple[Any, str, str]] = {
             "cost_exponent": (0.03, "value", RANDOM),
+            "online_recording": (True, "value", RANDOM),
             "max_perturbation": (0.3, "augmentation", "none"),
         }
         # Recipes of the released code without mixing hold both.

@@ -1,7 +1,9 @@
 """The images of a data set: decoded once into shared memory, or each time they are read."""
 
 import copy
+import logging
 
+import numpy as np
 import torch
 from datasets.utils import tqdm
 from PIL import Image
@@ -10,15 +12,20 @@ from ..condensation.selection import Selection
 from .decoding import ImageReader, to_tensor
 from .survey import FoundImages
 
+logger = logging.getLogger(__name__)
+
 _DECODE_BATCH = 512
 _MOST_SIZES = 8
 _BLEND_CHUNK = 4096
+# 4095, white in 12 bits, is 16 of 255 in 16 bits.
+_DARK, _FEW_IMAGES = 16, 64
 
 
 class ImageBank:
     """Images by point id, kept on a device when all have one size and fit the budget in bytes, else decoded each time."""
 
     def __init__(self, reader: ImageReader, found: FoundImages, memory_budget: int, device: torch.device) -> None:
+        _warn_of_darkness(reader, found)
         images = _decode_all(reader, found, memory_budget)
         if images is None and device.type != "cpu":
             raise ValueError(
@@ -89,6 +96,19 @@ def mix(images: torch.Tensor, partners: torch.Tensor, perturbation: torch.Tensor
     # Three roundings of float32 and no fused multiply-add, so that a row does not depend on its place in the batch.
     share = perturbation.view(-1, 1, 1, 1)
     return images.float() * (1 - share) + partners.float() * share
+
+
+def _warn_of_darkness(reader: ImageReader, found: FoundImages) -> None:
+    """Warn of cameras of 10 or 12 bits, whose whitest value is nearly black where 65535 is white."""
+    if not any(mode.startswith("I;16") for mode in found.modes):
+        return
+    some = reader.read(np.linspace(0, len(reader) - 1, min(len(reader), _FEW_IMAGES), dtype=int).tolist())
+    brightest = max(int(np.asarray(image).max()) for image in some)
+    if 0 < brightest <= _DARK:
+        logger.warning(
+            f"The 16-bit images are nearly black: {brightest} of 255 is the brightest value of {len(some):,} of them, since "
+            "65535 is white. Scale 12 bits by 16 before you save them as uint16."
+        )
 
 
 def _decode_all(reader: ImageReader, found: FoundImages, memory_budget: int) -> torch.Tensor | None:

@@ -46,6 +46,12 @@ def missing_from_checkpoint(folder: str | Path) -> list[str]:
     return sorted(missing)
 
 
+def check_whole(folder: str | Path) -> None:
+    """Refuse a checkpoint that cannot be resumed."""
+    if missing := missing_from_checkpoint(folder):
+        raise ValueError(f"{folder} is not a whole checkpoint, for lack of {', '.join(missing)}: take an earlier one.")
+
+
 def last_whole_checkpoint(output_dir: str | Path) -> Path:
     """Find the latest checkpoint of a run that can be resumed, past those that an interruption cut short."""
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and _FOLDER.search(path.name)]

@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..artifacts.environment import library_versions
 from ..artifacts.files import advice_on, is_write_error, load_tensors, save_tensors, write_json
 from ..models import label_names, network_name, save_model
-from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, last_whole_checkpoint, missing_from_checkpoint
+from .checkpoint import METHOD_NAME, RUN_NAME, STATE_NAME, check_run, check_whole, last_whole_checkpoint
 from .networks import data_config
 from .results import optimization
 
@@ -84,11 +84,8 @@ class SavingMixin(Trainer):
             return None
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        elif missing := missing_from_checkpoint(resume_from_checkpoint):
-            lacks = ", ".join(missing)
-            raise ValueError(
-                f"{resume_from_checkpoint} is not a whole checkpoint, for lack of {lacks}: take an earlier one."
-            )
+        else:
+            check_whole(resume_from_checkpoint)
         check_run(resume_from_checkpoint, self._run_description())
         return str(resume_from_checkpoint)
 

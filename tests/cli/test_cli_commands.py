@@ -175,6 +175,16 @@ def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkey
         ("evaluate --data digits", "hf-kcd evaluate --help"),
         ("mask show nowhere", "nowhere"),
         ("plot nowhere", "nowhere"),
+        (f"plot {condensed} --output x.png", "output is given, but the plots of one run go to"),
+        (f"mask show {condensed} --plot x.png", "plot is given, but it draws a comparison"),
+        ("methods kd --batch_size 2", "batch_size is given, but no step is measured"),
+        ("methods kd --rounds 2", "rounds is given"),
+        ("methods kd --steps 2", "steps is given"),
+        ("train-teacher --output_dir x --do_predict", "do_predict is given, but"),
+        ("train-teacher --output_dir x --do_train false", "do_train is given, but"),
+        ("train-teacher --output_dir x --hub_model_id me/x", "hub_model_id is given but push_to_hub is not"),
+        ("train-teacher --output_dir x --hub_private_repo true", "hub_private_repo is given but push_to_hub is not"),
+        ("train-teacher --output_dir x --resume_from_checkpoint nowhere", "nowhere is not a whole checkpoint"),
     ):
         assert said in refused(*words.split())
     # Nothing is left behind that would be in the way of the corrected command.

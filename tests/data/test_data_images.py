@@ -129,6 +129,18 @@ def test_what_has_no_known_range_is_refused_by_point_and_mode(make_dataset):
             KnowledgeDataset(dataset, STILL)
 
 
+@pytest.mark.parametrize("memory_budget", [2**30, 0], ids=["in memory", "decoded each time"])
+def test_twelve_bits_in_sixteen_are_nearly_black_and_said_to_be(make_dataset, memory_budget, caplog):
+    dark, bright = (np.round(white * LEVELS).astype(np.uint16) for white in (4095, 65535))
+    KnowledgeDataset(make_dataset([dark, bright]), STILL, memory_budget=memory_budget)
+    assert not caplog.records
+    data = KnowledgeDataset(make_dataset([dark, dark]), STILL, memory_budget=memory_budget)
+    assert data.image(0).max() == 16 and "nearly black: 16 of 255" in caplog.text
+    caplog.clear()
+    KnowledgeDataset(make_dataset([dark * 16]), STILL, memory_budget=memory_budget)
+    assert not caplog.records
+
+
 def test_a_column_that_does_not_decode_or_has_a_mode_of_its_own_is_read(make_dataset):
     sixteen = np.round(65535 * LEVELS).astype(np.uint16)
     dataset = make_dataset([sixteen])

@@ -125,6 +125,7 @@ def test_a_run_that_cannot_be_is_refused_before_anything_is_written(tmp_path, op
         ({"final_ration": 0.7}, "'final_ratio'"),
         # Switches that nothing reads.
         ({"value": "random", "cost_exponent": 0}, "cost_exponent is 0.*value='random'"),
+        ({"value": "random", "online_recording": False}, "online_recording is False.*value='random'"),
         *(
             ({"augmentation": "none", name: value}, f"{name} is .*augmentation='none'")
             for name, value in (
