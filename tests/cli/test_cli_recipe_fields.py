@@ -59,7 +59,7 @@ TOGETHER_WITH = {
     "assistants": {"teacher": "t"},
     "soft_labels": {"mask": "me/m"},
 }
-TOGETHER_WITH |= dict.fromkeys(("save_steps", "save_total_limit"), {"save_strategy": "steps"})
+TOGETHER_WITH |= {name: {"save_strategy": "steps"} for name in ("save_steps", "save_total_limit")}
 TOGETHER_WITH["optim"] = {"learning_rate": 1e-3}
 TOGETHER_WITH |= {
     f"adam_{name}": {"optim": "adamw_torch", "learning_rate": 1e-3} for name in ("beta1", "beta2", "epsilon")
