@@ -191,13 +191,13 @@ def test_a_wrong_request_ends_in_one_line_and_code_2(condensed, tmp_path, monkey
     assert not list(tmp_path.iterdir()) and (condensed / "results.json").read_bytes() == before
 
 
-def test_every_command_works_in_a_locale_without_unicode(condensed, tmp_path):
+def test_every_command_works_in_a_locale_without_unicode(condensed, teacher, tmp_path):
     commands = (
         ["methods"],
         ["models", "cifar_resnet8"],
         ["recipes", "digits"],
         ["mask", "show", condensed / "mask"],
-        ["plot", condensed, "--output", tmp_path / "plot.png"],
+        ["plot", condensed, teacher, "--output", tmp_path / "plot.png"],
         ["card", condensed, "--output", tmp_path / "card.md"],
         ["push", condensed, "me/x", "--dry_run", tmp_path / "out"],
     )
