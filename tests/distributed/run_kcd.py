@@ -84,8 +84,8 @@ class Witness(TrainerCallback):
         trainer.model.register_forward_hook(self._note)
 
     def _note(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
-        # Logits alone are an evaluation; before the first epoch a method's first phase runs, and nothing of it counts.
-        if isinstance(outputs, dict) and self.drawn:
+        # Logits alone are an evaluation; nothing of a method's first phase counts.
+        if isinstance(outputs, dict) and not model.in_first_phase:
             self.drawn[-1].append(outputs["point_ids"].tolist())
             self.logits[-1].append(outputs["student_logits"])
 

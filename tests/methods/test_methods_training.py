@@ -44,7 +44,7 @@ def make(out, method, kcd=KCD, callbacks=(), seed=1, **options):
 class AtFirst(TrainerCallback):
     """Keeps the method's weights as the first phase left them."""
 
-    def on_epoch_begin(self, args, state, control, model, **kwargs):
+    def on_step_begin(self, args, state, control, model, **kwargs):
         if not state.global_step:
             self.weights = deepcopy(model.method.state_dict())
 
