@@ -52,12 +52,14 @@ class Slope(DistillationMethod):
         return {"ce": cross_entropy_loss(student.logits, batch["labels"]) + 0 * self.number}
 
 
+PLAIN = {"method": "test_slope", "momentum": 0.0, "weight_decay": 0.0, "teacher": None, "num_train_epochs": 2}
+
+
 def slope(out, **options):
     method_options = {
         name: options.pop(name) for name in ("epochs", "learning_rate", "decay_epochs") if name in options
     }
-    plain = {"momentum": 0.0, "weight_decay": 0.0, "teacher": None, "num_train_epochs": 2}
-    return run_training(out, method="test_slope", method_options=method_options, **plain, **options)
+    return run_training(out, method_options=method_options, **PLAIN, **options)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_it_is_logged_and_counted_apart(trained):
 
 def test_a_resumed_run_remembers_what_it_paid_and_does_not_repeat_it(tmp_path):
     whole = slope(tmp_path / "whole", callbacks=[SaveAt(3)])
-    resumed = make_trainer(tmp_path / "resumed", method="test_slope", teacher=None, num_train_epochs=2)
+    resumed = make_trainer(tmp_path / "resumed", **PLAIN)
     checkpoint = tmp_path / "whole" / "checkpoint-3"
     resumed.args.method_options = whole.args.method_options
     resumed.train(resume_from_checkpoint=checkpoint)
