@@ -28,7 +28,7 @@ def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
-def check_student(student: nn.Module, size: int, mixed_precision: bool) -> None:
+def check_trainable(student: nn.Module, size: int, mixed_precision: bool) -> None:
     """Refuse a student that cannot be trained on the data's images, or could not be loaded once it is saved."""
     weight = next((weight for weight in student.parameters() if weight.requires_grad), None)
     if weight is None:

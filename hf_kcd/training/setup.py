@@ -25,7 +25,7 @@ from .model import DistillationModel
 from .networks import (
     as_student_expects,
     check_gradient_checkpointing,
-    check_student,
+    check_trainable,
     corrupts_memory,
     data_config,
     warn_of_other_images,
@@ -125,7 +125,7 @@ def build_model(
     size, images = preprocessing.network_size, data_config(preprocessing)
     # Until it is trained, the student's own configuration stays as it is.
     with described_as(student, images):
-        check_student(student, size, args.bf16 or args.fp16)
+        check_trainable(student, size, args.bf16 or args.fp16)
         if args.activation_checkpointing:
             check_gradient_checkpointing(student)
         method = create_method(
