@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ..artifacts.identity import find_columns
+from ..artifacts.identity import find_columns, read_labels
 from ..errors import unknown_name, warn_of_folder
 from ..hub.names import DATASET_REPOSITORIES, REPOSITORY_ID
 from .preprocessing import BY_DATA, Preprocessing, guess_preprocessing
@@ -80,7 +80,7 @@ def first_points(dataset: datasets.Dataset, num_points: int, label_column: str |
     """Take the first point of every class, then the second, and so on, and keep their order; None finds the column."""
     if num_points > len(dataset):
         raise ValueError(f"train_points is {num_points}, but there are only {len(dataset)} points: give fewer.")
-    labels = np.asarray(dataset.with_format("numpy")[find_columns(dataset, None, label_column)[1]])
+    labels = read_labels(dataset, label_column)
     return dataset.select(np.sort(np.lexsort((labels, _rank_in_class(labels)))[:num_points]))
 
 
