@@ -134,10 +134,13 @@ def test_sequential_sl_teachers_learn_first_and_teach_frozen():
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         create_method("slkd", *SPECS, 8, **options)
-    # So is a teacher for images of another size only.
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "levit_128s", "mixer_s16_224"])
+def test_a_teacher_for_images_of_another_size_alone_is_refused_by_name(name):
     with torch.device("meta"):
-        bound = load_model("vit_tiny_patch16_224", 4)
-    with pytest.raises(ValueError, match="vit_tiny_patch16_224 for images of 8 x 8"):
+        bound = load_model(name, 4)
+    with pytest.raises(ValueError, match=f"{name} for images of 8 x 8"):
         create_method("slkd", STUDENT, bound, 8)
 
 
