@@ -14,7 +14,7 @@ from ..errors import unknown_name, whole_number
 from ..methods import available_methods, method_options, renamed_options
 from ..models import STAGES
 from .launch import check_launch, follow_launcher
-from .optimizers import TIMM, check_optimizer, check_optimizer_name, default_learning_rate
+from .optimizers import TIMM, check_optimizer_name, check_optimizer_settings, default_learning_rate
 from .schedules import check_scheduler, default_decay_epochs, learning_rate_factor
 from .training_arguments import check_accelerator, check_fields
 
@@ -114,7 +114,7 @@ class DistillationConfig(TrainingArguments):
         self._set_up()
         check_launch(self)
         check_accelerator(self)
-        check_optimizer(self, first_phase="first_phase_epochs" in method_options(self.method))
+        check_optimizer_settings(self, first_phase="first_phase_epochs" in method_options(self.method))
         check_scheduler(self)
 
     def learning_rate_factor(self):

@@ -56,7 +56,7 @@ def default_learning_rate(optim: str) -> float:
     )
 
 
-def check_optimizer(args: TrainingArguments, first_phase: bool) -> None:
+def check_optimizer_settings(args: TrainingArguments, first_phase: bool) -> None:
     """Refuse an optimizer that is not installed, and settings that it would ignore or not take.
 
     `first_phase` says whether the method trains a first phase, whose optimizer is SGD.

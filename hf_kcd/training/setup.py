@@ -36,7 +36,7 @@ from .soft_labels import check_method, teacher_spec
 logger = logging.get_logger(__name__)
 
 
-def check_launch(args: DistillationConfig) -> None:
+def use_one_device(args: DistillationConfig) -> None:
     """Use one device per process."""
     if args.n_gpu > 1:
         # DataParallel would split batches, and the record would miss points.

@@ -46,12 +46,12 @@ from .saving import SavingMixin
 from .seeding import seeded
 from .setup import (
     build_student_and_data,
-    check_launch,
     check_selection,
     check_sources,
     find_callback,
     select_points,
     show_teacher,
+    use_one_device,
 )
 from .shrinking_epochs import ShrinkingEpochsTrainer
 from .trials import TrialsMixin
@@ -119,7 +119,7 @@ class DistillationTrainer(
             raise ValueError("train_dataset is missing: a method is built for the points it is trained on.")
         # The trainer adapts its own copy.
         args = copy.copy(args)
-        check_launch(args)
+        use_one_device(args)
         check_functions(data_collator, compute_loss_func)
         check_model(model, teacher, model_init)
         check_optimizers(optimizers, optimizer_cls_and_kwargs, model_init)
